@@ -1,0 +1,33 @@
+"""Where the tests find the bundle and, if there is any, real data."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BUNDLE = ROOT / "bundle"
+for place in (BUNDLE, ROOT / "tests"):
+    if str(place) not in sys.path:
+        sys.path.insert(0, str(place))
+
+
+@pytest.fixture(scope="session")
+def bundle_root() -> Path:
+    """The bundle's folder."""
+    return BUNDLE
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real CT named by BIOATT_DATA; skips without it, fails under BIOATT_DATA_REQUIRED."""
+    named = os.environ.get("BIOATT_DATA", "")
+    if named and (Path(named) / "ct").is_dir():
+        return Path(named).resolve()
+    message = f"BIOATT_DATA must name a folder with real CT in ct/, got {named!r}"
+    if os.environ.get("BIOATT_DATA_REQUIRED"):
+        pytest.fail(message)
+    pytest.skip(message)
