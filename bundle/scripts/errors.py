@@ -1,0 +1,26 @@
+"""The one error class of the bundle: what was wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class BioAttError(Exception):
+    """Bad input, missing file or unusable setting, told in one line.
+
+    Every message names the thing (file, UID, tag, key), says what was wanted and what came, and ends with
+    the remedy. The command line and the MONAI workflows print it as one line and end with exit code 2.
+    Messages never hold values of the DICOM Patient or Study modules.
+    """
+
+
+def find_bioatt_error(error: BaseException | None) -> BioAttError | None:
+    """Return the BioAttError that `error` is or was caused by, else None.
+
+    MONAI wraps what a config component raises in a RuntimeError; the chain of causes still holds ours.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, BioAttError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None

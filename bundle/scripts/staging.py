@@ -1,0 +1,82 @@
+"""Results are made beside their place and moved there whole: a folder is either the old or the new one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import BioAttError
+
+
+def check_output_folder(target: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Return `target` as a path if results may be put there.
+
+    Raises:
+        BioAttError: it exists (and `overwrite` is false), is a file, or cannot be created.
+    """
+    folder = Path(target)
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise BioAttError(f"output {folder} is not a folder; name a folder that does not exist yet")
+    if folder.exists() and not overwrite:
+        raise BioAttError(f"output folder {folder} exists; name another one, or replace it whole with --overwrite")
+    parent = next(p for p in folder.absolute().parents if p.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise BioAttError(f"output folder {folder} cannot be created: no permission to write in {parent}")
+    return folder
+
+
+@contextmanager
+def staged_folder(target: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `target` that takes its place when the block ends without an error.
+
+    An existing `target` is replaced whole, and only then. On an error, or on a full disk, nothing of the new
+    folder is left and the old one is untouched.
+
+    Raises:
+        BioAttError: see `check_output_folder`; also when the disk is full or the place not writable.
+    """
+    folder = check_output_folder(target, overwrite)
+    try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.absolute().parent))
+    except OSError as error:
+        raise BioAttError(
+            f"output folder {folder} cannot be created: {error.strerror}; choose another place"
+        ) from error
+    try:
+        yield staging
+        os.chmod(staging, 0o777 & ~_umask())
+        _swap(staging, folder)
+    except OSError as error:
+        raise BioAttError(f"writing {folder} failed: {error.strerror or error}; nothing was written there") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap(staging: Path, folder: Path) -> None:
+    """Move `staging` to `folder`, putting back what stood there if the move fails."""
+    if not folder.exists():
+        os.rename(staging, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.absolute().parent))
+    try:
+        os.rename(folder, old)
+    except OSError:
+        os.rmdir(old)
+        raise
+    try:
+        os.rename(staging, folder)
+    except OSError:
+        os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

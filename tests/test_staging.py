@@ -1,0 +1,169 @@
+"""A result folder is either the old one or the new one, whole; nothing else stays behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+from scripts.errors import BioAttError
+from scripts.staging import check_output_folder, staged_folder
+
+
+def contents(folder):
+    """Relative path -> bytes of every file, and None for every folder, hidden ones too."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.fixture
+def old(tmp_path):
+    """An existing result folder with a file in it."""
+    folder = tmp_path / "out"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "old.txt").write_text("old")
+    return folder
+
+
+def test_new_folder_appears_whole(tmp_path):
+    target = tmp_path / "out"
+    with staged_folder(target) as staging:
+        assert staging.is_dir() and not list(staging.iterdir())
+        assert staging.parent == tmp_path
+        (staging / "a.txt").write_text("a")
+        (staging / "sub").mkdir()
+        (staging / "sub" / "b.txt").write_text("b")
+        assert not target.exists()
+    assert contents(tmp_path) == {"out": None, "out/a.txt": b"a", "out/sub": None, "out/sub/b.txt": b"b"}
+
+
+def test_missing_parents_are_made(tmp_path):
+    with staged_folder(str(tmp_path / "x" / "y" / "out")) as staging:
+        (staging / "a.txt").write_text("a")
+    assert (tmp_path / "x" / "y" / "out" / "a.txt").read_text() == "a"
+
+
+def test_relative_target_lands_in_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with staged_folder("out") as staging:
+        (staging / "a.txt").write_text("a")
+    assert contents(tmp_path) == {"out": None, "out/a.txt": b"a"}
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), BioAttError("ours"), KeyboardInterrupt()])
+def test_error_leaves_nothing_and_passes_through(tmp_path, error):
+    with pytest.raises(type(error)) as info, staged_folder(tmp_path / "out") as staging:
+        (staging / "half.txt").write_text("half")
+        raise error
+    assert info.value is error
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
+def test_error_while_overwriting_leaves_the_old_folder(old, error):
+    before = contents(old.parent)
+    with pytest.raises(type(error)), staged_folder(old, overwrite=True) as staging:
+        (staging / "half.txt").write_text("half")
+        raise error
+    assert contents(old.parent) == before
+
+
+def test_overwrite_replaces_whole_and_only_at_the_end(old):
+    before = contents(old)
+    with staged_folder(old, overwrite=True) as staging:
+        (staging / "new.txt").write_text("new")
+        assert contents(old) == before
+    assert contents(old.parent) == {"out": None, "out/new.txt": b"new"}
+
+
+def test_overwrite_without_an_old_folder_is_a_new_folder(tmp_path):
+    with staged_folder(tmp_path / "out", overwrite=True) as staging:
+        (staging / "new.txt").write_text("new")
+    assert contents(tmp_path) == {"out": None, "out/new.txt": b"new"}
+
+
+def test_existing_folder_is_refused_with_the_remedy(old):
+    before = contents(old.parent)
+    with pytest.raises(BioAttError, match=r"out exists; .*--overwrite"), staged_folder(old):
+        pytest.fail("the block must not run")
+    assert contents(old.parent) == before
+
+
+def test_file_as_target_is_refused_even_with_overwrite(tmp_path):
+    target = tmp_path / "out"
+    target.write_text("precious")
+    with pytest.raises(BioAttError, match="is not a folder"), staged_folder(target, overwrite=True):
+        pytest.fail("the block must not run")
+    assert target.read_text() == "precious"
+
+
+@pytest.mark.parametrize("dangling", [False, True])
+def test_symlink_as_target_is_refused(tmp_path, dangling):
+    real = tmp_path / "real"
+    if not dangling:
+        real.mkdir()
+    (tmp_path / "out").symlink_to(real)
+    with pytest.raises(BioAttError, match="is not a folder"), staged_folder(tmp_path / "out", overwrite=True):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "out").is_symlink()
+
+
+def test_place_without_permission_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(BioAttError, match="no permission to write"), staged_folder(tmp_path / "a" / "out"):
+        pytest.fail("the block must not run")
+    assert contents(tmp_path) == {}
+
+
+def test_place_that_cannot_be_made_is_told_as_one_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    os.chmod(tmp_path / "file", 0o777)  # a file that may be written and run is still no folder
+    with pytest.raises(BioAttError, match="cannot be created"), staged_folder(tmp_path / "file" / "out"):
+        pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_permission_follows_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with staged_folder(tmp_path / "out"):
+            pass
+        assert os.umask(mask) == mask, "the umask itself must stay"
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_full_disk_is_told_and_leaves_what_was_there(tmp_path, old, overwrite):
+    before = contents(tmp_path)
+    target = old if overwrite else tmp_path / "fresh"
+    with (
+        pytest.raises(BioAttError, match=os.strerror(errno.ENOSPC)) as info,
+        staged_folder(target, overwrite) as staging,
+    ):
+        (staging / "half.txt").write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert info.value.__cause__.errno == errno.ENOSPC
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("failing_move", [0, 1])
+def test_failed_move_puts_the_old_folder_back(old, monkeypatch, failing_move):
+    before = contents(old.parent)
+    rename, moves = os.rename, []
+
+    def fail_once(source, destination):
+        moves.append(source)
+        if len(moves) - 1 == failing_move:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", fail_once)
+    with pytest.raises(BioAttError, match=os.strerror(errno.EACCES)), staged_folder(old, overwrite=True) as staging:
+        (staging / "new.txt").write_text("new")
+    assert contents(old.parent) == before
+
+
+def test_check_alone_makes_nothing(tmp_path):
+    assert check_output_folder(tmp_path / "a" / "out", overwrite=False) == tmp_path / "a" / "out"
+    assert contents(tmp_path) == {}
