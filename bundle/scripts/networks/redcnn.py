@@ -1,0 +1,153 @@
+"""RED-CNN with a slot for attention; with prior attention in the slot it is the paper's BioAtt."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import make_attention
+
+#: Five unpadded 5x5 convolutions take 20 pixels off each axis, so 21 is the least an image may have.
+SMALLEST_SIDE = 21
+
+
+class BioAtt(nn.Module):
+    """RED-CNN whose features after conv3 and conv5 are weighted by an attention block.
+
+    ::
+
+        image (B, 1, H, W)
+          conv1 - conv2 - conv3 [attention3] conv4 - conv5 [attention5]    5x5, no padding, ReLU
+                    |                          |                 |
+                    |                          +--> deconv1 <----+        added before the ReLU
+                    |                               deconv2
+                    +-----------------------------> deconv3                added before the ReLU
+                                                    deconv4
+          image ------------------------------> + deconv_last              no ReLU
+
+    Any H and W: an image with a side under 21 pixels is padded by replication and cropped again.
+
+    Args:
+        channels: feature maps per layer; 96 in the paper.
+        attention: what stands in the slot: ``prior`` (BioAtt), ``spatial``, ``channel`` or ``none`` (RED-CNN).
+        num_descriptors: K, length of the prior; 11 in the paper.
+
+    Source: BioAtt, arXiv 2504.01662; RED-CNN, Chen et al., IEEE TMI 36 (2017) 2524. Differs from the paper in one
+    place only: a missing prior is the uniform one.
+
+    Example::
+
+        network = BioAtt(channels=32)
+        denoised = network(image, prior)  # image (B, 1, H, W) in network range, prior (B, 11)
+    """
+
+    def __init__(self, channels: int = 96, attention: str = "prior", num_descriptors: int = 11) -> None:
+        super().__init__()
+        self.title = f"BioAtt(channels={channels}, attention={attention})"
+        self.attention = attention
+        self.num_descriptors = num_descriptors
+        self.smallest_side = SMALLEST_SIDE
+        self.conv1 = nn.Conv2d(1, channels, 5)
+        self.conv2 = nn.Conv2d(channels, channels, 5)
+        self.conv3 = nn.Conv2d(channels, channels, 5)
+        self.attention3 = make_attention(attention, channels, num_descriptors)
+        self.conv4 = nn.Conv2d(channels, channels, 5)
+        self.conv5 = nn.Conv2d(channels, channels, 5)
+        self.attention5 = make_attention(attention, channels, num_descriptors)
+        self.deconv1 = nn.ConvTranspose2d(channels, channels, 5)
+        self.deconv2 = nn.ConvTranspose2d(channels, channels, 5)
+        self.deconv3 = nn.ConvTranspose2d(channels, channels, 5)
+        self.deconv4 = nn.ConvTranspose2d(channels, channels, 5)
+        self.deconv_last = nn.ConvTranspose2d(channels, 1, 5)
+
+    def forward(self, image: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Denoise `image`.
+
+        Args:
+            image: (B, 1, H, W) in network range.
+            prior: (B, K), or dense (B, K, h, w); None means uniform, 1/K each.
+
+        Returns:
+            (B, 1, H, W) in network range.
+
+        Raises:
+            ValueError: a shape that does not fit.
+        """
+        prior = self._check(image, prior)
+        height, width = image.shape[-2:]
+        x0 = self._at_least_smallest(image)
+        x2 = self._encode2(x0)
+        x3 = self.attention3(torch.relu(self.conv3(x2)), prior)
+        x4 = torch.relu(self.conv4(x3))
+        x5 = self.attention5(torch.relu(self.conv5(x4)), prior)
+        y = torch.relu(self.deconv1(x5) + x4)
+        y = torch.relu(self.deconv2(y))
+        y = torch.relu(self.deconv3(y) + x2)
+        y = torch.relu(self.deconv4(y))
+        return (self.deconv_last(y) + x0)[..., :height, :width]
+
+    @torch.jit.export
+    def attention_maps(self, image: Tensor, prior: Tensor | None = None) -> dict[str, Tensor]:
+        """Maps of both blocks, for display: what each descriptor attends to, and their weighted sum.
+
+        Args:
+            image, prior: as for `forward`.
+
+        Returns:
+            ``attention3``, ``attention5``: (B, K, H - 12, W - 12) and (B, K, H - 20, W - 20), values in (0, 1);
+            ``attention3_weighted``, ``attention5_weighted``: (B, 1, ...), what the features are multiplied by.
+            The maps are centred on the image. Channel attention has (B, C, 1, 1) instead.
+        """
+        prior = self._check(image, prior)
+        x3 = torch.relu(self.conv3(self._encode2(self._at_least_smallest(image))))
+        maps3 = self.attention3.maps(x3)
+        weighted3 = self.attention3.weigh(maps3, prior)
+        x5 = torch.relu(self.conv5(torch.relu(self.conv4(x3 * weighted3))))
+        maps5 = self.attention5.maps(x5)
+        return {
+            "attention3": maps3,
+            "attention3_weighted": weighted3,
+            "attention5": maps5,
+            "attention5_weighted": self.attention5.weigh(maps5, prior),
+        }
+
+    def _encode2(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv2(torch.relu(self.conv1(x))))
+
+    def _at_least_smallest(self, image: Tensor) -> Tensor:
+        bottom = max(0, self.smallest_side - image.shape[-2])
+        right = max(0, self.smallest_side - image.shape[-1])
+        if bottom > 0 or right > 0:
+            image = F.pad(image, [0, right, 0, bottom], mode="replicate")
+        return image
+
+    def _check(self, image: Tensor, prior: Tensor | None) -> Tensor:
+        if image.dim() != 4 or image.shape[1] != 1 or image.numel() == 0:
+            raise ValueError(f"image must be (B, 1, H, W), not empty, got {list(image.shape)}")
+        if prior is None:
+            if not torch.jit.is_scripting():
+                _tell_uniform()
+            return torch.full(
+                [image.shape[0], self.num_descriptors],
+                1.0 / self.num_descriptors,
+                dtype=image.dtype,
+                device=image.device,
+            )
+        if (
+            (prior.dim() != 2 and prior.dim() != 4)
+            or prior.shape[0] != image.shape[0]
+            or prior.shape[1] != self.num_descriptors
+        ):
+            raise ValueError(
+                f"prior must be ({image.shape[0]}, {self.num_descriptors}) or "
+                f"({image.shape[0]}, {self.num_descriptors}, h, w), got {list(prior.shape)}"
+            )
+        return prior
+
+
+@torch.jit.ignore
+def _tell_uniform() -> None:
+    logging.getLogger(__name__).info("no prior given: the network uses the uniform one")

@@ -1,0 +1,82 @@
+"""Weights files: read tensors only, check that they fit, name them by their sha256."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BioAttError
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read a state dict from a .pt/.pth or .safetensors file; code in a file is never run.
+
+    Raises:
+        BioAttError: missing, unreadable, or holding anything but named tensors.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BioAttError(f"weights file {file} does not exist; name a file with --weights, or train one")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise BioAttError(
+            f"weights file {file} holds more than tensors and is refused; save the plain state dict instead"
+        ) from error
+    except Exception as error:
+        raise BioAttError(f"weights file {file} cannot be read ({error}); copy or save it again") from error
+    return check_state_dict(state, str(file))
+
+
+def check_state_dict(state: object, name: str) -> dict[str, Tensor]:
+    """Return `state` if it is a non-empty mapping of names to tensors."""
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BioAttError(f"{name} holds no plain state dict (names to tensors); save network.state_dict()")
+    return state
+
+
+def load_weights(network: Network, path: str | os.PathLike[str]) -> Network:
+    """Load `path` strictly into `network` and return it in eval mode.
+
+    Raises:
+        BioAttError: see `read_state_dict`; also when the file belongs to another architecture.
+    """
+    fit_weights(network, read_state_dict(path), str(path))
+    return network.eval()
+
+
+def fit_weights(network: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    """Load `state` strictly into `network`, or tell the first thing that does not fit."""
+    own = network.state_dict()
+    for problem, keys in (("lacks", own.keys() - state.keys()), ("has the unknown", state.keys() - own.keys())):
+        if keys:
+            raise BioAttError(
+                f"{name} {problem} key {sorted(keys)[0]} and does not fit {type(network).__name__}; "
+                "choose the network_def it was trained with"
+            )
+    for key, value in own.items():
+        if value.shape != state[key].shape:
+            raise BioAttError(
+                f"{name}: {key} has shape {list(state[key].shape)}, the network wants {list(value.shape)}; "
+                "choose the network_def it was trained with"
+            )
+    network.load_state_dict(state)
+
+
+def weights_sha256(path: str | os.PathLike[str]) -> str:
+    """Hex digest of the file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
