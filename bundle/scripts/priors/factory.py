@@ -1,0 +1,90 @@
+"""One string names a prior everywhere; here it becomes the object that gives priors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..errors import BioAttError
+from ..hu import WINDOWS_HU
+from .clip import BIOMEDCLIP, ClipPrior
+from .descriptors import DESCRIPTORS, check_descriptors
+from .sources import PriorSource, RandomPrior, UniformPrior
+from .tables import TablePrior
+
+COMPACT_LABEL = "compact prior model 1.0 (a stand-in, not BiomedCLIP)"
+FORMS = "compact | biomedclip | hf-hub:NAME | local-dir:PATH | table:FILE | uniform | random:SEED"
+
+
+def make_prior(
+    prior: str = "compact",
+    *,
+    descriptors: Sequence[str] = DESCRIPTORS,
+    preparation: str = "window",
+    window_hu: tuple[float, float] = WINDOWS_HU["abdomen"],
+    device: str | torch.device = "cpu",
+    batch_size: int = 16,
+    models_dir: str | os.PathLike[str] | None = None,
+) -> PriorSource:
+    """Make the source of priors that a string names.
+
+    Args:
+        prior: ``compact`` (the bundle's own stand-in), ``biomedclip`` (the paper's, from the hub or its cache),
+            ``hf-hub:ORG/NAME``, ``local-dir:PATH``, ``table:FILE``, ``uniform`` or ``random:SEED``.
+        descriptors: the words the prior is a distribution over.
+        preparation: how HU become the 8 bits a CLIP takes: ``window`` or ``minmax`` (the paper's).
+        window_hu: (lower, upper) of ``window``.
+        device: where a CLIP runs.
+        batch_size: slices per forward pass of a CLIP.
+        models_dir: the folder that holds ``prior``; by default the bundle's ``models``.
+
+    Raises:
+        BioAttError: the string has none of these forms, or what it names cannot be loaded; raised here and not
+            first when a slice comes.
+
+    Example:
+        >>> make_prior("uniform").model
+        'uniform prior (no model)'
+    """
+    form, _, rest = prior.partition(":")
+    if prior == "uniform":
+        return UniformPrior(descriptors=descriptors)
+    if form == "random" and rest.isdecimal():
+        return RandomPrior(int(rest), descriptors=descriptors)
+    if form == "table" and rest:
+        return TablePrior(rest, descriptors=descriptors)
+    if prior in ("compact", "biomedclip") or (form in ("hf-hub", "local-dir") and rest):
+        name, label = _find_clip(prior, descriptors, models_dir)
+        source = ClipPrior(
+            name,
+            descriptors=descriptors,
+            preparation=preparation,
+            window_hu=window_hu,
+            device=device,
+            batch_size=batch_size,
+            label=label,
+        )
+        source.name = prior
+        return source
+    raise BioAttError(f"unknown prior {prior!r}; use one of {FORMS}")
+
+
+def _find_clip(prior: str, descriptors: Sequence[str], models_dir: str | os.PathLike[str] | None) -> tuple[str, str]:
+    """The name open_clip reads, and the model in words: a folder is told by its name, not by its whole path."""
+    if prior == "biomedclip" or prior == BIOMEDCLIP:
+        return BIOMEDCLIP, "BiomedCLIP"
+    if prior.startswith("local-dir:"):
+        return prior, f"open_clip model in folder {Path(prior.removeprefix('local-dir:')).resolve().name}"
+    if prior.startswith("hf-hub:"):
+        return prior, f"open_clip model {prior}"
+    unknown = [word for word in check_descriptors(descriptors) if word not in DESCRIPTORS]
+    if unknown:
+        raise BioAttError(
+            f"the compact prior model does not know {', '.join(unknown)}; it was trained on {', '.join(DESCRIPTORS)} "
+            "only; use these, or biomedclip"
+        )
+    models = Path(models_dir) if models_dir is not None else Path(__file__).parents[2] / "models"
+    return f"local-dir:{models / 'prior'}", COMPACT_LABEL

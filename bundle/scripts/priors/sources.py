@@ -1,0 +1,134 @@
+"""What every source of priors looks like, and the two that need no model: uniform and random."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from ..errors import BioAttError
+from .descriptors import DESCRIPTORS, check_descriptors
+
+
+@dataclass(frozen=True)
+class SliceKey:
+    """Names one slice, so that its prior can never be mistaken for a neighbour's.
+
+    Args:
+        index: position from inferior to superior, 0-based.
+        sop_instance_uid: SOPInstanceUID, where there is one.
+        file: path of the file the slice came from; of a volume in one file, the same for all slices.
+    """
+
+    index: int
+    sop_instance_uid: str = ""
+    file: str = ""
+
+    def __str__(self) -> str:
+        """Words for a message."""
+        return f"slice {self.index} (SOPInstanceUID {self.sop_instance_uid or 'none'}, file {self.file or 'none'})"
+
+
+@runtime_checkable
+class PriorSource(Protocol):
+    """A callable that gives each slice a distribution over the descriptors.
+
+    ``source(slices_hu, keys)`` takes float32 HU `(n, H, W)` in radiological orientation and n keys, and returns
+    float32 `(n, K)` on the CPU, rows summing to 1.
+
+    Attributes:
+        name: the prior string as it was given, e.g. ``compact``.
+        model: what it stands for, in words, for logs, reports and DICOM.
+        digest: hex digest of everything that decides a prior (weights, descriptors, preparation), to key caches.
+        descriptors: the K words.
+    """
+
+    name: str
+    model: str
+    digest: str
+    descriptors: tuple[str, ...]
+
+    def __call__(self, slices_hu: torch.Tensor, keys: Sequence[SliceKey]) -> torch.Tensor:
+        """Return priors `(n, K)`."""
+        ...
+
+
+class UniformPrior:
+    """1/K for every descriptor of every slice: no anatomy at all. The network's own default.
+
+    Args:
+        descriptors: the K words.
+    """
+
+    def __init__(self, *, descriptors: Sequence[str] = DESCRIPTORS) -> None:
+        self.name = "uniform"
+        self.model = "uniform prior (no model)"
+        self.descriptors = check_descriptors(descriptors)
+        self.digest = digest_of(self.name, *self.descriptors)
+
+    def __call__(self, slices_hu: torch.Tensor, keys: Sequence[SliceKey]) -> torch.Tensor:
+        """Return `(n, K)`, each value 1/K."""
+        count = check_slices(slices_hu, keys)
+        return torch.full((count, len(self.descriptors)), 1.0 / len(self.descriptors))
+
+
+class RandomPrior:
+    """Uniform random numbers, normalised: the control of the paper's ablation.
+
+    A slice's prior is a function of the seed and the slice (its SOPInstanceUID, else its index) alone, whatever
+    the order or batches of the calls. (The authors draw anew at every call; then no run can be repeated.)
+
+    Args:
+        seed: a number from 0 on.
+        descriptors: the K words.
+
+    Raises:
+        BioAttError: the seed is negative.
+    """
+
+    def __init__(self, seed: int, *, descriptors: Sequence[str] = DESCRIPTORS) -> None:
+        if seed < 0:
+            raise BioAttError(f"the seed of a random prior must be 0 or more, got {seed}; write e.g. random:0")
+        self.name = f"random:{seed}"
+        self.model = f"random prior, seed {seed} (a control, no model)"
+        self.descriptors = check_descriptors(descriptors)
+        self.digest = digest_of(self.name, *self.descriptors)
+        self._seed = seed
+
+    def __call__(self, slices_hu: torch.Tensor, keys: Sequence[SliceKey]) -> torch.Tensor:
+        """Return `(n, K)`, every row another distribution."""
+        check_slices(slices_hu, keys)
+        return torch.stack([self._draw(key) for key in keys])
+
+    def _draw(self, key: SliceKey) -> torch.Tensor:
+        digest = digest_of(str(self._seed), key.sop_instance_uid or str(key.index))
+        generator = torch.Generator().manual_seed(int(digest[:15], 16))
+        numbers = torch.rand(len(self.descriptors), generator=generator)
+        return numbers / numbers.sum()
+
+
+def check_slices(slices_hu: torch.Tensor, keys: Sequence[SliceKey]) -> int:
+    """Return n if `slices_hu` is `(n, H, W)` with n >= 1 and there are n keys.
+
+    Raises:
+        BioAttError: another number of dimensions, no slice, or another number of keys.
+    """
+    shape = tuple(slices_hu.shape)
+    if len(shape) != 3 or 0 in shape:
+        raise BioAttError(f"slices must be (n, rows, columns) in HU, got shape {shape}; add or drop a dimension")
+    if len(keys) != shape[0]:
+        raise BioAttError(f"{shape[0]} slices came with {len(keys)} keys; name each slice by one SliceKey")
+    return shape[0]
+
+
+def digest_of(*parts: str | bytes) -> str:
+    """Hex digest of the parts in order; a part's length counts, so ("ab", "c") is not ("a", "bc")."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8") if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()
