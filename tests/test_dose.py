@@ -1,0 +1,281 @@
+"""Projection and reconstruction are inverse; the added noise has the variance, mean and texture of the physics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scripts.dose import DoseSimulator, ParallelBeam, added_noise_sinogram, calibrate_photons
+from scripts.dose.geometry import inscribed_circle
+from scripts.dose.image_noise import flat_soft_tissue, noise_sd_hu
+
+N = 128
+Y, X = np.mgrid[:N, :N] - N // 2
+RADIUS = np.hypot(X, Y)
+CIRCLE = inscribed_circle((N, N))
+GEOMETRY = ParallelBeam(views=180, spacing_mm=2.5)  # 128 pixels of 2.5 mm hold a cylinder of 30 cm
+
+
+def rng(seed=0):
+    """A seeded generator."""
+    return np.random.default_rng(seed)
+
+
+def cylinder_hu(diameter_mm=300.0, hu=0.0, spacing_mm=2.5):
+    """A cylinder in air."""
+    return np.where(RADIUS * spacing_mm <= diameter_mm / 2, hu, -1000.0)
+
+
+def smooth_hu():
+    """A wide bump of +50 HU at most beside a low one of the lung's density, both smooth to their ends, in air."""
+
+    def bump(x, y, radius):
+        distance = np.hypot(X - x, Y - y)
+        return np.where(distance < radius, 0.5 + 0.5 * np.cos(np.pi * np.minimum(distance / radius, 1)), 0.0)
+
+    return -1000.0 + 1000.0 * bump(-8, 4, 50) + 300.0 * bump(20, -18, 32)
+
+
+# --- projection and reconstruction ---
+
+
+@pytest.mark.parametrize("filter_name", ["ramp", "hann"])
+def test_reconstruction_inverts_projection(filter_name):
+    image = smooth_hu()
+    back = GEOMETRY.reconstruct(GEOMETRY.project(image), filter_name) - 1000.0
+    assert np.abs(back - image)[CIRCLE].max() < 3.0
+    assert image.max() > -50.0
+
+
+def test_reconstruction_is_hu_whatever_the_units_of_the_scan():
+    image = smooth_hu()
+    for geometry in (ParallelBeam(views=90, spacing_mm=0.5), ParallelBeam(views=90, spacing_mm=1.5, water_per_mm=0.03)):
+        back = geometry.reconstruct(geometry.project(image), "ramp") - 1000.0
+        assert np.abs(back - image)[CIRCLE].max() < 5.0
+
+
+def test_line_integral_through_the_middle_of_water_is_its_thickness():
+    sinogram = GEOMETRY.project(cylinder_hu(200.0))
+    assert sinogram.shape == (N, 180)
+    np.testing.assert_allclose(sinogram[N // 2], 200.0 * 0.0192, rtol=0.02)
+
+
+def test_line_integrals_sum_to_the_attenuation_of_the_slice():
+    image = smooth_hu()
+    mass = 0.0192 * 2.5 * (image / 1000.0 + 1.0).sum()
+    np.testing.assert_allclose(GEOMETRY.project(image).sum(axis=0), mass, rtol=1e-3)
+
+
+def test_projection_is_linear_in_attenuation():
+    a, b = cylinder_hu(150.0, -500.0), smooth_hu()
+    both = (a + 1000.0) + (b + 1000.0) - 1000.0
+    expected = GEOMETRY.project(a) + GEOMETRY.project(b)
+    np.testing.assert_allclose(GEOMETRY.project(both), expected, atol=1e-4 * expected.max())
+
+
+def test_air_padding_and_what_lies_outside_the_circle_attenuate_nothing():
+    assert not GEOMETRY.project(np.full((N, N), -1000.0)).any()
+    assert not GEOMETRY.project(np.full((N, N), -3024.0)).any()
+    assert not GEOMETRY.project(np.where(CIRCLE, -1000.0, 2000.0)).any()
+
+
+def test_projection_leaves_the_slice_as_it_was():
+    image = np.full((N, N), 40.0, dtype=np.float32)
+    GEOMETRY.project(image)
+    assert (image == 40.0).all()
+
+
+def test_reconstruction_fills_the_circle_only():
+    image = GEOMETRY.reconstruct(rng().normal(size=(N, 180)))
+    np.testing.assert_array_equal(image != 0, CIRCLE)
+
+
+@pytest.mark.parametrize(
+    "values", [{"views": 0}, {"spacing_mm": 0.0}, {"spacing_mm": float("nan")}, {"water_per_mm": -1}]
+)
+def test_geometry_that_measures_nothing_is_refused(values):
+    with pytest.raises(ValueError, match="must be positive"):
+        ParallelBeam(**values)
+
+
+@pytest.mark.parametrize("shape", [(64, 48), (48, 64)])
+def test_slice_that_is_not_square_is_refused(shape):
+    with pytest.raises(ValueError, match=f"must be square, got {shape[0]}x{shape[1]}"):
+        GEOMETRY.project(np.zeros(shape))
+    with pytest.raises(ValueError, match="must be square"):
+        DoseSimulator(geometry=GEOMETRY).low_dose(np.zeros(shape), 0.5, rng())
+
+
+# --- noise of the line integrals ---
+
+COUNT = 200_000
+SPREAD = np.sqrt(2 / COUNT)  # relative SD of a variance estimated from COUNT normal samples
+
+
+@pytest.mark.parametrize("line_integral", [0.0, 2.0])
+@pytest.mark.parametrize("dose_fraction", [0.1, 0.25, 0.5, 0.9])
+def test_quantum_noise_adds_the_difference_of_the_doses(dose_fraction, line_integral):
+    noise = added_noise_sinogram(np.full(COUNT, line_integral), dose_fraction, 1e5, 0.0, rng())
+    photons = 1e5 * np.exp(-line_integral)
+    variance = (1 / dose_fraction - 1) / photons
+    assert noise.var() == pytest.approx(variance, rel=5 * SPREAD + 2 * variance)
+    assert noise.mean() == pytest.approx(0.0, abs=5 * np.sqrt(variance / COUNT) + variance)
+
+
+@pytest.mark.parametrize("dose_fraction", [0.1, 0.25, 0.5, 0.9])
+def test_electronic_noise_adds_its_own_term(dose_fraction):
+    photons, electronic_sd = 1e5 * np.exp(-2.0), 60.0
+    noise = added_noise_sinogram(np.full(COUNT, 2.0), dose_fraction, 1e5, electronic_sd, rng())
+    quantum = (1 / dose_fraction - 1) / photons
+    electronic = electronic_sd**2 * (1 / dose_fraction**2 - 1) / photons**2
+    assert electronic > 0.4 * quantum, "the term must be large enough to be seen"
+    assert noise.var() == pytest.approx(quantum + electronic, rel=5 * SPREAD + 3 * (quantum + electronic))
+
+
+def test_noise_of_two_steps_adds_up_to_that_of_one():
+    line_integrals = np.full(COUNT, 1.0)
+    to_half = added_noise_sinogram(line_integrals, 0.5, 1e5, 20.0, rng(1))
+    half_to_quarter = added_noise_sinogram(line_integrals, 0.5, 0.5e5, 20.0, rng(2))
+    to_quarter = added_noise_sinogram(line_integrals, 0.25, 1e5, 20.0, rng(3))
+    assert to_half.var() + half_to_quarter.var() == pytest.approx(to_quarter.var(), rel=10 * SPREAD)
+
+
+def test_thicker_rays_are_noisier():
+    line_integrals = np.repeat([0.0, 2.0, 4.0], 20_000).reshape(3, -1)
+    sd = added_noise_sinogram(line_integrals, 0.25, 1e5, 0.0, rng()).std(axis=1)
+    np.testing.assert_allclose(sd[1:] / sd[:-1], np.e, rtol=0.03)
+
+
+def test_full_dose_adds_exactly_nothing():
+    noise = added_noise_sinogram(np.full((7, 5), 3.0, dtype=np.float32), 1.0, 1e5, 10.0, rng())
+    assert noise.shape == (7, 5) and noise.dtype == np.float32 and not noise.any()
+    image = cylinder_hu().astype(np.float32)
+    assert np.array_equal(DoseSimulator(geometry=GEOMETRY).low_dose(image, 1.0, rng()), image)
+
+
+@pytest.mark.parametrize("electronic_sd", [0.0, 10.0])
+def test_rays_without_photons_stay_finite(electronic_sd):
+    line_integrals = np.array([[0.0, 10.0, 30.0, 100.0, 300.0]], dtype=np.float32).repeat(50, 0)
+    noise = added_noise_sinogram(line_integrals, 0.1, 1e3, electronic_sd, rng())
+    assert np.isfinite(noise).all()
+    metal = np.where(RADIUS < 20, 30_000.0, cylinder_hu())
+    simulator = DoseSimulator(geometry=GEOMETRY, photons=100.0, electronic_sd=electronic_sd)
+    assert np.isfinite(simulator.low_dose(metal, 0.1, rng())).all()
+
+
+def test_seed_decides_the_noise():
+    simulator, image = DoseSimulator(geometry=GEOMETRY), cylinder_hu()
+    one, same, other = (simulator.low_dose(image, 0.25, rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(one, same)
+    assert (one != other)[CIRCLE].mean() > 0.99
+
+
+def test_global_state_of_numpy_is_left_alone():
+    before = np.random.get_state()[1].copy()
+    added_noise_sinogram(np.ones(100), 0.5, 1e4, 1.0, rng())
+    assert np.array_equal(np.random.get_state()[1], before)
+
+
+@pytest.mark.parametrize("dose_fraction", [0.0, -0.1, 1.01, float("nan")])
+def test_impossible_dose_is_refused(dose_fraction):
+    with pytest.raises(ValueError, match=r"dose_fraction must be in \(0, 1\], got"):
+        added_noise_sinogram(np.zeros(3), dose_fraction, 1e5, 0.0, rng())
+
+
+@pytest.mark.parametrize(("photons", "electronic_sd"), [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (1e5, -1.0)])
+def test_impossible_scanner_is_refused(photons, electronic_sd):
+    with pytest.raises(ValueError, match="photons must be > 0 and electronic_sd >= 0, got"):
+        added_noise_sinogram(np.zeros(3), 0.5, photons, electronic_sd, rng())
+
+
+# --- noise of the slice ---
+
+
+@pytest.mark.parametrize("dose_fraction", [0.1, 0.25, 0.5])
+def test_low_dose_keeps_the_mean_of_a_water_cylinder(dose_fraction):
+    simulator, water = DoseSimulator(geometry=GEOMETRY), cylinder_hu()
+    line_integrals = GEOMETRY.project(water)
+    difference = np.mean(
+        [simulator.low_dose(water, dose_fraction, rng(seed), "hann", line_integrals) - water for seed in range(8)],
+        axis=0,
+    )
+    assert abs(difference[RADIUS * 2.5 < 145.0].mean()) < 1.0
+    assert abs(difference[RADIUS * 2.5 < 40.0].mean()) < 1.0 + 3 * difference[RADIUS * 2.5 < 40.0].std() / 10
+
+
+def test_noise_in_the_slice_grows_as_the_dose_falls():
+    simulator, image = DoseSimulator(geometry=GEOMETRY, photons=4e6, electronic_sd=0.0), cylinder_hu(200.0)
+    sd = [(simulator.low_dose(image, k, rng()) - image)[RADIUS < 35].std() for k in (0.5, 0.25, 0.1)]
+    np.testing.assert_allclose(np.divide(sd, sd[0]) ** 2, [1.0, 3.0, 9.0], rtol=0.1)
+
+
+def test_line_integrals_at_hand_give_the_same_slice():
+    simulator, image = DoseSimulator(geometry=GEOMETRY), cylinder_hu(200.0, 40.0)
+    given = simulator.low_dose(image, 0.25, rng(), line_integrals=GEOMETRY.project(image))
+    assert np.array_equal(given, simulator.low_dose(image, 0.25, rng()))
+    assert given.dtype == np.float32
+
+
+def test_noise_is_band_limited_and_has_no_zero_frequency():
+    simulator, image = DoseSimulator(geometry=GEOMETRY), cylinder_hu(280.0, 40.0)
+    line_integrals = GEOMETRY.project(image)
+    power, taper = np.zeros((64, 64)), np.outer(np.hanning(64), np.hanning(64))
+    for seed in range(12):
+        noise = (simulator.low_dose(image, 0.25, rng(seed), "hann", line_integrals) - image)[32:96, 32:96]
+        power += np.abs(np.fft.fft2(noise * taper)) ** 2
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64)))
+    rings = [power[(frequency >= low) & (frequency < low + 0.05)].mean() for low in np.arange(0.0, 0.5, 0.05)]
+    peak = int(np.argmax(rings))
+    assert power[frequency < 1.5 / 64].mean() < 0.35 * rings[peak]  # what the taper lets in from the neighbours
+    assert rings[0] < 0.7 * rings[1] < 0.7 * rings[2]
+    assert rings[-1] < 0.05 * rings[peak]
+    assert 0.05 <= 0.05 * peak <= 0.3
+
+
+def test_sharper_filter_gives_more_noise():
+    simulator, image = DoseSimulator(geometry=GEOMETRY), cylinder_hu()
+    noise = [simulator.low_dose(image, 0.25, rng(), name) - image for name in ("hann", "ramp")]
+    hann, ramp = (one[RADIUS < 50].std() for one in noise)
+    assert ramp > 1.5 * hann
+
+
+def test_starved_rays_are_counted():
+    simulator = DoseSimulator(geometry=GEOMETRY, photons=1000.0)
+    line_integrals = np.log([[10.0, 50.0], [150.0, 1000.0]])  # 100, 20, 6.7 and 1 photons at full dose
+    shares = [simulator.starved_fraction(line_integrals, k) for k in (1.0, 0.25, 0.05)]
+    assert shares == [0.5, 0.75, 1.0]
+    assert simulator.starved_fraction(line_integrals, 1.0, fewest=0.5) == 0.0
+
+
+def test_starved_fraction_grows_as_the_dose_falls():
+    simulator = DoseSimulator(geometry=GEOMETRY, photons=4e3)
+    line_integrals = GEOMETRY.project(cylinder_hu())
+    shares = [simulator.starved_fraction(line_integrals, k) for k in (1.0, 0.5, 0.25, 0.1)]
+    assert shares == sorted(set(shares)) and 0.0 <= shares[0] and 0.1 < shares[-1] < 1.0
+
+
+@pytest.mark.parametrize("trial_photons", [3e4, 4e5])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_calibrated_photons_explain_the_noise_of_the_slice(seed, trial_photons):
+    clean = cylinder_hu(280.0, 40.0)
+    noisy = DoseSimulator(geometry=GEOMETRY, photons=1e5, electronic_sd=0.0).low_dose(clean, 0.5, rng(seed))
+    mask = flat_soft_tissue(noisy)
+    trial = DoseSimulator(geometry=GEOMETRY, photons=trial_photons, electronic_sd=0.0)
+    found = calibrate_photons(trial, noisy, lambda image: noise_sd_hu(image, mask), rng(seed + 10))
+    added = found.low_dose(noisy, 0.5, rng(seed + 20)) - noisy
+    assert noise_sd_hu(added, mask) == pytest.approx(noise_sd_hu(noisy, mask), rel=0.15)
+    assert noise_sd_hu(added, mask) == pytest.approx(noise_sd_hu(noisy - clean, mask), rel=0.15)
+    assert (found.geometry, found.electronic_sd) == (trial.geometry, trial.electronic_sd)
+
+
+def test_calibration_keeps_the_electronic_noise_out_of_the_trial():
+    image, measure = cylinder_hu(280.0, 40.0), lambda image: float(image[RADIUS < 40].std()) or 20.0
+    quiet, loud = (DoseSimulator(geometry=GEOMETRY, photons=1e5, electronic_sd=sd) for sd in (0.0, 500.0))
+    found = [calibrate_photons(simulator, image, measure, rng()) for simulator in (quiet, loud)]
+    assert found[0].photons == found[1].photons
+    assert found[1].electronic_sd == 500.0
+
+
+@pytest.mark.parametrize("sd", [0.0, -1.0, float("nan")])
+def test_slice_without_noise_cannot_be_calibrated_on(sd):
+    with pytest.raises(ValueError, match="must have measurable noise, got an SD of"):
+        calibrate_photons(DoseSimulator(geometry=GEOMETRY), cylinder_hu(), lambda _: sd, rng())
