@@ -1,0 +1,20 @@
+"""CT series in DICOM: find and check them, read them as HU, write a derived series.
+
+What is not a series of single-frame CT images in HU is refused with one line that says what to do. Nothing
+here logs or shows a value of the Patient or Study modules; UIDs of series and instances and paths are shown.
+"""
+
+from .read import padding_mask, read_slice, read_volume
+from .series import Series, find_series, select_series
+from .write import WriteSummary, write_derived_series
+
+__all__ = [
+    "Series",
+    "WriteSummary",
+    "find_series",
+    "padding_mask",
+    "read_slice",
+    "read_volume",
+    "select_series",
+    "write_derived_series",
+]

@@ -1,0 +1,98 @@
+"""Where slices lie: order along the normal, spacing, gaps, and the affine in RAS mm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from ..errors import BioAttError
+from .headers import numbers, whole_number
+
+SAME_POSITION_MM = 0.01
+UNIT_TOLERANCE = 1e-3  # of direction cosines, which files round to few digits
+AXIAL_COSINE = 0.8  # a normal within 37 degrees of the body axis: a tilted gantry (30 degrees) is still axial
+
+
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """Grid of one slice: `shape` (rows, columns), `spacing` (between rows, between columns) in mm, LPS vectors."""
+
+    shape: tuple[int, int]
+    spacing: np.ndarray
+    orientation: np.ndarray  # (6,): direction of growing column index, then of growing row index
+    position: np.ndarray  # (3,): centre of the first pixel
+
+
+def read_plane(dataset: Dataset, where: object) -> Plane:
+    """Grid of the slice that `dataset` describes (PS3.3 C.7.6.2).
+
+    Raises:
+        BioAttError: Rows, Columns, PixelSpacing, ImageOrientationPatient or ImagePositionPatient missing or invalid.
+    """
+    shape = whole_number(dataset, "Rows", where, 1), whole_number(dataset, "Columns", where, 1)
+    spacing = numbers(dataset, "PixelSpacing", 2, where)
+    if spacing.min() <= 0:
+        raise BioAttError(f"{where}: PixelSpacing is {spacing.tolist()}, wanted mm above 0; repair the file")
+    orientation = numbers(dataset, "ImageOrientationPatient", 6, where)
+    across, down = orientation[:3], orientation[3:]
+    lengths = np.array([np.linalg.norm(across), np.linalg.norm(down)])
+    if np.abs(lengths - 1).max() > UNIT_TOLERANCE or abs(across @ down) > UNIT_TOLERANCE:
+        raise BioAttError(
+            f"{where}: ImageOrientationPatient is {orientation.tolist()}, "
+            "wanted two unit vectors at a right angle; repair the file"
+        )
+    return Plane(shape, spacing, orientation, numbers(dataset, "ImagePositionPatient", 3, where))
+
+
+def slice_normal(orientation: np.ndarray) -> np.ndarray:
+    """Unit normal of the slices in LPS, its largest component positive: up the body for axial slices."""
+    normal = np.cross(orientation[:3], orientation[3:])
+    normal = normal / np.linalg.norm(normal)
+    return normal if normal[np.abs(normal).argmax()] > 0 else -normal
+
+
+def is_axial(orientation: np.ndarray) -> bool:
+    """Whether the slices lie across the body axis, a tilted gantry included."""
+    return bool(slice_normal(orientation)[2] > AXIAL_COSINE)
+
+
+def affine_ras(planes: list[Plane], single_spacing_mm: float) -> np.ndarray:
+    """Index (column, row, slice) to RAS mm, 4x4, of sorted slices.
+
+    The slice step is the way from the first to the last slice, scaled so that its part along the normal is the
+    median spacing. Of a tilted gantry it keeps the shear.
+
+    Args:
+        planes: the slices in order.
+        single_spacing_mm: the step of a series of one slice.
+    """
+    first, normal = planes[0], slice_normal(planes[0].orientation)
+    step = normal * single_spacing_mm
+    if len(planes) > 1:
+        way = planes[-1].position - first.position
+        step = way * (np.median(np.diff(heights(planes))) / (way @ normal))
+    lps = np.eye(4)
+    lps[:3, 0] = first.orientation[:3] * first.spacing[1]
+    lps[:3, 1] = first.orientation[3:] * first.spacing[0]
+    lps[:3, 2] = step
+    lps[:3, 3] = first.position
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps
+
+
+def heights(planes: list[Plane]) -> np.ndarray:
+    """Position of each slice along the normal of the first, in mm."""
+    normal = slice_normal(planes[0].orientation)
+    return np.array([plane.position @ normal for plane in planes])
+
+
+def gaps(planes: list[Plane]) -> list[str]:
+    """What is irregular in the spacing of sorted slices, one phrase a place; empty where all is even."""
+    along = heights(planes)
+    steps = np.diff(along)
+    if len(steps) < 2:
+        return []
+    usual = float(np.median(steps))
+    odd = np.flatnonzero(np.abs(steps - usual) > max(0.02 * usual, SAME_POSITION_MM))
+    return [f"{steps[i]:.2f} mm between {along[i]:.2f} and {along[i + 1]:.2f} mm" for i in odd]

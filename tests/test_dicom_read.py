@@ -1,0 +1,392 @@
+"""Finding series and reading HU: order, geometry, pixels, and one-line refusals."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
+from scripts.dicom import find_series, padding_mask, read_slice, read_volume, select_series
+from scripts.errors import BioAttError
+from scripts.phantom import HU, ORIENTATIONS, write_ct_series
+
+SYNTAXES = [
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+    JPEGLSLossless,
+    JPEG2000Lossless,
+]
+
+
+def changed(**values):
+    """A `modify` that sets elements in all slices; None removes one."""
+
+    def modify(dataset, _):
+        for keyword, value in values.items():
+            if value is None:
+                del dataset[keyword]
+            else:
+                setattr(dataset, keyword, value)
+
+    return modify
+
+
+def in_slice(index, **values):
+    """A `modify` that sets elements in one slice."""
+    return lambda dataset, i: changed(**values)(dataset, i) if i == index else None
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.name)
+@pytest.mark.parametrize("signed", [False, True])
+def test_every_lossless_syntax_gives_the_same_hu(tmp_path, syntax, signed):
+    def write(name, syntax):
+        return write_ct_series(tmp_path / name, transfer_syntax=syntax, signed=signed, slices=1)
+
+    plain = read_volume(select_series(write("plain", ExplicitVRLittleEndian)))
+    volume = read_volume(select_series(write("other", syntax)))
+    assert volume.dtype == np.float32
+    np.testing.assert_array_equal(volume, plain)
+
+
+@pytest.mark.parametrize("reversed_order", [False, True])
+@pytest.mark.parametrize("position", ORIENTATIONS)
+def test_slices_run_upwards_and_the_affine_finds_spine_and_rib(tmp_path, position, reversed_order):
+    folder = write_ct_series(
+        tmp_path, patient_position=position, reversed_order=reversed_order, slices=6, noise_sd=0, shape=(96, 128)
+    )
+    series = select_series(folder)
+    volume = read_volume(series)
+    assert series.is_axial and series.shape == volume.shape == (6, 96, 128)
+    lung_pixels = (np.abs(volume - HU["lung"]) < 1).sum(axis=(1, 2))
+    assert (lung_pixels[:3] == 0).all() and (lung_pixels[3:] > 50).all()  # lungs are above z = 0
+    for organ, ras in (("spine", (0, -1)), ("rib", (-1, 0))):  # at the back; on the patient's left: x < 0 in RAS
+        slice_, row, column = np.argwhere(np.abs(volume - HU[organ]) < 1).mean(axis=0)
+        at = nibabel.affines.apply_affine(series.affine, (column, row, slice_))
+        assert np.sign(np.round(at[:2] / 50)).tolist() == list(ras), f"{organ} at {at}"
+        assert abs(at[2]) < 1e-6
+
+
+def test_affine_follows_spacing_and_first_position(tmp_path):
+    series = select_series(write_ct_series(tmp_path, spacing=(6.0, 5.0), slice_spacing=2.5))
+    expected = np.diag([-5.0, -6.0, 2.5, 1.0])  # LPS to RAS
+    first = pydicom.dcmread(series.files[0]).ImagePositionPatient
+    expected[:3, 3] = [-first[0], -first[1], first[2]]
+    np.testing.assert_allclose(series.affine, expected, atol=1e-9)
+    assert series.spacing == pytest.approx((5.0, 6.0, 2.5))
+
+
+def test_affine_agrees_with_highdicom(tmp_path):
+    highdicom = pytest.importorskip("highdicom")
+    series = select_series(write_ct_series(tmp_path, patient_position="HFP", reversed_order=True, slices=5))
+    volume = highdicom.get_volume_from_series([pydicom.dcmread(file) for file in series.files])
+    # highdicom counts (slice, row, column) in LPS and may run the other way: compare where each voxel is
+    ours, theirs = series.affine, np.diag([-1, -1, 1, 1]) @ volume.affine
+    values = read_volume(series)
+    for index in (0, 0, 0), (4, 40, 10), (2, 7, 60):
+        place = nibabel.affines.apply_affine(ours, index[::-1])
+        there = np.rint(nibabel.affines.apply_affine(np.linalg.inv(theirs), place)).astype(int)
+        np.testing.assert_allclose(nibabel.affines.apply_affine(theirs, there), place, atol=1e-4)
+        assert volume.array[tuple(there)] == values[index]
+
+
+def test_coronal_series_is_sorted_but_not_axial(tmp_path):
+    series = select_series(write_ct_series(tmp_path, orientation=(1, 0, 0, 0, 0, -1)))
+    assert not series.is_axial
+    depths = [pydicom.dcmread(file).ImagePositionPatient[1] for file in series.files]
+    assert depths == sorted(depths)
+
+
+def test_tilted_gantry_keeps_its_shear(tmp_path):
+    def shear(dataset, i):
+        dataset.ImagePositionPatient = [-100.0, -100.0 + 0.5 * i, 3.0 * i]
+
+    series = select_series(write_ct_series(tmp_path, modify=shear))
+    np.testing.assert_allclose(series.affine[:3, 2], [0.0, -0.5, 3.0], atol=1e-9)
+
+
+def test_each_slice_has_its_own_rescale(tmp_path):
+    def modify(dataset, i):
+        dataset.RescaleSlope, dataset.RescaleIntercept = 0.5 * (i + 1), -1000 - i
+
+    series = select_series(write_ct_series(tmp_path, modify=modify))
+    volume = read_volume(series)
+    for i, file in enumerate(series.files):
+        stored = pydicom.dcmread(file).pixel_array
+        np.testing.assert_array_equal(volume[i], (stored * 0.5 * (i + 1) - 1000 - i).astype(np.float32))
+
+
+def test_one_file_is_a_series_of_one_slice(tmp_path):
+    folder = write_ct_series(tmp_path, slice_spacing=7.0)
+    series = find_series(folder / "0002.dcm")[0]
+    assert series.files == (folder / "0002.dcm",) and series.spacing[2] == 7.0
+
+
+@pytest.mark.parametrize("thickness, expected", [(None, 1.0), (0, 1.0), (2.5, 2.5)])
+def test_spacing_of_one_slice_comes_from_its_thickness(tmp_path, thickness, expected):
+    folder = write_ct_series(tmp_path, slices=1, modify=changed(SliceThickness=thickness))
+    assert select_series(folder).spacing[2] == expected
+
+
+def test_other_files_are_passed_over(tmp_path):
+    folder = write_ct_series(tmp_path / "a" / "deep", name="IM{:d}")
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    (tmp_path / "empty.dcm").touch()
+    shutil.copy(folder / "IM1", folder / "._IM1")  # as macOS leaves them; broken on purpose
+    (folder / "._IM1").write_bytes(b"\0" * 128 + b"DICM" + b"\x08\0")
+    shutil.copytree(folder, tmp_path / ".hidden")
+    assert len(select_series(tmp_path).files) == 4
+
+
+def test_second_copies_are_taken_once(tmp_path, caplog):
+    folder = write_ct_series(tmp_path)
+    shutil.copy(folder / "0001.dcm", folder / "copy.dcm")
+    assert len(select_series(folder).files) == 4
+    assert "1 files that are second copies" in caplog.text
+
+
+def test_localizers_are_left_out(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    write_ct_series(tmp_path / "ct", seed=1)
+    scout = changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_ct_series(tmp_path / "scout", slices=1, seed=2, modify=scout)
+    assert [len(series.files) for series in find_series(tmp_path)] == [4]
+    assert "1 files that are CT localizers" in caplog.text
+    with pytest.raises(BioAttError, match="only CT localizers"):
+        find_series(tmp_path / "scout")
+
+
+def test_gaps_are_logged_and_do_not_stop(tmp_path, caplog):
+    folder = write_ct_series(tmp_path, slices=6, slice_spacing=3.0)
+    (folder / "0003.dcm").unlink()
+    series = select_series(folder)
+    assert "6.00 mm between -4.50 and 1.50 mm" in caplog.text
+    assert series.spacing[2] == pytest.approx(3.0)
+
+
+def test_regular_series_logs_nothing(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    read_volume(select_series(write_ct_series(tmp_path)))
+    assert caplog.text == ""
+
+
+def test_one_of_several_series_is_chosen_by_uid(tmp_path):
+    first = select_series(write_ct_series(tmp_path / "1", seed=1)).series_instance_uid
+    second = select_series(write_ct_series(tmp_path / "2", seed=2)).series_instance_uid
+    assert {series.series_instance_uid for series in find_series(tmp_path)} == {first, second}
+    assert select_series(tmp_path, second).series_instance_uid == second
+    with pytest.raises(BioAttError, match=rf"2 CT series: .*{first} \(Body 1, 4 slices\).*--series UID"):
+        select_series(tmp_path)
+    with pytest.raises(BioAttError, match="no CT series 1.2.3, but .*Body 2"):
+        select_series(tmp_path, "1.2.3")
+
+
+def test_a_refused_series_does_not_hide_the_others(tmp_path):
+    write_ct_series(tmp_path / "1", seed=1)
+    write_ct_series(tmp_path / "2", seed=2, modify=changed(RescaleSlope=None))
+    refused: list[BioAttError] = []
+    assert [series.description for series in find_series(tmp_path, refused)] == ["Body 1"]
+    assert len(refused) == 1 and "RescaleSlope" in str(refused[0])
+    with pytest.raises(BioAttError, match="RescaleSlope"):
+        find_series(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "modify, message",
+    [
+        (changed(ImagePositionPatient=None), "ImagePositionPatient is missing"),
+        (changed(ImagePositionPatient=[1, 2]), "ImagePositionPatient is .*wanted 3 numbers"),
+        (changed(ImageOrientationPatient=None), "ImageOrientationPatient is missing"),
+        (changed(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "two unit vectors at a right angle"),
+        (changed(PixelSpacing=None), "PixelSpacing is missing"),
+        (changed(PixelSpacing=[0, 1]), "PixelSpacing is .*above 0"),
+        (changed(Rows=None), "Rows is missing"),
+        (changed(Columns=0), "Columns is 0"),
+        (changed(SeriesInstanceUID=None), "SeriesInstanceUID is missing"),
+        (changed(SOPInstanceUID=None), "SOPInstanceUID is missing"),
+        (changed(RescaleSlope=None), "RescaleSlope is missing.* HU"),
+        (changed(RescaleIntercept=None), "RescaleIntercept is missing"),
+        (changed(RescaleSlope=0), "RescaleSlope is 0"),
+        (changed(RescaleType="PCT"), "RescaleType is PCT, wanted HU"),
+        (changed(SamplesPerPixel=3), "SamplesPerPixel is 3"),
+        (changed(PhotometricInterpretation="RGB"), "PhotometricInterpretation is RGB"),
+        (changed(NumberOfFrames=2), "multi-frame CT .*not supported yet"),
+        (changed(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), "Enhanced or multi-frame CT"),
+        (in_slice(2, Rows=47), "Rows differs"),
+        (in_slice(2, Columns=32), "Columns differs"),
+        (in_slice(2, PixelSpacing=[6.0, 5.1]), "PixelSpacing differs"),
+        (in_slice(2, ImageOrientationPatient=[0.8, 0.6, 0, -0.6, 0.8, 0]), "ImageOrientationPatient differs"),
+        (in_slice(2, FrameOfReferenceUID="1.2.3"), "FrameOfReferenceUID differs"),
+        (changed(ImagePositionPatient=[0, 0, 0]), "two different slices at one position"),
+        (changed(SOPInstanceUID="1.2.3"), "SOPInstanceUID 1.2.3 stands for two slices"),
+    ],
+)
+def test_bad_headers_are_refused_in_one_line(tmp_path, modify, message):
+    folder = write_ct_series(tmp_path, modify=lambda dataset, i: modify(dataset, i) if modify else None)
+    with pytest.raises(BioAttError, match=message) as caught:
+        select_series(folder)
+    told = str(caught.value)
+    assert "\n" not in told and "SECRET" not in told and ("0" in told or "series" in told)
+
+
+def test_a_number_that_is_none_is_refused(tmp_path):
+    folder = write_ct_series(tmp_path, slices=1)
+    file = folder / "0001.dcm"
+    file.write_bytes(file.read_bytes().replace(b"\x28\x00\x53\x10DS\x04\x001.0 ", b"\x28\x00\x53\x10DS\x04\x00one "))
+    with pytest.raises(BioAttError, match="0001.dcm: RescaleSlope is (one|not valid)"):
+        select_series(folder)
+
+
+def test_paths_without_ct_are_refused(tmp_path):
+    with pytest.raises(BioAttError, match="missing does not exist"):
+        find_series(tmp_path / "missing")
+    with pytest.raises(BioAttError, match="no files"):
+        find_series(tmp_path)
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    with pytest.raises(BioAttError, match="no DICOM in 1 files"):
+        find_series(tmp_path)
+    with pytest.raises(BioAttError, match="notes.txt is not a DICOM file"):
+        find_series(tmp_path / "notes.txt")
+    mr = changed(SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="MR")
+    with pytest.raises(BioAttError, match=r"no CT image: 4 x MR \(MR Image Storage\)"):
+        find_series(write_ct_series(tmp_path / "mr", modify=mr))
+
+
+def test_a_damaged_header_is_refused(tmp_path):
+    folder = write_ct_series(tmp_path, slices=2, transfer_syntax=DeflatedExplicitVRLittleEndian)
+    file = folder / "0002.dcm"
+    content = file.read_bytes()
+    file.write_bytes(content[:400] + b"\xff" * 50 + content[450:])
+    with pytest.raises(BioAttError, match="0002.dcm is DICOM but damaged"):
+        find_series(folder)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.name)
+@pytest.mark.parametrize("part", [0.6, 0.95])
+def test_a_file_that_was_cut_short_is_refused(tmp_path, syntax, part):
+    file = write_ct_series(tmp_path, slices=1, shape=(128, 128), transfer_syntax=syntax) / "0001.dcm"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(BioAttError, match="0001.dcm.* (cut short|not whole|damaged|missing).*(again|folder)"):
+        read_slice(file)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEGLSLossless, JPEG2000Lossless])
+def test_pixels_of_another_shape_than_the_header_says_are_refused(tmp_path, syntax):
+    swap = changed(Rows=64, Columns=47)
+    file = write_ct_series(tmp_path, slices=1, shape=(48, 64), transfer_syntax=syntax, modify=swap) / "0001.dcm"
+    with pytest.raises(BioAttError, match="0001.dcm.*(Rows x Columns|cannot be decoded)"):
+        read_slice(file)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless])
+def test_rows_and_columns_that_were_swapped_are_refused(tmp_path, syntax):
+    swap = changed(Rows=64, Columns=48)
+    file = write_ct_series(tmp_path, slices=1, shape=(48, 64), transfer_syntax=syntax, modify=swap) / "0001.dcm"
+    with pytest.raises(BioAttError, match="compressed image has 48 x 64 pixels, but Rows x Columns are 64 x 48"):
+        read_slice(file)
+
+
+def test_a_syntax_nobody_decodes_is_named(tmp_path, caplog):
+    folder = write_ct_series(tmp_path, slices=1, transfer_syntax=JPEG2000Lossless)
+    dataset = pydicom.dcmread(folder / "0001.dcm")
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.55"
+    dataset.save_as(folder / "0001.dcm")
+    with pytest.raises(BioAttError, match=r"0001.dcm: .*JPEG Full.*\(1.2.840.10008.1.2.4.55\).*dcmdjpeg") as caught:
+        read_slice(folder / "0001.dcm")
+    assert "\n" not in str(caught.value) and caplog.text == ""
+
+
+def test_missing_pixels_are_refused(tmp_path):
+    file = write_ct_series(tmp_path, slices=1, modify=changed(PixelData=None)) / "0001.dcm"
+    with pytest.raises(BioAttError, match="PixelData is missing"):
+        read_slice(file)
+
+
+def test_inconsistent_bits_are_refused(tmp_path):
+    file = write_ct_series(tmp_path, slices=1, bits_stored=12, modify=changed(HighBit=15)) / "0001.dcm"
+    with pytest.raises(BioAttError, match="BitsStored 12, HighBit 15"):
+        read_slice(file)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_above_bits_stored_are_no_part_of_the_value(tmp_path, signed):
+    clean, _ = read_slice(write_ct_series(tmp_path / "clean", slices=1, bits_stored=12, signed=signed) / "0001.dcm")
+
+    def overlay(dataset, _):
+        pixels = np.frombuffer(dataset.PixelData, "<u2")
+        dataset.PixelData = ((pixels & 0x0FFF) | 0x5000).astype("<u2").tobytes()
+
+    folder = write_ct_series(tmp_path / "overlay", slices=1, bits_stored=12, signed=signed, modify=overlay)
+    stored, _ = read_slice(folder / "0001.dcm")
+    np.testing.assert_array_equal(stored, clean)
+
+
+def test_unusual_units_and_polarity_are_said_not_refused(tmp_path, caplog):
+    plain = read_volume(select_series(write_ct_series(tmp_path / "plain")))
+    modify = changed(RescaleType="US", PhotometricInterpretation="MONOCHROME1")
+    volume = read_volume(select_series(write_ct_series(tmp_path / "unusual", modify=modify)))
+    np.testing.assert_array_equal(volume, plain)
+    assert "RescaleType is US" in caplog.text and "MONOCHROME1" in caplog.text
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("signed, padding", [(True, -2000), (False, 63536)])
+def test_padding_is_found_and_kept_as_stored(tmp_path, syntax, signed, padding):
+    folder = write_ct_series(tmp_path, slices=1, signed=signed, padding=padding, transfer_syntax=syntax)
+    stored, dataset = read_slice(folder / "0001.dcm")
+    mask = padding_mask(dataset, stored)
+    assert mask.dtype == bool and mask[0, 0] and not mask[24, 32]
+    np.testing.assert_array_equal(mask, stored == padding)
+    assert read_volume(select_series(folder))[0, 0, 0] == padding - 1024
+
+
+def test_padding_written_with_the_wrong_signedness_is_understood(tmp_path):
+    def unsigned(dataset, _):
+        dataset.add_new("PixelPaddingValue", "US", 63536)
+
+    file = write_ct_series(tmp_path, slices=1, signed=True, padding=-2000, modify=unsigned) / "0001.dcm"
+    stored, dataset = read_slice(file)
+    np.testing.assert_array_equal(padding_mask(dataset, stored), stored == -2000)
+
+
+def test_padding_range_has_both_ends(tmp_path):
+    def limit(dataset, _):
+        dataset.add_new("PixelPaddingValue", "SS", -1900)
+        dataset.add_new("PixelPaddingRangeLimit", "SS", -2000)
+
+    file = write_ct_series(tmp_path, slices=1, signed=True, modify=limit) / "0001.dcm"
+    _, dataset = read_slice(file)
+    stored = np.array([-2001, -2000, -1950, -1900, -1899])
+    assert padding_mask(dataset, stored).tolist() == [False, True, True, True, False]
+
+
+def test_padding_that_the_bits_cannot_hold_is_ignored(tmp_path):
+    def beyond(dataset, _):
+        dataset.add_new("PixelPaddingValue", "US", 63536)
+
+    file = write_ct_series(tmp_path, slices=1, bits_stored=12, modify=beyond) / "0001.dcm"
+    stored, dataset = read_slice(file)
+    assert padding_mask(dataset, stored) is None
+    del dataset.PixelPaddingValue
+    assert padding_mask(dataset, stored) is None
+
+
+def test_progress_counts_slices(tmp_path):
+    calls = []
+    read_volume(select_series(write_ct_series(tmp_path)), lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]

@@ -1,0 +1,456 @@
+"""Writing a derived series: what changes, what stays bit for bit, and that nothing is half-written."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+from scripts.dicom import find_series, read_slice, read_volume, select_series, write_derived_series
+from scripts.errors import BioAttError
+from scripts.phantom import write_ct_series
+from scripts.provenance import Provenance
+
+PROVENANCE = Provenance(
+    version="0.1.0",
+    network="BioAtt(channels=32, attention=prior)",
+    weights_sha256="ab" * 32,
+    prior="compact",
+    prior_model="compact prior model (not BiomedCLIP)",
+)
+SYNTAXES = [
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+    JPEGLSLossless,
+    JPEG2000Lossless,
+]
+#: Elements that differ from the source by intention.
+CHANGED = set(
+    "ImageType InstanceCreationDate InstanceCreationTime SOPInstanceUID SeriesDate ContentDate SeriesTime ContentTime "
+    "SeriesDescription SeriesInstanceUID SeriesNumber DerivationDescription SourceImageSequence "
+    "DerivationCodeSequence ContributingEquipmentSequence PixelData".split()
+)
+
+
+def derive(source, target, change=lambda volume: volume, **kwargs):
+    """Read, change and write a series; return it with the summary."""
+    series = select_series(source)
+    summary = write_derived_series(series, change(read_volume(series)), target, PROVENANCE, **kwargs)
+    return select_series(target), summary
+
+
+def derived_dataset(tmp_path, **kwargs):
+    """Source and derived dataset of a series of one slice."""
+    source = write_ct_series(tmp_path / "in", slices=1, **kwargs)
+    series, _ = derive(source, tmp_path / "out")
+    return pydicom.dcmread(source / "0001.dcm"), pydicom.dcmread(series.files[0])
+
+
+def checksums(folder):
+    """Digest of each file, and when it was last changed."""
+    return {
+        file.name: (hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_mtime_ns) for file in folder.iterdir()
+    }
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.name)
+def test_hu_and_geometry_come_back_exactly_and_the_source_is_untouched(tmp_path, syntax, signed):
+    padding = -2000 if signed else 63536
+    source = write_ct_series(
+        tmp_path / "in", transfer_syntax=syntax, signed=signed, padding=padding, reversed_order=True
+    )
+    before = checksums(source)
+    series, summary = derive(source, tmp_path / "out")
+    original = select_series(source)
+    np.testing.assert_array_equal(read_volume(series), read_volume(original))
+    np.testing.assert_array_equal(series.affine, original.affine)
+    assert checksums(source) == before
+    assert summary.slices == 4 and summary.clipped_pixels == 0 and summary.rescaled_slices == 0
+    assert [file.name for file in series.files] == ["0001.dcm", "0002.dcm", "0003.dcm", "0004.dcm"]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "in", tmp_path / "out"]
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_all_else_stays_bit_for_bit(tmp_path):
+    def modify(dataset, _):
+        dataset.add_new("ReconstructionDiameter", "DS", "500.00000")
+        dataset.add_new("CTDIvol", "FD", 12.3)
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = "1.2.3", "1.2.3.4"
+        dataset.ReferencedImageSequence = [item]
+
+    source, derived = derived_dataset(tmp_path, modify=modify)
+    kept = {tag for tag in source.keys() if source[tag].keyword not in CHANGED}
+    assert kept == {tag for tag in derived.keys() if derived[tag].keyword not in CHANGED}
+    source = pydicom.dcmread(tmp_path / "in" / "0001.dcm")  # again: nothing was decoded yet
+    derived = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    for tag in kept:
+        assert derived.get_item(tag)[:4] == source.get_item(tag)[:4], tag
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_words_of_other_encodings_are_put_in_order(tmp_path, syntax):
+    overlay = np.arange(48 * 64 // 16, dtype=np.uint16)
+
+    def modify(dataset, _):
+        order = "<" if syntax == ImplicitVRLittleEndian else ">"
+        item = Dataset()
+        item.LUTDescriptor, item.LUTExplanation = [4, 0, 16], "Curve"
+        item.add_new("LUTData", "OW", np.array([1, 2, 3, 256]).astype(f"{order}u2").tobytes())
+        dataset.VOILUTSequence = [item]
+        dataset.add_new((0x6000, 0x0010), "US", 48)
+        dataset.add_new((0x6000, 0x0011), "US", 64)
+        dataset.add_new((0x6000, 0x0050), "SS", [1, -1])
+        dataset.add_new((0x6000, 0x3000), "OW", overlay.astype(f"{order}u2").tobytes())
+        dataset.add_new("CTDIvol", "FD", 12.3)
+        dataset.add_new("FrameIncrementPointer", "AT", [0x00181063])
+        dataset.add_new("PixelPaddingValue", "SS", -2000)
+
+    _, derived = derived_dataset(tmp_path, transfer_syntax=syntax, modify=modify, signed=True)
+    item = derived.VOILUTSequence[0]
+    assert list(item.LUTDescriptor) == [4, 0, 16] and item.LUTExplanation == "Curve"
+    assert np.frombuffer(item.LUTData, "<u2").tolist() == [1, 2, 3, 256]
+    assert derived[0x6000, 0x0010].value == 48 and list(derived[0x6000, 0x0050].value) == [1, -1]
+    np.testing.assert_array_equal(np.frombuffer(derived[0x6000, 0x3000].value, "<u2"), overlay)
+    assert derived.CTDIvol == 12.3 and derived.FrameIncrementPointer == 0x00181063
+    assert derived.PixelPaddingValue == -2000 and derived["PixelPaddingValue"].VR == "SS"
+    assert derived.PatientName == "Phäntom^Body" and derived["Rows"].VR == "US"
+
+
+def test_identity_and_derivation_are_those_of_a_derived_image(tmp_path):
+    source = write_ct_series(tmp_path / "in")
+    series, summary = derive(source, tmp_path / "out")
+    originals = {pydicom.dcmread(file).SOPInstanceUID for file in source.iterdir()}
+    uids = set()
+    for file in series.files:
+        derived = pydicom.dcmread(file)
+        uids.add(derived.SOPInstanceUID)
+        assert derived.file_meta.MediaStorageSOPInstanceUID == derived.SOPInstanceUID
+        assert derived.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+        assert derived.SeriesInstanceUID == summary.series_instance_uid
+        assert list(derived.ImageType) == ["DERIVED", "PRIMARY", "AXIAL"]
+        assert derived.DerivationDescription == PROVENANCE.sentence()
+        code = derived.DerivationCodeSequence[0]
+        assert (code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning) == ("113087", "DCM", "Smoothing")
+        image = derived.SourceImageSequence[0]
+        original = next(name for name in originals if name == image.ReferencedSOPInstanceUID)
+        at = next(ds for ds in map(pydicom.dcmread, source.iterdir()) if original == ds.SOPInstanceUID)
+        assert at.ImagePositionPatient == derived.ImagePositionPatient
+        assert image.ReferencedSOPClassUID == derived.SOPClassUID and image.SpatialLocationsPreserved == "YES"
+        assert image.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
+        device = derived.ContributingEquipmentSequence[0]
+        assert device.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+        assert device.SoftwareVersions == "0.1.0" and PROVENANCE.weights_sha256 in device.ContributionDescription
+        assert derived.SeriesNumber == 1003 and derived.SeriesDescription == "Body 0 BioAtt denoised"
+        assert (derived.SeriesDate, derived.SeriesTime) == (derived.ContentDate, derived.ContentTime)
+        made = datetime.strptime(derived.InstanceCreationDate + derived.InstanceCreationTime, "%Y%m%d%H%M%S.%f")
+        assert abs((datetime.now() - made).total_seconds()) < 600
+        assert "LossyImageCompression" not in derived
+    assert len(uids) == 4 and not uids & originals
+    assert summary.series_instance_uid != select_series(source).series_instance_uid
+
+
+def test_codes_mean_what_they_say(tmp_path):
+    from pydicom.sr.codedict import codes
+
+    _, derived = derived_dataset(tmp_path)
+    for item, code in (
+        (derived.DerivationCodeSequence[0], codes.DCM.Smoothing),
+        (
+            derived.SourceImageSequence[0].PurposeOfReferenceCodeSequence[0],
+            codes.DCM.SourceImageForImageProcessingOperation,
+        ),
+        (
+            derived.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence[0],
+            codes.DCM.ProcessingEquipment,
+        ),
+    ):
+        assert (item.CodeValue, item.CodeMeaning) == (code.value, code.meaning)
+
+
+def test_highdicom_places_the_derived_series_where_the_source_is(tmp_path):
+    highdicom = pytest.importorskip("highdicom")
+    source = write_ct_series(tmp_path / "in", patient_position="FFP", slices=5)
+    series, _ = derive(source, tmp_path / "out")
+    ours, theirs = (
+        highdicom.get_volume_from_series([pydicom.dcmread(file) for file in files])
+        for files in (series.files, sorted(source.iterdir()))
+    )
+    np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-6)
+    np.testing.assert_array_equal(ours.array, theirs.array)
+    assert ours.frame_of_reference_uid == theirs.frame_of_reference_uid
+
+
+def test_what_is_no_longer_true_is_removed(tmp_path):
+    def modify(dataset, _):
+        dataset.SmallestImagePixelValue, dataset.LargestPixelValueInSeries = 1, 2
+        dataset.IconImageSequence = [Dataset()]
+        dataset.InstanceCreatorUID = "1.2.3"
+        dataset.DigitalSignaturesSequence = [Dataset()]
+        dataset.DataSetTrailingPadding = b"\0\0"
+        block = dataset.private_block(0x0009, "SOMEBODY", create=True)
+        block.add_new(1, "LO", "private")
+        item = Dataset()
+        item.ReferencedSOPInstanceUID = "1.2.3.4"
+        item.private_block(0x0009, "SOMEBODY", create=True).add_new(1, "LO", "private")
+        dataset.ReferencedImageSequence = [item]
+        dataset.add_new((0x6000, 0x0010), "US", 48)  # an overlay in the upper bits of the pixels
+        dataset.add_new((0x6002, 0x0010), "US", 48)
+        dataset.add_new((0x6002, 0x3000), "OW", bytes(384))
+
+    source, derived = derived_dataset(tmp_path, modify=modify)
+    gone = {source[tag].keyword for tag in source.keys()} - {derived[tag].keyword for tag in derived.keys()}
+    assert gone - {""} == {
+        "SmallestImagePixelValue",
+        "LargestPixelValueInSeries",
+        "IconImageSequence",
+        "InstanceCreatorUID",
+        "DigitalSignaturesSequence",
+        "DataSetTrailingPadding",
+    }
+    assert not any(tag.is_private for tag in derived.keys())
+    assert [tag for tag in derived.keys() if 0x6000 <= tag.group < 0x6020] == [(0x6002, 0x0010), (0x6002, 0x3000)]
+    item = derived.ReferencedImageSequence[0]
+    assert item.ReferencedSOPInstanceUID == "1.2.3.4" and len(item) == 1
+
+
+def test_earlier_equipment_stays_and_earlier_sources_are_replaced(tmp_path):
+    def modify(dataset, _):
+        device, image = Dataset(), Dataset()
+        device.Manufacturer = "Earlier"
+        image.ReferencedSOPInstanceUID = "1.2.3"
+        dataset.ContributingEquipmentSequence, dataset.SourceImageSequence = [device], [image]
+        dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL", "PROCESSED"]
+
+    source, derived = derived_dataset(tmp_path, modify=modify)
+    assert [device.Manufacturer for device in derived.ContributingEquipmentSequence] == ["Earlier", "BioAtt project"]
+    assert [image.ReferencedSOPInstanceUID for image in derived.SourceImageSequence] == [source.SOPInstanceUID]
+    assert list(derived.ImageType) == ["DERIVED", "SECONDARY", "AXIAL", "PROCESSED"]
+
+
+@pytest.mark.parametrize(
+    "values, expected",
+    [
+        ({"SeriesDescription": "x" * 64}, {"SeriesDescription": "x" * 48 + " BioAtt denoised"}),
+        ({"SeriesDescription": None}, {"SeriesDescription": "BioAtt denoised"}),
+        ({"SeriesNumber": 2**31 - 5}, {"SeriesNumber": 2**31 - 1}),
+        ({"SeriesNumber": None}, {"SeriesNumber": 1000}),
+        ({"ImageType": ["ORIGINAL", "PRIMARY"]}, {"ImageType": ["DERIVED", "PRIMARY", "AXIAL"]}),
+        ({"ImageType": None}, {"ImageType": ["DERIVED", "PRIMARY", "AXIAL"]}),
+    ],
+)
+def test_values_fit_their_representation(tmp_path, values, expected):
+    def modify(dataset, _):
+        for keyword, content in values.items():
+            setattr(dataset, keyword, content)
+
+    _, derived = derived_dataset(tmp_path, modify=modify)
+    for keyword, content in expected.items():
+        assert derived[keyword].value == content
+
+
+def test_long_and_foreign_provenance_fits(tmp_path):
+    source = write_ct_series(tmp_path / "in", slices=1)
+    odd = Provenance(
+        version="1\\2", network="Größe\n" * 300, weights_sha256="0" * 64, prior="table:é", prior_model="my\ttable"
+    )
+    series = select_series(source)
+    write_derived_series(series, read_volume(series), tmp_path / "out", odd)
+    derived = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    assert len(derived.DerivationDescription) <= 1024 and "Gr??e Gr??e" in derived.DerivationDescription
+    assert derived.ContributingEquipmentSequence[0].SoftwareVersions == "1 2"
+
+
+@pytest.mark.parametrize(
+    "character_set, name, description",
+    [
+        ("ISO_IR 192", "Łukasz^Ż", "Głowa"),
+        ("ISO_IR 144", "Люкceмбypг", "Голова"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎", "頭部"),
+        ("GB18030", "Wang^XiaoDong=王^小东", "头部"),
+    ],
+)
+def test_character_sets_survive(tmp_path, character_set, name, description):
+    def modify(dataset, _):
+        dataset.SpecificCharacterSet = character_set
+        dataset.ReferringPhysicianName = dataset.StudyDescription = ""
+        dataset.PatientName, dataset.SeriesDescription = name, description
+
+    source, derived = derived_dataset(tmp_path, modify=modify)
+    assert source.PatientName == derived.PatientName == name
+    assert derived.SeriesDescription == f"{description} BioAtt denoised"
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("character_set", ["ISO_IR 999", "ISO_IR 192", ""])
+def test_text_in_the_wrong_character_set_is_copied_not_repaired(tmp_path, syntax, character_set, caplog):
+    def modify(dataset, _):
+        dataset.SpecificCharacterSet = "ISO_IR 100"
+        dataset.PatientName = "MARK1^Ä"
+        dataset.SeriesDescription = "Schädel"
+
+    source = write_ct_series(tmp_path / "in", slices=1, modify=modify, transfer_syntax=syntax)
+    file = source / "0001.dcm"
+    file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", character_set.encode().ljust(10)))
+    derive(source, tmp_path / "out")
+    content = (tmp_path / "out" / "0001.dcm").read_bytes()
+    assert "MARK1^Ä".encode("latin-1") in content and b"BioAtt denoised" in content
+    assert "MARK1" not in caplog.text
+
+
+def test_values_that_break_their_representation_are_copied(tmp_path):
+    source = write_ct_series(tmp_path / "in", slices=1, transfer_syntax=ImplicitVRLittleEndian)
+    file = source / "0001.dcm"
+    content = file.read_bytes()
+    assert content.count(b"19700101") == 1 and content.count(b"120 ") >= 1
+    file.write_bytes(content.replace(b"19700101", b"1970-1-1").replace(b"120 ", b"12O "))  # birth date and KVP
+    derive(source, tmp_path / "out")
+    content = (tmp_path / "out" / "0001.dcm").read_bytes()
+    assert b"1970-1-1" in content and b"12O " in content
+
+
+@pytest.mark.parametrize("slope, intercept, bits", [(0.25, -1024.0, 16), (1.0, -8192.0, 16), (1.0, -1024.0, 12)])
+def test_a_fine_rescale_is_kept_and_values_are_rounded(tmp_path, slope, intercept, bits):
+    source = write_ct_series(tmp_path / "in", slope=slope, intercept=intercept, bits_stored=bits)
+    series, summary = derive(source, tmp_path / "out", lambda volume: volume + 0.4 * slope)
+    np.testing.assert_array_equal(read_volume(series), read_volume(select_series(source)))
+    derived = pydicom.dcmread(series.files[0])
+    assert (derived.RescaleSlope, derived.RescaleIntercept, derived.BitsStored) == (slope, intercept, bits)
+    assert derived.HighBit == bits - 1 and summary.rescaled_slices == 0
+    up, _ = derive(source, tmp_path / "up", lambda volume: volume + 0.6 * slope)
+    np.testing.assert_array_equal(read_volume(up), read_volume(series) + np.float32(slope))
+
+
+def test_a_coarse_rescale_becomes_hu_in_16_bits(tmp_path, caplog):
+    source = write_ct_series(tmp_path / "in", slope=4.0, bits_stored=12, padding=4095, noise_sd=40)
+    change = np.random.default_rng(0).uniform(-3, 3, (4, 48, 64))
+    series, summary = derive(source, tmp_path / "out", lambda volume: volume + change)
+    before, after = read_volume(select_series(source)), read_volume(series)
+    padded = before == 4095 * 4.0 - 1024
+    assert padded.any()
+    np.testing.assert_array_equal(after[padded], before[padded])
+    np.testing.assert_array_equal(after[~padded], np.rint(before + change)[~padded])
+    stored, derived = read_slice(series.files[0])
+    assert (derived.BitsAllocated, derived.BitsStored, derived.HighBit, derived.PixelRepresentation) == (16, 16, 15, 1)
+    assert (derived.RescaleSlope, derived.RescaleIntercept) == (1, 0)
+    assert derived.PixelPaddingValue == stored[0, 0] == 4095 * 4 - 1024
+    assert summary.rescaled_slices == 4 and "4 slices stored as signed 16-bit HU" in caplog.text
+
+
+@pytest.mark.parametrize("signed, low, high", [(False, 0, 4095), (True, -2048, 2047)])
+def test_values_beyond_the_bits_are_clipped_and_counted(tmp_path, signed, low, high, caplog):
+    source = write_ct_series(tmp_path / "in", bits_stored=12, signed=signed, noise_sd=0)
+
+    def change(volume):
+        volume = volume.copy()
+        volume[0, 0, 0], volume[1, 2, 3], volume[3, 4, 5] = -9000, 9000, 8000
+        return volume
+
+    series, summary = derive(source, tmp_path / "out", change)
+    volume = read_volume(series)
+    assert volume[0, 0, 0] == low - 1024 and volume[1, 2, 3] == volume[3, 4, 5] == high - 1024
+    assert summary.clipped_pixels == 3 and "3 pixels were clipped" in caplog.text
+
+
+def test_padding_is_restored_whatever_the_volume_says(tmp_path):
+    source = write_ct_series(tmp_path / "in", signed=True, padding=-2000)
+    series, summary = derive(source, tmp_path / "out", np.zeros_like)
+    for file, original in zip(series.files, select_series(source).files, strict=True):
+        before, after = read_slice(original)[0], read_slice(file)[0]
+        np.testing.assert_array_equal(after, np.where(before == -2000, -2000, 1024))
+    assert summary.clipped_pixels == 0
+
+
+def test_once_lossy_stays_lossy(tmp_path):
+    def modify(dataset, _):
+        dataset.LossyImageCompression, dataset.LossyImageCompressionRatio = "01", "8.5"
+
+    _, derived = derived_dataset(tmp_path, modify=modify)
+    assert derived.LossyImageCompression == "01" and derived.LossyImageCompressionRatio == 8.5
+
+
+def test_a_lossy_transfer_syntax_makes_the_result_lossy(tmp_path):
+    source, derived = derived_dataset(tmp_path, transfer_syntax=JPEGLSNearLossless)
+    assert "LossyImageCompression" not in source
+    assert derived.LossyImageCompression == "01" and derived.LossyImageCompressionMethod == "ISO_14495_1"
+    encoded = len(source.PixelData) - 16 - 8  # offset table item and delimiter, about
+    assert derived.LossyImageCompressionRatio == pytest.approx(48 * 64 * 2 / encoded, rel=0.05)
+
+
+def test_dates_follow_the_time_zone_of_the_source(tmp_path):
+    def modify(dataset, _):
+        dataset.TimezoneOffsetFromUTC = "+1130"
+
+    _, derived = derived_dataset(tmp_path, modify=modify)
+    written = datetime.strptime(derived.SeriesDate + derived.SeriesTime + "+1130", "%Y%m%d%H%M%S.%f%z")
+    contributed = derived.ContributingEquipmentSequence[0].ContributionDateTime
+    assert abs((datetime.strptime(contributed, "%Y%m%d%H%M%S.%f%z") - written).total_seconds()) < 1
+
+
+def test_an_existing_folder_is_kept_or_replaced_whole(tmp_path):
+    source = write_ct_series(tmp_path / "in", slices=2)
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    with pytest.raises(BioAttError, match="exists"):
+        derive(source, target)
+    assert [file.name for file in target.iterdir()] == ["old.txt"]
+    derive(source, target, overwrite=True)
+    assert sorted(file.name for file in target.iterdir()) == ["0001.dcm", "0002.dcm"]
+
+
+def test_the_source_is_never_overwritten(tmp_path):
+    source = write_ct_series(tmp_path / "in")
+    before = checksums(source)
+    for target in (source, tmp_path, tmp_path / "x" / ".." / "in"):
+        with pytest.raises(BioAttError, match="holds the source"):
+            derive(source, target, overwrite=True)
+    assert checksums(source) == before
+
+
+def test_nothing_is_left_of_a_run_that_fails(tmp_path):
+    source = write_ct_series(tmp_path / "in")
+    series = select_series(source)
+    volume = read_volume(series)
+    with pytest.raises(BioAttError, match="not finite"):
+        write_derived_series(
+            series, np.where(np.arange(4)[:, None, None] == 2, np.nan, volume), tmp_path / "out", PROVENANCE
+        )
+    with pytest.raises(BioAttError, match=r"\(4, 48, 64\), the volume to write \(48, 64, 4\)"):
+        write_derived_series(series, np.moveaxis(volume, 0, -1), tmp_path / "out", PROVENANCE)
+    series.files[3].write_text("gone")
+    with pytest.raises(BioAttError, match="no longer a DICOM file"):
+        write_derived_series(series, volume, tmp_path / "out", PROVENANCE)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_nothing_of_the_patient_is_logged(tmp_path, caplog):
+    caplog.set_level("DEBUG")
+    derive(write_ct_series(tmp_path / "in", slope=2.0), tmp_path / "out", lambda volume: volume * 50)
+    assert len(find_series(tmp_path)) == 2
+    assert "clipped" in caplog.text
+    for secret in ("Phäntom", "SECRET", "19700101", "Study of a phantom", "Reférent"):
+        assert secret not in caplog.text
+
+
+def test_progress_counts_slices(tmp_path):
+    calls = []
+    derive(write_ct_series(tmp_path / "in"), tmp_path / "out", progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
