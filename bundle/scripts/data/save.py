@@ -1,0 +1,102 @@
+"""The Ignite handler that writes results: a derived DICOM series, or NIfTI as the source is stored."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+
+from ..dicom import select_series, write_derived_series
+from ..errors import BioAttError
+from ..provenance import Provenance
+from ..staging import check_output_folder, staged_folder
+from .volume import write_nifti
+
+logger = logging.getLogger(__name__)
+
+
+class SaveSeries:
+    """Writes each result of an evaluator in the form of its source, all or nothing.
+
+    A DICOM series becomes a derived series, alone in the output folder; NIfTI files become files of the same names,
+    each with a .json beside it that tells what made it. The folder appears when the run is complete.
+
+    Args:
+        output_dir: a folder that does not exist yet, or is replaced whole with `overwrite`.
+        provenance: what made the results.
+        overwrite: replace an existing folder.
+
+    Raises:
+        BioAttError: the folder cannot be used, or writing fails.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str], provenance: Provenance, *, overwrite: bool = False) -> None:
+        self.output_dir = Path(output_dir)
+        self.provenance = provenance
+        self.overwrite = overwrite
+        self._staging = ExitStack()
+        self._folder: Path | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator whose output has ``image`` and ``pred`` in HU."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.abandon)
+
+    def start(self, engine: Engine) -> None:
+        """Refuse a folder that cannot be used before the work begins."""
+        check_output_folder(self.output_dir, self.overwrite)
+
+    def write(self, engine: Engine) -> None:
+        """Write the results of one iteration."""
+        for item in engine.state.output:
+            meta = item["image"].meta
+            hu = item["pred"].numpy()[0]
+            if meta["kind"] == "dicom":
+                series = select_series(meta["filename_or_obj"], meta["series_instance_uid"])
+                write_derived_series(
+                    series, hu.transpose(2, 1, 0), self.output_dir, self.provenance, overwrite=self.overwrite
+                )
+            else:
+                self._write_nifti(Path(meta["filename_or_obj"]), hu)
+
+    def finish(self, engine: Engine) -> None:
+        """Move the finished folder to its place."""
+        self._staging.close()
+        self._folder = None
+
+    def abandon(self, engine: Engine, error: BaseException) -> None:
+        """Drop what was written so far and let the error go on."""
+        self._staging.__exit__(type(error), error, error.__traceback__)
+        raise error
+
+    def _write_nifti(self, source: Path, hu: np.ndarray) -> None:
+        if self._folder is None:
+            self._folder = self._staging.enter_context(staged_folder(self.output_dir, self.overwrite))
+        clipped = write_nifti(source, hu, self._folder / source.name)
+        if clipped:
+            logger.warning("%s: %d voxels were clipped to the range of its data type", source.name, clipped)
+        record: dict[str, Any] = {"source": source.name, **self.provenance.as_dict()}
+        sidecar = source.name[: source.name.lower().rindex(".nii")] + ".json"
+        (self._folder / sidecar).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def check_places(dataset_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str], overwrite: bool) -> None:
+    """Refuse an output folder that exists, or that would replace or mingle with the input.
+
+    Raises:
+        BioAttError: say which, and the remedy.
+    """
+    if not str(output_dir):
+        raise BioAttError("no output folder given; name one that does not exist yet (--output_dir PATH)")
+    source, target = Path(dataset_dir).resolve(), Path(output_dir).resolve()
+    if target == source or target in source.parents or (source.is_dir() and source in target.parents):
+        raise BioAttError(f"output folder {output_dir} and input {dataset_dir} lie inside one another; choose another")
+    check_output_folder(output_dir, overwrite)

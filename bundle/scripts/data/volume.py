@@ -1,0 +1,186 @@
+"""One volume in HU from a DICOM series or a NIfTI file, with what is needed to name its slices."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..dicom import find_series, read_volume, select_series
+from ..errors import BioAttError
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A CT volume in HU.
+
+    Args:
+        hu: float32, (columns, rows, slices) for DICOM, storage order for NIfTI.
+        affine: 4x4, index to RAS in mm, as NIfTI and MONAI have it.
+        source: the path it came from.
+        kind: ``dicom`` or ``nifti``.
+        series_instance_uid: of a DICOM series, else empty.
+        sop_instance_uids, files: one per slice of the third axis, of a DICOM series, else empty.
+    """
+
+    hu: np.ndarray
+    affine: np.ndarray
+    source: Path
+    kind: str
+    series_instance_uid: str = ""
+    sop_instance_uids: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+def is_nifti(path: str | os.PathLike[str]) -> bool:
+    """Whether the name says NIfTI."""
+    return str(path).lower().endswith(NIFTI_SUFFIXES)
+
+
+def find_inputs(path: str | os.PathLike[str]) -> list[Path]:
+    """What `path` holds to be processed: itself if it is a DICOM series or a file, else its NIfTI files, sorted.
+
+    Raises:
+        BioAttError: it does not exist, is empty, or holds NIfTI and DICOM files together.
+    """
+    if not str(path):
+        raise BioAttError("no input given; name a folder of DICOM files or a NIfTI file (--dataset_dir PATH)")
+    place = Path(path)
+    if not place.exists():
+        raise BioAttError(f"input {place} does not exist; name a folder of DICOM files or a NIfTI file")
+    if place.is_file():
+        return [place]
+    niftis = sorted(p for p in place.iterdir() if p.is_file() and is_nifti(p) and not p.name.startswith("."))
+    if not niftis:
+        return [place]
+    if any(p.is_file() and p.suffix.lower() in (".dcm", ".ima") for p in place.iterdir()):
+        raise BioAttError(f"input {place} holds NIfTI and DICOM files together; name one of them")
+    return niftis
+
+
+def load_volume(path: str | os.PathLike[str], *, series: str = "", assume_hu: bool = False) -> Volume:
+    """Read a DICOM series, a single DICOM file or a NIfTI file as HU.
+
+    Args:
+        path: folder or file.
+        series: SeriesInstanceUID, where a folder holds several.
+        assume_hu: take a NIfTI's numbers as HU although they do not look like it.
+
+    Raises:
+        BioAttError: see `scripts.dicom` and `read_nifti`.
+    """
+    if is_nifti(path):
+        if series:
+            raise BioAttError(f"--series chooses among DICOM series; {path} is a NIfTI file, leave it out")
+        return read_nifti(path, assume_hu=assume_hu)
+    chosen = select_series(path, series or None)
+    return Volume(
+        hu=np.ascontiguousarray(read_volume(chosen)).transpose(2, 1, 0),
+        affine=np.asarray(chosen.affine, dtype=np.float64),
+        source=Path(path),
+        kind="dicom",
+        series_instance_uid=chosen.series_instance_uid,
+        sop_instance_uids=chosen.sop_instance_uids,
+        files=tuple(str(file) for file in chosen.files),
+    )
+
+
+def read_nifti(path: str | os.PathLike[str], *, assume_hu: bool = False) -> Volume:
+    """Read a 3-D NIfTI file (or 2-D: one slice) of HU; `write_nifti` is the way back.
+
+    Raises:
+        BioAttError: unreadable, not numeric, not 3-D, or not in HU.
+    """
+    image = _open_nifti(path)
+    if image.get_data_dtype().kind not in "iuf":
+        raise BioAttError(f"{path} holds {image.get_data_dtype()} values, wanted numbers in HU; export it as HU")
+    shape = image.shape[:3] if len(image.shape) > 3 and set(image.shape[3:]) == {1} else image.shape
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise BioAttError(f"{path} has shape {image.shape}, wanted one 3-D volume; split it into volumes")
+    try:
+        hu = np.asarray(image.dataobj, dtype=np.float32).reshape(*shape, *((1,) * (3 - len(shape))))
+    except Exception as error:
+        raise BioAttError(f"{path} cannot be decoded ({error}); copy or export it again") from error
+    if not assume_hu:
+        _check_hu(hu, path)
+    return Volume(hu=hu, affine=np.asarray(image.affine, dtype=np.float64), source=Path(path), kind="nifti")
+
+
+def write_nifti(source: str | os.PathLike[str], hu: np.ndarray, target: str | os.PathLike[str]) -> int:
+    """Write `hu` (X, Y, Z) to `target` as `source` is stored: its header, affine, data type, slope and intercept.
+
+    Returns:
+        How many voxels had to be clipped to the data type.
+    """
+    import nibabel
+
+    image = _open_nifti(source)
+    dtype = image.get_data_dtype()
+    slope, intercept = image.dataobj.slope, image.dataobj.inter
+    stored = (np.asarray(hu, dtype=np.float64).reshape(image.shape) - intercept) / slope
+    clipped = 0
+    if dtype.kind in "iu":
+        stored = np.rint(np.nan_to_num(stored))
+        limits = np.iinfo(dtype)
+        clipped = int(np.count_nonzero((stored < limits.min) | (stored > limits.max)))
+        stored = stored.clip(limits.min, limits.max)
+    result = type(image)(stored.astype(dtype), image.affine, image.header.copy())
+    result.header.set_data_dtype(dtype)
+    result.header.set_slope_inter(slope, intercept)
+    nibabel.save(result, target)
+    return clipped
+
+
+def _open_nifti(path: str | os.PathLike[str]):
+    import nibabel
+
+    if not Path(path).is_file():
+        raise BioAttError(f"input {path} does not exist; name a NIfTI file")
+    try:
+        return nibabel.load(path)
+    except Exception as error:
+        raise BioAttError(f"{path} is no readable NIfTI file ({error}); copy or export it again") from error
+
+
+def _check_hu(hu: np.ndarray, path: str | os.PathLike[str]) -> None:
+    """Refuse what cannot be a CT in HU: windowed, normalised, or some other quantity."""
+    finite = hu[np.isfinite(hu)]
+    if not finite.size:
+        raise BioAttError(f"{path} holds no finite value; export it again in HU")
+    lowest, highest = float(finite.min()), float(finite.max())
+    if lowest >= 0.0 and highest <= 255.0:
+        found = "values in [0, 1], as after normalisation" if highest <= 1.0 else "values in [0, 255], as a picture"
+    elif lowest > -200.0:
+        found = f"a minimum of {lowest:g}, above -200 HU: no air"
+    elif highest < 100.0:
+        found = f"a maximum of {highest:g}, below 100 HU: no bone or contrast"
+    else:
+        return
+    raise BioAttError(f"{path} does not look like HU: {found}; export it in HU, or go on with --assume-hu")
+
+
+def series_folders(dataset_dir: str | os.PathLike[str]) -> dict[str, Path]:
+    """Name of each subfolder of `dataset_dir` that holds a CT series, and its path; sorted by name.
+
+    ::
+
+        dataset_dir/
+          PATIENT_A/*.dcm     one series a folder, one folder a patient
+          PATIENT_B/*.dcm
+
+    Raises:
+        BioAttError: there is no such folder.
+    """
+    root = Path(dataset_dir)
+    if not str(dataset_dir) or not root.is_dir():
+        raise BioAttError(f"dataset_dir {root} is not a folder; name one with a subfolder of DICOM files per patient")
+    folders = {p.name: p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")}
+    if not folders:
+        raise BioAttError(f"dataset_dir {root} has no subfolders; put each patient's DICOM series into its own")
+    for folder in folders.values():
+        find_series(folder)
+    return folders

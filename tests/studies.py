@@ -1,0 +1,38 @@
+"""Small studies and weights that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from scripts.data import load_volume
+from scripts.networks import BioAtt
+
+
+def lively_network(channels: int = 8, seed: int = 0) -> BioAtt:
+    """An untrained network whose output differs visibly from its input and hangs on its prior."""
+    torch.manual_seed(seed)
+    network = BioAtt(channels=channels).eval()
+    with torch.no_grad():
+        for block in (network.attention3, network.attention5):
+            block.conv.weight.mul_(20.0)
+        for layer in (network.conv2, network.conv3, network.conv4, network.conv5, network.deconv1, network.deconv2):
+            layer.weight.mul_(2.0)
+    return network
+
+
+def save_network(path: Path, **arguments: int) -> Path:
+    """Weights of a `lively_network`."""
+    torch.save(lively_network(**arguments).state_dict(), path)
+    return path
+
+
+def as_nifti(series: Path, path: Path, *, axes: tuple[int, int, int] = (0, 1, 2), flip: tuple[int, ...] = ()) -> Path:
+    """Write a DICOM series as NIfTI, int16, its axes permuted and some of them reversed; the same points in space."""
+    volume = load_volume(series)
+    image = nibabel.Nifti1Image(np.rint(volume.hu).astype(np.int16), volume.affine)
+    orientation = np.stack([axes, [-1 if axis in flip else 1 for axis in range(3)]], axis=1)
+    nibabel.save(image.as_reoriented(orientation), path)
+    return path

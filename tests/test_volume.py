@@ -1,0 +1,148 @@
+"""DICOM and NIfTI to HU and back: same numbers, same geometry, and clear refusals."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+from scripts.data import find_inputs, load_volume
+from scripts.data.volume import read_nifti, series_folders, write_nifti
+from scripts.errors import BioAttError
+from scripts.phantom import write_ct_series
+from studies import as_nifti
+
+
+def write(path, array, affine=None, slope=None, intercept=None):
+    image = nibabel.Nifti1Image(array, np.diag([0.7, 0.8, 3.0, 1.0]) if affine is None else affine)
+    if slope is not None:
+        image.header.set_slope_inter(slope, intercept)
+    nibabel.save(image, path)
+    return path
+
+
+def hu_array(dtype=np.int16, shape=(6, 5, 4)):
+    generator = np.random.default_rng(0)
+    array = generator.uniform(-1024, 1500, shape)
+    return np.rint(array).astype(dtype) if np.dtype(dtype).kind in "iu" else array.astype(dtype)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.float32, np.float64])
+def test_nifti_round_trip_keeps_values_type_and_affine(tmp_path, suffix, dtype):
+    affine = np.array([[0, -0.7, 0, 10], [0.8, 0, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1.0]])
+    source = write(tmp_path / f"in{suffix}", hu_array(dtype), affine)
+    volume = read_nifti(source)
+    assert write_nifti(source, volume.hu, tmp_path / f"out{suffix}") == 0
+    back, original = nibabel.load(tmp_path / f"out{suffix}"), nibabel.load(source)
+    assert back.get_data_dtype() == original.get_data_dtype() == dtype
+    np.testing.assert_array_equal(back.affine, original.affine)
+    np.testing.assert_allclose(back.get_fdata(), original.get_fdata(), rtol=1e-6)
+    assert back.header["qform_code"] == original.header["qform_code"]
+
+
+def test_nifti_slope_and_intercept_are_kept(tmp_path):
+    stored = np.arange(120, dtype=np.uint16).reshape(6, 5, 4) * 20
+    source = write(tmp_path / "in.nii.gz", stored, slope=1.0, intercept=-1024.0)
+    volume = read_nifti(source)
+    np.testing.assert_allclose(volume.hu, stored * 1.0 - 1024)
+    write_nifti(source, volume.hu + 0.4, tmp_path / "out.nii.gz")
+    back = nibabel.load(tmp_path / "out.nii.gz")
+    assert back.get_data_dtype() == np.uint16 and back.dataobj.inter == -1024
+    np.testing.assert_array_equal(back.dataobj.get_unscaled(), stored)
+
+
+def test_nifti_values_are_rounded_and_clipped_not_wrapped(tmp_path):
+    source = write(tmp_path / "in.nii", hu_array())
+    hu = np.zeros((6, 5, 4))
+    hu[0, 0, 0], hu[1, 0, 0], hu[2, 0, 0] = 40000.0, 1.6, -1.6
+    assert write_nifti(source, hu, tmp_path / "out.nii") == 1
+    back = nibabel.load(tmp_path / "out.nii").get_fdata()
+    assert (back[0, 0, 0], back[1, 0, 0], back[2, 0, 0]) == (32767, 2, -2)
+
+
+def test_one_slice_nifti(tmp_path):
+    source = write(tmp_path / "in.nii", hu_array(shape=(6, 5)))
+    volume = read_nifti(source)
+    assert volume.hu.shape == (6, 5, 1)
+    write_nifti(source, volume.hu, tmp_path / "out.nii")
+    assert nibabel.load(tmp_path / "out.nii").shape == (6, 5)
+
+
+def test_dicom_and_its_nifti_are_the_same_volume(tmp_path):
+    series = write_ct_series(tmp_path / "series", slices=3)
+    dicom = load_volume(series)
+    nifti = load_volume(as_nifti(series, tmp_path / "same.nii.gz"))
+    np.testing.assert_array_equal(dicom.hu, nifti.hu)
+    np.testing.assert_allclose(dicom.affine, nifti.affine, atol=1e-5)
+    assert len(dicom.sop_instance_uids) == 3 and not nifti.sop_instance_uids
+
+
+BAD = {
+    "values in \\[0, 1\\]": np.linspace(0, 1, 60, dtype=np.float32).reshape(5, 4, 3),
+    "values in \\[0, 255\\]": np.arange(60, dtype=np.uint8).reshape(5, 4, 3),
+    "minimum of -100, above -200": np.linspace(-100, 900, 60, dtype=np.float32).reshape(5, 4, 3),
+    "maximum of 50, below 100": np.linspace(-1000, 50, 60, dtype=np.float32).reshape(5, 4, 3),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_what_is_not_hu_is_refused_with_the_remedy(tmp_path, message):
+    source = write(tmp_path / "in.nii", BAD[message])
+    with pytest.raises(BioAttError, match=f"in.nii does not look like HU: .*{message}.*--assume-hu"):
+        read_nifti(source)
+    assert read_nifti(source, assume_hu=True).hu.shape == (5, 4, 3)
+
+
+def test_nan_is_kept_but_nothing_but_nan_is_refused(tmp_path):
+    array = hu_array(np.float32)
+    array[0] = np.nan
+    assert np.isnan(read_nifti(write(tmp_path / "some.nii", array)).hu[0]).all()
+    with pytest.raises(BioAttError, match="no finite value"):
+        read_nifti(write(tmp_path / "all.nii", np.full((3, 3, 3), np.nan, np.float32)))
+
+
+def test_other_niftis_are_refused(tmp_path):
+    colour = np.zeros((4, 4, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    with pytest.raises(BioAttError, match="wanted numbers in HU"):
+        read_nifti(write(tmp_path / "colour.nii", colour))
+    with pytest.raises(BioAttError, match="wanted one 3-D volume"):
+        read_nifti(write(tmp_path / "time.nii", hu_array(shape=(4, 4, 2, 5))))
+    (tmp_path / "text.nii.gz").write_text("no image")
+    with pytest.raises(BioAttError, match="no readable NIfTI"):
+        read_nifti(tmp_path / "text.nii.gz")
+    whole = write(tmp_path / "whole.nii", hu_array(shape=(40, 40, 4))).read_bytes()
+    (tmp_path / "cut.nii").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BioAttError, match="cannot be decoded"):
+        read_nifti(tmp_path / "cut.nii")
+    with pytest.raises(BioAttError, match="--series chooses among DICOM series"):
+        load_volume(tmp_path / "cut.nii", series="1.2")
+
+
+def test_inputs_are_a_series_a_file_or_all_niftis_of_a_folder(tmp_path):
+    for name in ("b.nii.gz", "a.nii", ".hidden.nii", "notes.txt"):
+        (tmp_path / name).write_text("")
+    assert [path.name for path in find_inputs(tmp_path)] == ["a.nii", "b.nii.gz"]
+    series = write_ct_series(tmp_path / "series", slices=1)
+    assert find_inputs(series) == [series]
+    assert find_inputs(series / "0001.dcm") == [series / "0001.dcm"]
+
+
+def test_inputs_that_cannot_be(tmp_path):
+    with pytest.raises(BioAttError, match="does not exist"):
+        find_inputs(tmp_path / "nowhere")
+    with pytest.raises(BioAttError, match="no input given"):
+        find_inputs("")
+    write_ct_series(tmp_path / "mixed", slices=1)
+    (tmp_path / "mixed" / "x.nii").write_text("")
+    with pytest.raises(BioAttError, match="NIfTI and DICOM files together"):
+        find_inputs(tmp_path / "mixed")
+
+
+def test_series_folders(tmp_path):
+    write_ct_series(tmp_path / "B", slices=1)
+    write_ct_series(tmp_path / "A", slices=1)
+    assert list(series_folders(tmp_path)) == ["A", "B"]
+    with pytest.raises(BioAttError, match="has no subfolders"):
+        series_folders(tmp_path / "A")
+    with pytest.raises(BioAttError, match="is not a folder"):
+        series_folders(tmp_path / "C")
