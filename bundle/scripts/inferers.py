@@ -1,0 +1,117 @@
+"""A 2-D network over a volume, each axial slice with its own prior, in batches (docs/adr/0002)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer, SimpleInferer
+from torch import Tensor
+
+from .data.reader import slice_keys_from_meta
+from .errors import BioAttError
+from .hu import VALID_RANGE_HU, hu_to_network, network_to_hu
+from .priors import PriorSource
+
+logger = logging.getLogger(__name__)
+
+
+class SlicePriorInferer(Inferer):
+    """Runs ``network(image, prior)`` over the last axis of a volume and gives slice i the prior of slice i.
+
+    MONAI's SliceInferer drops every input but the first, so the network would run without its prior. This inferer
+    asks the prior source itself, since MONAI Label calls an inferer with nothing but the volume and the network.
+
+    Pixels outside -1024 to 3071 HU (padding, metal) and NaN are hidden from the network and keep their value; what
+    the network makes of the others stays within that range, which every 12-bit source can store.
+
+    Args:
+        prior_source: gives the prior of each slice; None lets the network take the uniform one.
+        batch_size: slices at a time.
+        bf16: run the network in bfloat16 where that is fast (recent CPUs and GPUs).
+        progress: show a bar on the terminal.
+
+    Raises:
+        BioAttError: a volume that is not (B, 1, H, W, slices).
+    """
+
+    def __init__(
+        self,
+        *,
+        prior_source: PriorSource | None = None,
+        batch_size: int = 4,
+        bf16: bool = False,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise BioAttError(f"batch_size must be at least 1 slice, got {batch_size}")
+        self.prior_source = prior_source
+        self.batch_size = batch_size
+        self.bf16 = bf16
+        self.progress = progress
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Denoise `inputs` (B, 1, H, W, slices), in network range, slices from inferior to superior.
+
+        Returns:
+            The same shape, float32; a MetaTensor with the input's meta and transforms if the input was one.
+        """
+        if inputs.dim() != 5 or inputs.shape[1] != 1:
+            raise BioAttError(f"the inferer wants a volume (B, 1, H, W, slices), got {list(inputs.shape)}")
+        values = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        keys = slice_keys_from_meta(inputs.meta if isinstance(inputs, MetaTensor) else {}, values.shape[-1])
+        result = torch.empty_like(values, dtype=torch.float32)
+        with torch.inference_mode(), self._bar(values.shape[0] * values.shape[-1]) as advance:
+            for item, out in zip(values, result, strict=True):
+                for start in range(0, values.shape[-1], self.batch_size):
+                    part = slice(start, start + self.batch_size)
+                    stack = item[0, ..., part].movedim(-1, 0)
+                    out[0, ..., part] = self._denoise(stack, keys[part], network).movedim(0, -1)
+                    advance(len(stack))
+        if isinstance(inputs, MetaTensor):
+            return MetaTensor(result, meta=inputs.meta, applied_operations=inputs.applied_operations)
+        return result
+
+    def _denoise(self, stack: Tensor, keys: list[Any], network: Callable[..., Tensor]) -> Tensor:
+        """Denoise slices (n, H, W) and put back what the network has no business with."""
+        lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
+        inside = (stack >= lower) & (stack <= upper)
+        image = torch.nan_to_num(stack, nan=lower).clamp(lower, upper)[:, None]
+        prior = None
+        if self.prior_source is not None:
+            prior = self.prior_source(network_to_hu(stack).float().cpu(), keys).to(image)
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
+            denoised = network(image, prior)
+        return torch.where(inside, denoised[:, 0].float().clamp(lower, upper), stack.float())
+
+    @contextmanager
+    def _bar(self, total: int) -> Iterator[Callable[[int], object]]:
+        if not self.progress:
+            yield lambda count: None
+            return
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc="denoising", unit="slice") as bar:
+            yield bar.update
+
+
+class AutocastInferer(SimpleInferer):
+    """MONAI's SimpleInferer for training: passes the prior on, and may run the network in bfloat16 on any device.
+
+    Args:
+        bf16: autocast to bfloat16; the result is float32 either way.
+    """
+
+    def __init__(self, *, bf16: bool = False) -> None:
+        super().__init__()
+        self.bf16 = bf16
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return ``network(inputs, prior)`` for `inputs` (B, 1, H, W) and ``args = (prior,)``."""
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
+            return network(inputs, *args, **kwargs).float()

@@ -1,0 +1,150 @@
+"""Each slice gets its own prior, padding stays, batches change nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.inferers import SliceInferer
+from scripts.errors import BioAttError
+from scripts.hu import VALID_RANGE_HU, hu_to_network
+from scripts.inferers import AutocastInferer, SlicePriorInferer
+from studies import lively_network
+
+
+class IndexPrior:
+    """A prior that names the slice: descriptor i for slice i."""
+
+    name = model = "index"
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, torch.Size]] = []
+
+    def __call__(self, slices_hu, keys):
+        self.seen += [(key.index, slices_hu.shape[1:]) for key in keys]
+        return torch.nn.functional.one_hot(torch.tensor([key.index for key in keys]), 11).float()
+
+
+def prior_network(image, prior=None):
+    """Adds the number of the descriptor to the image; without a prior, a thousand."""
+    shift = 1000.0 if prior is None else (prior * torch.arange(prior.shape[1])).sum(1)[:, None, None, None]
+    return image + shift
+
+
+@pytest.fixture
+def volume():
+    """Network range 0 to 0.1, so that `prior_network` stays within the valid range."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(1, 1, 24, 30, 7, generator=generator) / 10
+
+
+def test_the_result_stays_in_the_valid_range(volume):
+    lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
+    out = SlicePriorInferer(batch_size=7)(volume, lambda image, prior=None: (image - 0.05) * 1e6)
+    assert out.min() == pytest.approx(lower) and out.max() == pytest.approx(upper)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
+def test_slice_i_gets_prior_i(volume, batch_size):
+    out = SlicePriorInferer(prior_source=IndexPrior(), batch_size=batch_size)(volume, prior_network)
+    torch.testing.assert_close(out - volume, torch.arange(7.0).expand_as(volume), atol=1e-5, rtol=0)
+
+
+def test_monais_slice_inferer_would_lose_the_prior(volume):
+    """Why this bundle has an inferer of its own (MONAI issue 8220): the extra input is dropped in silence."""
+    priors = torch.eye(11)[:7][None]
+    lost = SliceInferer(roi_size=(24, 30), spatial_dim=2, sw_batch_size=1)(volume, prior_network, priors)
+    assert not torch.allclose(lost - volume, torch.arange(7.0).expand_as(volume), atol=1e-5)
+
+
+def test_prior_source_sees_whole_slices_once_in_order(volume):
+    source = IndexPrior()
+    SlicePriorInferer(prior_source=source, batch_size=3)(volume, prior_network)
+    assert source.seen == [(i, torch.Size([24, 30])) for i in range(7)]
+
+
+def test_prior_source_gets_hu(volume):
+    got = []
+
+    class Source(IndexPrior):
+        def __call__(self, slices_hu, keys):
+            got.append(slices_hu)
+            return super().__call__(slices_hu, keys)
+
+    SlicePriorInferer(prior_source=Source(), batch_size=7)(hu_to_network(volume * 1000 - 1000), prior_network)
+    torch.testing.assert_close(got[0], (volume * 1000 - 1000)[0, 0].movedim(-1, 0), atol=1e-3, rtol=0)
+
+
+def test_a_real_network_acts_on_its_prior(volume):
+    network = lively_network()
+    volume = volume * 10
+    out = SlicePriorInferer(prior_source=IndexPrior(), batch_size=2)(volume, network)
+    without = SlicePriorInferer(batch_size=2)(volume, network)
+    assert (out - without).abs().amax() > 1e-2
+    expected = network(volume[..., 4], torch.eye(11)[4:5]).detach()
+    torch.testing.assert_close(out[..., 4], expected)
+
+
+def test_several_volumes_in_a_batch(volume):
+    both = torch.cat([volume, volume + 1])
+    out = SlicePriorInferer(prior_source=IndexPrior(), batch_size=4)(both, prior_network)
+    torch.testing.assert_close(out - both, torch.arange(7.0).expand_as(both), atol=1e-5, rtol=0)
+
+
+def test_padding_metal_and_nan_keep_their_value_and_stay_out_of_the_network(volume):
+    hu = volume * 100
+    hu[0, 0, 3, 4, 2] = -3024.0
+    hu[0, 0, 5, 6, 2] = 20000.0
+    hu[0, 0, 7, 8, 2] = float("nan")
+    shown = []
+
+    def network(image, prior=None):
+        shown.append(image)
+        return image * 0
+
+    values = hu_to_network(hu)
+    out = SlicePriorInferer(batch_size=7)(values, network)
+    lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
+    assert torch.isfinite(shown[0]).all() and shown[0].min() >= lower and shown[0].max() <= upper
+    assert out[0, 0, 3, 4, 2] == values[0, 0, 3, 4, 2]
+    assert out[0, 0, 5, 6, 2] == values[0, 0, 5, 6, 2]
+    assert out[0, 0, 7, 8, 2].isnan()
+    assert out.nan_to_num().count_nonzero() == 2
+
+
+def test_metatensor_keeps_meta_and_transforms(volume):
+    image = MetaTensor(volume, meta={"affine": torch.eye(4), "kind": "nifti"})
+    image.push_applied_operation({"class": "something"})
+    out = SlicePriorInferer(prior_source=IndexPrior())(image, prior_network)
+    assert isinstance(out, MetaTensor)
+    assert out.meta["kind"] == "nifti" and out.applied_operations == image.applied_operations
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 2, 8, 8, 3)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(BioAttError, match="wants a volume"):
+        SlicePriorInferer()(torch.zeros(shape), prior_network)
+
+
+def test_batch_size_must_be_positive():
+    with pytest.raises(BioAttError, match="batch_size must be at least 1"):
+        SlicePriorInferer(batch_size=0)
+
+
+def test_bf16_runs_in_bfloat16_and_returns_float32(volume):
+    kinds = []
+
+    def network(image, prior=None):
+        out = torch.nn.functional.conv2d(image, torch.ones(1, 1, 1, 1))
+        kinds.append(out.dtype)
+        return out
+
+    out = SlicePriorInferer(bf16=True)(volume, network)
+    patch = AutocastInferer(bf16=True)(volume[..., 0], network)
+    assert set(kinds) == {torch.bfloat16}
+    assert out.dtype == patch.dtype == torch.float32
+
+
+def test_training_inferer_passes_the_prior(volume):
+    out = AutocastInferer()(volume[..., 0], prior_network, torch.eye(11)[5:6])
+    torch.testing.assert_close(out - volume[..., 0], torch.full((1, 1, 24, 30), 5.0))
