@@ -1,0 +1,224 @@
+"""What the `bioatt` commands do: start the configs' workflows, or one of the rooms."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import logging.config
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import BioAttError, find_bioatt_error
+
+BUNDLE_ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = BUNDLE_ROOT / "configs"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command that was parsed and return its exit code: 0, or 2 for bad input."""
+    logging.config.fileConfig(CONFIGS / "logging.conf", disable_existing_loggers=False)
+    from .workflow import quiet_libraries
+
+    quiet_libraries()
+    command = {
+        "denoise": denoise,
+        "priors": priors,
+        "train": train,
+        "evaluate": evaluate,
+        "convert": convert,
+        "demo": demo,
+    }[options.command]
+    try:
+        command(options)
+    except KeyboardInterrupt:
+        print("stopped; nothing half-written is left", file=sys.stderr)
+        return 130
+    except Exception as error:
+        ours = find_bioatt_error(error)
+        if ours is None:
+            raise
+        print(f"error: {ours}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str, Any]) -> None:
+    """Run a workflow of the bundle's configs, as `python -m monai.bundle run` does.
+
+    Args:
+        run_id: ``inference``, ``training`` or ``evaluation``.
+        config_names: files in configs/, later ones override earlier ones.
+        overrides: config keys and values.
+    """
+    from monai.bundle import ConfigWorkflow
+
+    from .workflow import check_overrides
+
+    files = [str(CONFIGS / name) for name in config_names]
+    for file in files:
+        if not Path(file).is_file():
+            known = sorted(path.stem for path in CONFIGS.glob("network_*.json"))
+            raise BioAttError(f"no config {Path(file).name} in the bundle; it has {', '.join(known) or 'none'}")
+    check_overrides(overrides, files)
+    workflow = ConfigWorkflow(
+        config_file=files,
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        run_id=run_id,
+        workflow_type=None,
+        bundle_root=str(BUNDLE_ROOT),
+        **overrides,
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def denoise(options: argparse.Namespace) -> None:
+    """`bioatt denoise`: the inference workflow."""
+    overrides: dict[str, Any] = {
+        "dataset_dir": options.input,
+        "output_dir": options.output,
+        "series": options.series,
+        "assume_hu": options.assume_hu,
+        "overwrite": options.overwrite,
+        "prior": options.prior,
+        "prior_preparation": options.prior_preparation,
+        "prior_window_hu": list(options.prior_window),
+        "bf16": options.bf16,
+        "progress": not options.quiet,
+    }
+    for name in ("weights", "batch_size"):
+        if getattr(options, name) is not None:
+            overrides[name] = getattr(options, name)
+    if options.device:
+        overrides["device"] = _device(options.device)
+    configs = ["inference.json"]
+    if options.network:
+        configs.append(f"network_{options.network}.json")
+    run_workflow("inference", configs, overrides)
+
+
+def priors(options: argparse.Namespace) -> None:
+    """`bioatt priors`: a table of priors, one row a slice."""
+    import torch
+
+    from .data import find_inputs, radiological_slices
+    from .data.reader import slice_keys_from_meta
+    from .priors import make_prior, write_prior_table
+
+    target = Path(options.output)
+    if target.exists() and not options.overwrite:
+        raise BioAttError(f"{target} exists; name another file, or replace it with --overwrite")
+    inputs = find_inputs(options.input)
+    source = make_prior(
+        options.prior,
+        preparation=options.prior_preparation,
+        window_hu=tuple(options.prior_window),
+        device=_device(options.device or "cpu"),
+    )
+    rows = []
+    for path in inputs:
+        volume = radiological_slices(path, series=options.series, assume_hu=options.assume_hu)
+        keys = slice_keys_from_meta(volume.meta, len(volume))
+        for i, key in enumerate(keys):
+            rows.append((key, source(torch.from_numpy(volume[i])[None], [key])[0]))
+    write_prior_table(target, rows, source)
+    print(f"{len(rows)} slices, prior {source.model}: {target}")
+
+
+def train(options: argparse.Namespace) -> None:
+    """`bioatt train`: the training workflow."""
+    overrides = {
+        "dataset_dir": options.data,
+        "output_dir": options.output,
+        "validate_patients": options.validate,
+        **_settings(options.set),
+    }
+    run_workflow("training", ["train.json"], overrides)
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """`bioatt evaluate`: the evaluation workflow."""
+    overrides = {
+        "dataset_dir": options.data,
+        "output_dir": options.output,
+        "validate_patients": options.validate,
+        **_settings(options.set),
+    }
+    if options.weights:
+        overrides["weights"] = options.weights
+    run_workflow("evaluation", ["train.json", "evaluate.json"], overrides)
+
+
+def convert(options: argparse.Namespace) -> None:
+    """`bioatt convert`: the authors' checkpoint to this bundle's weights."""
+    import os
+
+    import torch
+
+    from .networks import load_reference_checkpoint
+
+    target = Path(options.output)
+    beside = target.with_suffix(".json")
+    if target.suffix != ".pt":
+        raise BioAttError(f"{target} must end in .pt; name the weights file so")
+    for path in (target, beside):
+        if path.exists() and not options.overwrite:
+            raise BioAttError(f"{path} exists; name another file, or replace it with --overwrite")
+    network = load_reference_checkpoint(options.input)
+    definition = {
+        "network_def": {
+            "_target_": "BioAtt",
+            "channels": network.conv1.out_channels,
+            "attention": network.attention,
+            "num_descriptors": network.num_descriptors,
+        }
+    }
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        torch.save(network.state_dict(), partial)
+        beside.write_text(json.dumps(definition, indent=4) + "\n")
+        os.replace(partial, target)
+    except OSError as error:
+        raise BioAttError(f"writing {target} failed: {error.strerror or error}; choose another place") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"{network.title}: weights in {target}, network_def in {beside}")
+
+
+def demo(options: argparse.Namespace) -> None:
+    """`bioatt demo`: a phantom at low dose, denoised."""
+    from .demo import run_demo
+
+    run_demo(Path(options.output))
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` words as config overrides; a value is JSON where it can be, else text."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise BioAttError(f"--set {pair}: wanted KEY=VALUE, e.g. prior=uniform")
+        try:
+            settings[key] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[key] = value
+    return settings
+
+
+def _device(name: str) -> Any:
+    """The torch device called `name`, if this machine has it."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BioAttError(f"device {name} cannot be used ({reason}); choose cpu, or leave --device out") from error
+    return device

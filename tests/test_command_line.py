@@ -1,0 +1,117 @@
+"""The `bioatt` command: help without torch, convert, priors, demo."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pydicom
+import pytest
+import torch
+from scripts.command_line import build_parser, main
+from scripts.networks import BioAtt, load_weights
+from scripts.networks.reference import to_reference
+from scripts.phantom import write_ct_series
+
+COMMANDS = ("denoise", "priors", "train", "evaluate", "convert", "demo")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert len(capsys.readouterr().out) > 300
+
+
+def test_help_lists_all_commands_and_says_what_it_is_not(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS) and "not a medical device" in " ".join(text.split())
+
+
+def test_help_imports_no_torch(bundle_root):
+    code = (
+        "import sys; sys.argv = ['bioatt', '--help']\n"
+        "from scripts.command_line import main\n"
+        "try: main()\n"
+        "except SystemExit: print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=bundle_root, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False False"
+
+
+@pytest.mark.parametrize("words", [[], ["denoise"], ["denoise", "a"], ["blur", "a", "b"]])
+def test_wrong_usage_ends_with_2(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        build_parser().parse_args(words)
+    assert end.value.code == 2
+    assert "usage: bioatt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("attention", ["prior", "spatial", "channel", "none"])
+def test_convert_writes_weights_and_the_network_def_for_them(tmp_path, attention, capsys):
+    torch.manual_seed(0)
+    theirs = BioAtt(channels=32, attention=attention).eval()
+    torch.save(to_reference(theirs.state_dict(), attention), tmp_path / "theirs.pth")
+    assert main(["convert", str(tmp_path / "theirs.pth"), str(tmp_path / "ours.pt")]) == 0
+    assert f"attention={attention}" in capsys.readouterr().out
+    definition = json.loads((tmp_path / "ours.json").read_text())["network_def"]
+    assert definition.pop("_target_") == "BioAtt"
+    ours = load_weights(BioAtt(**definition), tmp_path / "ours.pt")
+    image, prior = torch.rand(1, 1, 30, 30), torch.rand(1, 11).softmax(1)
+    torch.testing.assert_close(ours(image, prior), theirs(image, prior))
+
+
+def test_convert_refuses_bad_files_and_keeps_what_is_there(tmp_path, capsys):
+    (tmp_path / "text.pth").write_text("no checkpoint")
+    assert main(["convert", str(tmp_path / "text.pth"), str(tmp_path / "ours.pt")]) == 2
+    assert "text.pth" in capsys.readouterr().err
+    assert not (tmp_path / "ours.pt").exists()
+    torch.save({"some.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    assert main(["convert", str(tmp_path / "other.pth"), str(tmp_path / "ours.pt")]) == 2
+    assert "lacks key conv1.weight" in capsys.readouterr().err
+    torch.save(to_reference(BioAtt(channels=16).state_dict(), "prior"), tmp_path / "good.pth")
+    (tmp_path / "ours.pt").write_text("mine")
+    assert main(["convert", str(tmp_path / "good.pth"), str(tmp_path / "ours.pt")]) == 2
+    assert "--overwrite" in capsys.readouterr().err and (tmp_path / "ours.pt").read_text() == "mine"
+    assert main(["convert", str(tmp_path / "good.pth"), str(tmp_path / "ours.pt"), "--overwrite"]) == 0
+    assert main(["convert", str(tmp_path / "good.pth"), str(tmp_path / "ours.bin")]) == 2
+
+
+def test_priors_writes_a_row_a_slice_by_uid(tmp_path, capsys):
+    series = write_ct_series(tmp_path / "series", slices=3)
+    assert main(["priors", str(series), str(tmp_path / "p.csv"), "--prior", "random:1"]) == 0
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert len(lines) == 1 + 1 + 3
+    uids = {str(pydicom.dcmread(file).SOPInstanceUID) for file in series.iterdir()}
+    assert all(any(uid in line for line in lines) for uid in uids)
+    capsys.readouterr()
+    assert main(["priors", str(series), str(tmp_path / "p.csv")]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_demo_denoises_and_leaves_dicom_and_a_picture(tmp_path, capsys, monkeypatch):
+    from scripts import demo
+
+    monkeypatch.setattr(demo, "SLICES", 2)
+    assert main(["demo", str(tmp_path / "demo")]) == 0
+    out = capsys.readouterr().out
+    rows = {line[:10].strip(): [float(x) for x in line[10:].split()] for line in out.splitlines()[-6:-1] if "." in line}
+    low, denoised = rows["low dose"], rows["denoised"]
+    assert denoised[0] > low[0] + 1.0, "PSNR rises by more than 1 dB"
+    assert denoised[1] > low[1], "SSIM rises"
+    assert denoised[2] < 0.8 * low[2], "noise falls by more than 20%"
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["demo.png", "denoised", "low_dose", "truth"]
+    assert (tmp_path / "demo" / "demo.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(list((tmp_path / "demo" / "denoised").glob("*.dcm"))) == 2
+
+
+def test_demo_replaces_only_a_former_demo(tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    assert main(["demo", str(tmp_path / "mine")]) == 2
+    assert "is no former demo" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "thesis.txt").exists()

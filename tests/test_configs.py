@@ -1,0 +1,83 @@
+"""Configs and metadata: complete for MONAI, true about the network, and consistent with one another."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from scripts.hu import VALID_RANGE_HU, hu_to_network
+from scripts.networks import BioAtt, load_weights
+
+
+def read(bundle_root, name):
+    return json.loads((bundle_root / "configs" / name).read_text())
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"), [("inference.json", "infer"), ("train.json", "train")], ids=["inference", "train"]
+)
+def test_no_required_property_is_missing(bundle_root, config, kind):
+    workflow = ConfigWorkflow(str(bundle_root / "configs" / config), workflow_type=kind, logging_file=False)
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize(
+    ("names", "run_id"),
+    [(["inference.json"], "inference"), (["train.json"], "training"), (["train.json", "evaluate.json"], "evaluation")],
+)
+def test_each_workflow_has_its_run_id_and_run(bundle_root, names, run_id):
+    parser = ConfigParser(ConfigParser.load_config_files([str(bundle_root / "configs" / name) for name in names]))
+    parser.parse()
+    assert parser[run_id] == parser["run"] and "begin()" in parser[run_id][0]
+
+
+def test_metadata_fits_the_version_and_the_network(bundle_root):
+    metadata = read(bundle_root, "metadata.json")
+    assert metadata["version"] in metadata["changelog"]
+    data = metadata["network_data_format"]
+    lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
+    assert data["inputs"]["image"]["value_range"] == pytest.approx([lower, upper], abs=1e-6)
+    assert data["post_processed_outputs"]["pred"]["value_range"] == list(VALID_RANGE_HU)
+
+
+@pytest.mark.data
+def test_metadata_is_valid_against_the_schema_it_names(bundle_root, data_dir):
+    import jsonschema
+
+    metadata = read(bundle_root, "metadata.json")
+    schema = data_dir / "schemas" / metadata["schema"].rsplit("/", 1)[1]
+    jsonschema.validate(metadata, json.loads(schema.read_text()))
+
+
+def test_package_and_bundle_have_one_version(bundle_root):
+    import tomllib
+
+    project = tomllib.loads((bundle_root.parent / "pyproject.toml").read_text())["project"]
+    assert project["version"] == read(bundle_root, "metadata.json")["version"]
+    assert f"## {project['version']}" in (bundle_root.parent / "CHANGELOG.md").read_text()
+
+
+def test_train_and_inference_have_one_network_and_one_view_of_the_prior(bundle_root):
+    train, inference = read(bundle_root, "train.json"), read(bundle_root, "inference.json")
+    for key in ("network_def", "prior", "prior_preparation", "prior_window_hu", "prior_source"):
+        assert train[key] == inference[key], key
+
+
+def test_the_shipped_weights_fit_the_network_and_hang_on_the_prior(bundle_root):
+    definition = dict(read(bundle_root, "inference.json")["network_def"])
+    assert definition.pop("_target_") == "BioAtt"
+    network = load_weights(BioAtt(**definition), bundle_root / "models" / "model.pt")
+    torch.manual_seed(0)
+    image = hu_to_network(40 + 30 * torch.randn(1, 1, 96, 96))
+    lungs, liver = torch.eye(11)[[2]], torch.eye(11)[[4]]
+    with torch.inference_mode():
+        difference_hu = (network(image, lungs) - network(image, liver)).abs().max() * 500
+    assert difference_hu > 0.5
+
+
+@pytest.mark.parametrize(("name", "attention"), [("bioatt96", "prior"), ("redcnn", "none")])
+def test_network_overrides_name_the_papers_networks(bundle_root, name, attention):
+    definition = read(bundle_root, f"network_{name}.json")["network_def"]
+    assert definition == {"_target_": "BioAtt", "channels": 96, "attention": attention}

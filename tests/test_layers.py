@@ -1,0 +1,141 @@
+"""Imports in the bundle's code go only downwards, are relative, and load nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "bundle" / "scripts"
+#: From the floor up. What is not named here is the top, which may import everything and which nobody below imports.
+ROOMS = [
+    *("errors", "hu", "staging", "provenance"),
+    *("networks", "priors", "dose", "dicom", "data", "evaluation", "inferers"),
+]
+TOP = len(ROOMS)
+HEAVY = {"open_clip", "transformers", "matplotlib", "highdicom", "skimage"}
+FILES = sorted(SCRIPTS.rglob("*.py"))
+every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SCRIPTS)))
+
+
+def room_of(file):
+    """First part of the path: a room, or a module of the top."""
+    return file.relative_to(SCRIPTS).parts[0].removesuffix(".py")
+
+
+def height(room):
+    """0 for the floor; every part of the top stands at the same height."""
+    return ROOMS.index(room) if room in ROOMS else TOP
+
+
+def relative_imports(tree, file):
+    """Rooms that `file` imports relatively, with line numbers."""
+    folders = file.relative_to(SCRIPTS).parts[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            up = node.level - 1
+            assert up <= len(folders), f"{file.name}:{node.lineno} leaves the package"
+            base = (*folders[: len(folders) - up], *(node.module or "").split("."))
+            path = [part for part in base if part]
+            for alias in node.names:
+                yield (path or [alias.name])[0], node.lineno
+
+
+def absolute_imports(nodes):
+    """Names of the packages imported absolutely, by a statement or by importlib with a literal name."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.split(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in {"import_module", "__import__"}:
+            yield from (str(one.value).split(".")[0] for one in node.args[:1] if isinstance(one, ast.Constant))
+
+
+def outside_functions(node):
+    """All nodes that run on import."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from outside_functions(child)
+
+
+def parse(file):
+    """Syntax tree of a file."""
+    return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+
+
+def faults(tree, file):
+    """Everything about the imports of `file` that the rules forbid."""
+    room = room_of(file)
+    for imported, line in relative_imports(tree, file):
+        if imported != room and height(imported) >= height(room) and height(room) != TOP:
+            yield f"line {line}: {room} imports {imported}, which is above it"
+    for name in absolute_imports(ast.walk(tree)):
+        if name in {"scripts", "bioatt"} and file.name != "command_line.py":
+            yield f"{name} is imported absolutely"
+    for name in absolute_imports(outside_functions(tree)):
+        if name in HEAVY | {"scripts", "bioatt"}:
+            yield f"{name} is imported as soon as the module is"
+
+
+def test_every_room_is_there():
+    assert set(ROOMS) <= {room_of(file) for file in FILES}
+
+
+@every_file
+def test_imports_go_downwards_are_relative_and_light(file):
+    assert list(faults(parse(file), file)) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("hu.py", "from .staging import staged_folder"),
+        ("errors.py", "from .errors_more import x"),
+        ("hu.py", "from . import networks"),
+        ("networks/attention.py", "from ..priors import DESCRIPTORS"),
+        ("networks/attention.py", "from .. import commands"),
+        ("dose/simulate.py", "def f():\n    from ..data.reader import SeriesReader"),
+        ("inferers.py", "from .workflow import check_overrides"),
+        ("inferers.py", "import scripts.hu"),
+        ("demo.py", "from bioatt.scripts.hu import hu_to_network"),
+        ("demo.py", "import importlib\ndef f():\n    importlib.import_module('scripts.hu')"),
+        ("command_line.py", "import scripts.commands"),
+        ("evaluation/figures.py", "import matplotlib.pyplot as plt"),
+        ("priors/clip.py", "try:\n    import open_clip\nexcept ImportError:\n    pass"),
+        ("priors/clip.py", "class A:\n    from transformers import logging"),
+    ],
+)
+def test_the_rules_notice(place, line):
+    assert list(faults(ast.parse(line), SCRIPTS / place))
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("networks/attention.py", "from ..errors import BioAttError\nfrom .redcnn import BioAtt"),
+        ("inferers.py", "from .data.reader import slice_keys_from_meta\nfrom . import hu"),
+        ("demo.py", "from .commands import run"),
+        ("dose/geometry.py", "def f():\n    from skimage.transform import radon"),
+        ("command_line.py", "import importlib\ndef f():\n    importlib.import_module('scripts.commands')"),
+    ],
+)
+def test_the_rules_allow(place, line):
+    assert list(faults(ast.parse(line), SCRIPTS / place)) == []
+
+
+def test_command_line_and_its_help_load_nothing_heavy(bundle_root):
+    code = (
+        "import sys, scripts.command_line as c; c.build_parser().format_help();"
+        "print(sorted({name.split('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=bundle_root, capture_output=True, text=True, timeout=120, check=True
+    )
+    loaded = set(ast.literal_eval(done.stdout))
+    assert "argparse" in loaded
+    assert loaded & (HEAVY | {"torch", "monai", "numpy", "scipy", "pydicom", "nibabel"}) == set()

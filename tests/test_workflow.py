@@ -1,0 +1,96 @@
+"""Overrides that name nothing are refused, options are read as MONAI reads them, our errors are found."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from scripts import workflow
+from scripts.errors import BioAttError
+from scripts.workflow import begin, check_overrides
+
+
+@pytest.fixture
+def config(tmp_path):
+    file = tmp_path / "c.json"
+    file.write_text(
+        json.dumps({"prior": "compact", "network_def": {"_target_": "BioAtt"}, "train": {"handlers": [{"a": 1}]}})
+    )
+    return file
+
+
+@pytest.mark.parametrize(
+    "key", ["prior", "network_def#channels", "network_def::channels", "train#handlers#0#a", "train#handlers"]
+)
+def test_keys_that_the_config_knows_are_welcome(config, key):
+    check_overrides([key], [config])
+
+
+@pytest.mark.parametrize("key", ["priors", "train#handler", "train#handlers#1", "prior#x", "Prior"])
+def test_keys_that_no_config_knows_are_refused(config, key):
+    with pytest.raises(BioAttError, match=f"unknown config override --{key}"):
+        check_overrides([key], [config])
+
+
+def test_a_resembling_key_is_proposed(config):
+    with pytest.raises(BioAttError, match="did you mean prior"):
+        check_overrides(["priors"], [config])
+
+
+def test_any_of_several_configs_may_know_the_key(config, tmp_path):
+    other = tmp_path / "d.json"
+    other.write_text('{"weights": ""}')
+    check_overrides(["weights", "prior"], [config, other])
+
+
+def set_argv(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["/any/monai/bundle/__main__.py", "run", "inference", *words])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+@pytest.mark.parametrize("form", [["--priors", "uniform"], ["--priors=uniform"]])
+def test_begin_reads_the_command_line_of_monai_bundle(config, monkeypatch, form):
+    set_argv(monkeypatch, "--config_file", str(config), "--bundle_root", "x", *form)
+    with pytest.raises(BioAttError, match="--bundle_root|--priors"):
+        begin()
+    set_argv(monkeypatch, f"--config_file={config}", "--prior", "uniform", "--meta_file", "m")
+    begin()
+
+
+def test_begin_reads_lists_of_configs_and_args_files(config, monkeypatch, tmp_path):
+    arguments = tmp_path / "args.json"
+    arguments.write_text(json.dumps({"config_file": [str(config)], "priors": "uniform"}))
+    set_argv(monkeypatch, "--args_file", str(arguments))
+    with pytest.raises(BioAttError, match="--priors"):
+        begin()
+    set_argv(monkeypatch, "--config_file", f"['{config}']", "--prior", "uniform")
+    begin()
+
+
+def test_begin_leaves_other_programs_alone(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["server", "--anything", "1"])
+    hook = sys.excepthook
+    begin()
+    assert sys.excepthook is hook
+
+
+def test_the_hook_prints_one_line_and_ends_with_2(capsys):
+    try:
+        try:
+            raise BioAttError("what, where, remedy")
+        except BioAttError as cause:
+            raise RuntimeError("wrapped") from cause
+    except RuntimeError as error:
+        with pytest.raises(SystemExit) as end:
+            workflow._one_line_excepthook(type(error), error, error.__traceback__)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: what, where, remedy\n"
+
+
+def test_the_hook_shows_other_errors_whole(capsys):
+    try:
+        raise ZeroDivisionError("a bug")
+    except ZeroDivisionError as error:
+        workflow._one_line_excepthook(type(error), error, error.__traceback__)
+    assert "Traceback" in capsys.readouterr().err
