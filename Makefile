@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-data test-all lint format
+.PHONY: setup demo test test-data test-all evidence lint format
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -24,6 +24,9 @@ test-data: setup  ## the tests on real CT; BIOATT_DATA must name the data
 
 test-all: setup  ## everything but what needs a model hub
 	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub'
+
+evidence: setup  ## judge the shipped weights on real series; BIOATT_DATA must name the data
+	cd bundle && ../$(BIN)/python -m scripts.judge_series $(abspath $(BIOATT_DATA))/ct ../docs/evidence/first_weights --work ../runs/evidence
 
 lint: setup  ## ruff, on code and format
 	$(BIN)/ruff check .

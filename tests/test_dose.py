@@ -118,7 +118,7 @@ def test_quantum_noise_adds_the_difference_of_the_doses(dose_fraction, line_inte
     photons = 1e5 * np.exp(-line_integral)
     variance = (1 / dose_fraction - 1) / photons
     assert noise.var() == pytest.approx(variance, rel=5 * SPREAD + 2 * variance)
-    assert noise.mean() == pytest.approx(0.0, abs=5 * np.sqrt(variance / COUNT) + variance)
+    assert noise.mean() == pytest.approx(0.0, abs=5 * np.sqrt(variance / COUNT) + variance**2)
 
 
 @pytest.mark.parametrize("dose_fraction", [0.1, 0.25, 0.5, 0.9])
@@ -150,6 +150,24 @@ def test_full_dose_adds_exactly_nothing():
     assert noise.shape == (7, 5) and noise.dtype == np.float32 and not noise.any()
     image = cylinder_hu().astype(np.float32)
     assert np.array_equal(DoseSimulator(geometry=GEOMETRY).low_dose(image, 1.0, rng()), image)
+
+
+@pytest.mark.parametrize("dose_fraction", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("expected", [10.0, 30.0, 100.0, 1000.0])
+def test_logarithm_biases_lit_rays_by_under_a_twentieth_of_the_noise(dose_fraction, expected):
+    # `expected` are the photons of the added noise: k / (1 - k) of the full dose.
+    line_integral = np.log(1e5 * dose_fraction / (1 - dose_fraction) / expected)
+    noise = added_noise_sinogram(np.full(COUNT, line_integral), dose_fraction, 1e5, 1.0, rng())
+    assert abs(noise.mean()) < noise.std() * (0.05 + 3 / np.sqrt(COUNT))
+
+
+@pytest.mark.parametrize("dose_fraction", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("electronic_sd", [0.0, 1.0, 10.0, 30.0])
+@pytest.mark.parametrize("expected", [3.0, 10.0, 30.0, 100.0])
+def test_bias_of_starved_rays_stays_well_below_their_noise(dose_fraction, electronic_sd, expected):
+    line_integral = np.log(1e5 * dose_fraction / (1 - dose_fraction) / expected)
+    noise = added_noise_sinogram(np.full(20_000, line_integral), dose_fraction, 1e5, electronic_sd, rng())
+    assert abs(noise.mean()) < 0.5 * noise.std()
 
 
 @pytest.mark.parametrize("electronic_sd", [0.0, 10.0])
