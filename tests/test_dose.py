@@ -256,6 +256,12 @@ def test_sharper_filter_gives_more_noise():
     assert ramp > 1.5 * hann
 
 
+def test_filter_is_hann_unless_another_is_named():
+    simulator, image, sinogram = DoseSimulator(geometry=GEOMETRY), cylinder_hu(200.0), rng().normal(size=(N, 180))
+    assert np.array_equal(GEOMETRY.reconstruct(sinogram), GEOMETRY.reconstruct(sinogram, "hann"))
+    assert np.array_equal(simulator.low_dose(image, 0.5, rng()), simulator.low_dose(image, 0.5, rng(), "hann"))
+
+
 def test_starved_rays_are_counted():
     simulator = DoseSimulator(geometry=GEOMETRY, photons=1000.0)
     line_integrals = np.log([[10.0, 50.0], [150.0, 1000.0]])  # 100, 20, 6.7 and 1 photons at full dose

@@ -90,6 +90,14 @@ def test_flat_soft_tissue_leaves_out_the_edges():
         assert np.hypot(*(np.argwhere(mask) - centre).T).min() > 8 + 2
 
 
+@pytest.mark.parametrize(("tissue_hu", "speck_hu"), [(0.0, 1000.0), (90.0, -1000.0)], ids=["bone", "air"])
+def test_windows_with_specks_of_bone_or_air_are_not_flat_whatever_their_mean(tissue_hu, speck_hu):
+    at = np.arange(N) % 8 < 2
+    image = np.where(np.outer(at, at), speck_hu, tissue_hu) + noise_hu(2.0)  # no window is without a speck
+    assert tissue_mask(image, "soft tissue").mean() > 0.4
+    assert not flat_soft_tissue(image).any()
+
+
 def test_flat_soft_tissue_is_the_flattest_quarter():
     slope = np.where(np.arange(N) < N // 2, 0.0, 1.0) * (np.arange(N) - N // 2)
     image = disc_hu(inside=30.0) + np.where(DISTANCE <= RADIUS, slope, 0.0) + noise_hu(2.0)

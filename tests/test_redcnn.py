@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scripts.networks import ATTENTION_KINDS, BioAtt
+from studies import lively_network
 
 CHANNELS, K = 16, 11
 SIZES = [(1, 1), (5, 7), (20, 21), (21, 21), (21, 1), (40, 33), (22, 64)]
@@ -250,3 +251,28 @@ def test_number_of_descriptors_can_be_chosen():
     torch.testing.assert_close(network(image), network(image, torch.full((1, 3), 1 / 3)))
     with pytest.raises(ValueError, match=r"prior must be \(1, 3\)"):
         network(image, torch.full((1, 11), 1 / 11))
+
+
+def test_dense_prior_acts_where_it_stands():
+    """Descriptor 0 on the left half, descriptor 1 on the right: each half is as with that vector, off the border."""
+    torch.manual_seed(0)
+    network = lively_network()
+    image = torch.rand(1, 1, 96, 96)
+    dense = torch.zeros(1, 11, 96, 96)
+    dense[:, 0, :, :48], dense[:, 1, :, 48:] = 1.0, 1.0
+    mixed, left, right = (network(image, prior) for prior in (dense, torch.eye(11)[:1], torch.eye(11)[1:2]))
+    torch.testing.assert_close(mixed[..., :20], left[..., :20])
+    torch.testing.assert_close(mixed[..., -20:], right[..., -20:])
+    # the boundary lies in the middle of the image, not shifted by the unpadded convolutions
+    weighted, one, other = (
+        network.attention_maps(image, prior)["attention3_weighted"] for prior in (dense, *torch.eye(11)[:2, None])
+    )
+    torch.testing.assert_close(weighted[..., :42], one[..., :42])
+    torch.testing.assert_close(weighted[..., 42:], other[..., 42:])
+
+
+def test_a_double_prior_serves_a_float_image():
+    network = BioAtt(channels=4)
+    image = torch.rand(1, 1, 24, 24)
+    prior = torch.rand(1, 11).softmax(1)
+    torch.testing.assert_close(network(image, prior.double()), network(image, prior))

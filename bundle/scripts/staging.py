@@ -70,7 +70,7 @@ def _swap(staging: Path, folder: Path) -> None:
         raise
     try:
         os.rename(staging, folder)
-    except OSError:
+    except BaseException:
         os.rename(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)

@@ -32,7 +32,8 @@ def added_noise_sinogram(
     ``s^2 (1 + k) / (1 - k)``, since then s'^2 / k'^2 = s^2 (1/k^2 - 1): both terms of the difference exactly.
 
     The logarithm of noisy counts is biased upwards by ``var(y) / (2 E[y]^2)`` to second order; that is taken off, as
-    scanners calibrate it away. What is left is under a twentieth of the noise for ten photons or more.
+    scanners calibrate it away. What is left is under a twentieth of the noise for ten photons or more and an
+    electronic noise of a photon.
 
     Args:
         line_integrals: p, dimensionless.
@@ -47,15 +48,16 @@ def added_noise_sinogram(
         raise ValueError(f"photons must be > 0 and electronic_sd >= 0, got {photons} and {electronic_sd}")
     if dose_fraction == 1.0:
         return np.zeros_like(line_integrals)
-    expected = photons * dose_fraction / (1.0 - dose_fraction) * np.exp(-line_integrals.astype(np.float64))
+    log_expected = math.log(photons * dose_fraction / (1.0 - dose_fraction)) - line_integrals.astype(np.float64)
+    expected = np.exp(log_expected)
     electronic_variance = electronic_sd**2 * (1.0 + dose_fraction) / (1.0 - dose_fraction)
     counts = generator.poisson(expected).astype(np.float64)
     if electronic_variance > 0.0:
         counts += generator.normal(scale=math.sqrt(electronic_variance), size=counts.shape)
     # A detector element that caught nothing has no logarithm: half a photon is the floor. It biases rays with
     # fewer than about ten expected photons; `DoseSimulator.starved_fraction` tells how many there are.
-    noise = np.log(expected) - np.log(np.maximum(counts, 0.5))
-    well_lit = np.maximum(expected, 10.0)
+    noise = log_expected - np.log(np.maximum(counts, 0.5))
+    well_lit = np.maximum(expected, max(10.0, 3.0 * math.sqrt(electronic_variance)))  # the series holds from here on
     return (noise - (well_lit + electronic_variance) / (2.0 * well_lit**2)).astype(np.float32)
 
 

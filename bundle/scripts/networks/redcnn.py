@@ -80,9 +80,9 @@ class BioAtt(nn.Module):
         height, width = image.shape[-2:]
         x0 = self._at_least_smallest(image)
         x2 = self._encode2(x0)
-        x3 = self.attention3(torch.relu(self.conv3(x2)), prior)
+        x3 = self.attention3(torch.relu(self.conv3(x2)), self._inner(prior, x0, 6))
         x4 = torch.relu(self.conv4(x3))
-        x5 = self.attention5(torch.relu(self.conv5(x4)), prior)
+        x5 = self.attention5(torch.relu(self.conv5(x4)), self._inner(prior, x0, 10))
         y = torch.relu(self.deconv1(x5) + x4)
         y = torch.relu(self.deconv2(y))
         y = torch.relu(self.deconv3(y) + x2)
@@ -102,20 +102,28 @@ class BioAtt(nn.Module):
             The maps are centred on the image. Channel attention has (B, C, 1, 1) instead.
         """
         prior = self._check(image, prior)
-        x3 = torch.relu(self.conv3(self._encode2(self._at_least_smallest(image))))
+        x0 = self._at_least_smallest(image)
+        x3 = torch.relu(self.conv3(self._encode2(x0)))
         maps3 = self.attention3.maps(x3)
-        weighted3 = self.attention3.weigh(maps3, prior)
+        weighted3 = self.attention3.weigh(maps3, self._inner(prior, x0, 6))
         x5 = torch.relu(self.conv5(torch.relu(self.conv4(x3 * weighted3))))
         maps5 = self.attention5.maps(x5)
         return {
             "attention3": maps3,
             "attention3_weighted": weighted3,
             "attention5": maps5,
-            "attention5_weighted": self.attention5.weigh(maps5, prior),
+            "attention5_weighted": self.attention5.weigh(maps5, self._inner(prior, x0, 10)),
         }
 
     def _encode2(self, x: Tensor) -> Tensor:
         return torch.relu(self.conv2(torch.relu(self.conv1(x))))
+
+    def _inner(self, prior: Tensor, image: Tensor, margin: int) -> Tensor:
+        """A dense prior brought to the image's size and cropped as the convolutions crop; a vector as it is."""
+        if prior.dim() == 2:
+            return prior
+        prior = F.interpolate(prior, size=image.shape[-2:], mode="bilinear", align_corners=False)
+        return prior[..., margin : prior.shape[-2] - margin, margin : prior.shape[-1] - margin]
 
     def _at_least_smallest(self, image: Tensor) -> Tensor:
         bottom = max(0, self.smallest_side - image.shape[-2])
@@ -145,7 +153,7 @@ class BioAtt(nn.Module):
                 f"prior must be ({image.shape[0]}, {self.num_descriptors}) or "
                 f"({image.shape[0]}, {self.num_descriptors}, h, w), got {list(prior.shape)}"
             )
-        return prior
+        return prior.to(image.dtype)
 
 
 @torch.jit.ignore
