@@ -79,6 +79,8 @@ def test_convert_refuses_bad_files_and_keeps_what_is_there(tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err and (tmp_path / "ours.pt").read_text() == "mine"
     assert main(["convert", str(tmp_path / "good.pth"), str(tmp_path / "ours.pt"), "--overwrite"]) == 0
     assert main(["convert", str(tmp_path / "good.pth"), str(tmp_path / "ours.bin")]) == 2
+    assert main(["convert", str(tmp_path / "good.pth"), str(tmp_path / "none" / "ours.pt")]) == 2
+    assert "its folder does not exist" in capsys.readouterr().err
 
 
 def test_priors_writes_a_row_a_slice_by_uid(tmp_path, capsys):
@@ -104,13 +106,20 @@ def test_demo_denoises_and_leaves_dicom_and_a_picture(tmp_path, capsys, monkeypa
     assert denoised[0] > low[0] + 1.0, "PSNR rises by more than 1 dB"
     assert denoised[1] > low[1], "SSIM rises"
     assert denoised[2] < 0.8 * low[2], "noise falls by more than 20%"
-    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == ["demo.png", "denoised", "low_dose", "truth"]
+    assert sorted(path.name for path in (tmp_path / "demo").iterdir()) == [
+        ".bioatt-demo",
+        "demo.png",
+        "denoised",
+        "low_dose",
+        "truth",
+    ]
     assert (tmp_path / "demo" / "demo.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list((tmp_path / "demo" / "denoised").glob("*.dcm"))) == 2
 
 
 def test_demo_replaces_only_a_former_demo(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "truth").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     assert main(["demo", str(tmp_path / "mine")]) == 2
     assert "is no former demo" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_monai_bundle_run_gives_the_same_pixels(series, denoised, weights, bundl
 def test_nifti_in_any_storage_order_gives_the_same_hu(series, denoised, weights, tmp_path, axes, flip):
     source = as_nifti(series, tmp_path / "case.nii.gz", axes=axes, flip=flip)
     assert denoise(source, tmp_path / "out", weights) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case.json", "case.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case.nii.gz", "case.nii.gz.json"]
     before, after = nibabel.load(source), nibabel.load(tmp_path / "out" / "case.nii.gz")
     np.testing.assert_array_equal(after.affine, before.affine)
     assert after.get_data_dtype() == before.get_data_dtype() == np.int16
@@ -96,7 +96,7 @@ def test_nifti_in_any_storage_order_gives_the_same_hu(series, denoised, weights,
     same_axes = nibabel.as_closest_canonical(after)
     canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(reference.hu, reference.affine))
     np.testing.assert_allclose(same_axes.get_fdata(), canonical.get_fdata(), atol=1.0)
-    assert json.loads((tmp_path / "out" / "case.json").read_text())["prior"] == "compact"
+    assert json.loads((tmp_path / "out" / "case.nii.gz.json").read_text())["prior"] == "compact"
 
 
 def test_the_three_storage_forms_have_the_same_priors(series, tmp_path):
@@ -154,7 +154,57 @@ def test_a_folder_of_niftis_becomes_a_folder_of_niftis(series, weights, tmp_path
     for name in ("a.nii", "b.nii.gz"):
         as_nifti(series, tmp_path / "in" / name)
     assert denoise(tmp_path / "in", tmp_path / "out", weights, "--prior", "uniform") == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.json", "a.nii", "b.json", "b.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a.nii",
+        "a.nii.json",
+        "b.nii.gz",
+        "b.nii.gz.json",
+    ]
+
+
+def test_one_bad_nifti_of_a_folder_leaves_nothing(series, weights, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    as_nifti(series, tmp_path / "in" / "a.nii")
+    nibabel.save(nibabel.Nifti1Image(np.linspace(0, 1, 64).reshape(4, 4, 4), np.eye(4)), tmp_path / "in" / "b.nii")
+    assert denoise(tmp_path / "in", tmp_path / "out", weights, "--prior", "uniform") == 2
+    assert "b.nii does not look like HU" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_failure_in_the_second_nifti_leaves_nothing(series, weights, tmp_path, capsys, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in ("a.nii", "b.nii"):
+        as_nifti(series, tmp_path / "in" / name)
+    from scripts.data import save
+
+    real = save.write_nifti
+
+    def full_disk(source, *arguments):
+        if source.name == "b.nii":
+            raise OSError(28, "No space left on device")
+        return real(source, *arguments)
+
+    monkeypatch.setattr(save, "write_nifti", full_disk)
+    assert denoise(tmp_path / "in", tmp_path / "out", weights, "--prior", "uniform") == 2
+    assert "No space left on device; nothing was written" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_nan_outside_the_field_of_view_stays_and_does_no_harm(series, weights, tmp_path):
+    image = nibabel.load(as_nifti(series, tmp_path / "whole.nii"))
+    array = image.get_fdata(dtype=np.float32)
+    array[:3] = np.nan
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), tmp_path / "nan.nii")
+    assert denoise(tmp_path / "nan.nii", tmp_path / "out", weights) == 0
+    result = nibabel.load(tmp_path / "out" / "nan.nii").get_fdata()
+    np.testing.assert_array_equal(np.isnan(result), np.isnan(array))
+
+
+def test_no_path_of_this_machine_is_written_into_the_result(series, weights, tmp_path):
+    assert main(["priors", str(series), str(tmp_path / "p.csv")]) == 0
+    assert denoise(series, tmp_path / "out", weights, "--prior", f"table:{tmp_path / 'p.csv'}") == 0
+    written = (tmp_path / "out" / "0001.dcm").read_bytes()
+    assert b"table p.csv" in written and str(tmp_path).encode() not in written
 
 
 def test_a_single_dicom_file(series, weights, tmp_path):
@@ -217,7 +267,7 @@ def bad_inputs(folder, weights):
         "prior": (["good", "--prior", "magic"], "magic"),
         "network": (["good", "--network", "none"], "no config network_none.json"),
         "other architecture": (["good", "--network", "bioatt96"], "conv1.weight has shape"),
-        "device": (["good", "--device", "abacus"], "device abacus cannot be used"),
+        "device": (["good", "--device", "abacus"], "device 'abacus' is not usable"),
         "batch": (["good", "--batch-size", "0"], "batch_size must be at least 1"),
     }, good
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -89,6 +91,32 @@ def test_several_volumes_in_a_batch(volume):
     both = torch.cat([volume, volume + 1])
     out = SlicePriorInferer(prior_source=IndexPrior(), batch_size=4)(both, prior_network)
     torch.testing.assert_close(out - both, torch.arange(7.0).expand_as(both), atol=1e-5, rtol=0)
+
+
+def test_volumes_in_a_batch_keep_their_own_slice_names(volume):
+    names = [json.dumps({"uids": [f"{name}.{i}" for i in range(7)], "files": [""] * 7}) for name in "AB"]
+    seen = []
+
+    class Source(IndexPrior):
+        def __call__(self, slices_hu, keys):
+            seen.extend(key.sop_instance_uid for key in keys)
+            return super().__call__(slices_hu, keys)
+
+    batch = MetaTensor(torch.cat([volume, volume]), meta={"slice_keys": names})
+    SlicePriorInferer(prior_source=Source(), batch_size=4)(batch, prior_network)
+    assert seen == [f"{name}.{i}" for name in "AB" for i in range(7)]
+
+
+def test_the_prior_source_is_not_shown_nan(volume):
+    class Source(IndexPrior):
+        def __call__(self, slices_hu, keys):
+            assert torch.isfinite(slices_hu).all()
+            return super().__call__(slices_hu, keys)
+
+    volume[0, 0, :3, :3] = float("nan")
+    volume[0, 0, 4, 4] = float("inf")
+    out = SlicePriorInferer(prior_source=Source())(volume, prior_network)
+    assert torch.equal(out.isnan(), volume.isnan()) and torch.equal(out.isinf(), volume.isinf())
 
 
 def test_padding_metal_and_nan_keep_their_value_and_stay_out_of_the_network(volume):

@@ -20,7 +20,7 @@ SMALL = [
     "num_workers=0",
     "learning_rate=0.003",
     "train#trainer#max_epochs=6",
-    "validate#interval=3",
+    "val_interval=3",
 ]
 
 

@@ -118,6 +118,20 @@ def test_other_niftis_are_refused(tmp_path):
         load_volume(tmp_path / "cut.nii", series="1.2")
 
 
+def test_a_nifti_without_geometry_is_refused(tmp_path):
+    image = nibabel.Nifti1Image(hu_array(), None)
+    image.header["qform_code"] = image.header["sform_code"] = 0
+    nibabel.save(image, tmp_path / "codes.nii")
+    with pytest.raises(BioAttError, match="codes.nii has no geometry"):
+        read_nifti(tmp_path / "codes.nii")
+    image.header["sform_code"], image.header["vox_offset"] = 1, 352
+    for row in ("srow_x", "srow_y", "srow_z"):
+        image.header[row] = [1.0, 1.0, 0.0, 0.0]
+    (tmp_path / "flat.nii").write_bytes(image.header.binaryblock + bytes(4) + hu_array().tobytes(order="F"))
+    with pytest.raises(BioAttError, match="no usable affine"):
+        read_nifti(tmp_path / "flat.nii")
+
+
 def test_inputs_are_a_series_a_file_or_all_niftis_of_a_folder(tmp_path):
     for name in ("b.nii.gz", "a.nii", ".hidden.nii", "notes.txt"):
         (tmp_path / name).write_text("")
@@ -133,6 +147,7 @@ def test_inputs_that_cannot_be(tmp_path):
     with pytest.raises(BioAttError, match="no input given"):
         find_inputs("")
     write_ct_series(tmp_path / "mixed", slices=1)
+    (tmp_path / "mixed" / "0001.dcm").rename(tmp_path / "mixed" / "IM0001")
     (tmp_path / "mixed" / "x.nii").write_text("")
     with pytest.raises(BioAttError, match="NIfTI and DICOM files together"):
         find_inputs(tmp_path / "mixed")

@@ -6,9 +6,10 @@ import json
 import sys
 
 import pytest
+import scripts.networks  # noqa: F401 (registers BioAtt)
 from scripts import workflow
 from scripts.errors import BioAttError
-from scripts.workflow import begin, check_overrides
+from scripts.workflow import begin, check_overrides, check_prior_fits, check_training
 
 
 @pytest.fixture
@@ -21,13 +22,16 @@ def config(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "key", ["prior", "network_def#channels", "network_def::channels", "train#handlers#0#a", "train#handlers"]
+    "key",
+    ["prior", "network_def#channels", "network_def::channels", "network_def#attention", "train#handlers#0#a", "train"],
 )
 def test_keys_that_the_config_knows_are_welcome(config, key):
     check_overrides([key], [config])
 
 
-@pytest.mark.parametrize("key", ["priors", "train#handler", "train#handlers#1", "prior#x", "Prior"])
+@pytest.mark.parametrize(
+    "key", ["priors", "train#handler", "train#handlers#1", "prior#x", "Prior", "network_def#chanels", "network_def#a#b"]
+)
 def test_keys_that_no_config_knows_are_refused(config, key):
     with pytest.raises(BioAttError, match=f"unknown config override --{key}"):
         check_overrides([key], [config])
@@ -49,10 +53,10 @@ def set_argv(monkeypatch, *words):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
 
-@pytest.mark.parametrize("form", [["--priors", "uniform"], ["--priors=uniform"]])
+@pytest.mark.parametrize("form", [["--priors", "uniform"], ["--priors=uniform"], ["--prior-s", "uniform"]])
 def test_begin_reads_the_command_line_of_monai_bundle(config, monkeypatch, form):
     set_argv(monkeypatch, "--config_file", str(config), "--bundle_root", "x", *form)
-    with pytest.raises(BioAttError, match="--bundle_root|--priors"):
+    with pytest.raises(BioAttError, match="--bundle_root|--prior"):
         begin()
     set_argv(monkeypatch, f"--config_file={config}", "--prior", "uniform", "--meta_file", "m")
     begin()
@@ -64,8 +68,9 @@ def test_begin_reads_lists_of_configs_and_args_files(config, monkeypatch, tmp_pa
     set_argv(monkeypatch, "--args_file", str(arguments))
     with pytest.raises(BioAttError, match="--priors"):
         begin()
-    set_argv(monkeypatch, "--config_file", f"['{config}']", "--prior", "uniform")
-    begin()
+    for form in (f"['{config}']", f"{config},{config}"):
+        set_argv(monkeypatch, "--config-file", form, "--prior", "uniform")
+        begin()
 
 
 def test_begin_leaves_other_programs_alone(monkeypatch):
@@ -94,3 +99,24 @@ def test_the_hook_shows_other_errors_whole(capsys):
     except ZeroDivisionError as error:
         workflow._one_line_excepthook(type(error), error, error.__traceback__)
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_prior_of_another_number_of_descriptors_is_refused():
+    from scripts.networks import BioAtt
+    from scripts.priors import make_prior
+
+    check_prior_fits(BioAtt(channels=4), make_prior("uniform"))
+    with pytest.raises(BioAttError, match="maps for 21 descriptors, the prior uniform speaks of 11"):
+        check_prior_fits(BioAtt(channels=4, num_descriptors=21), make_prior("uniform"))
+
+
+def test_finished_weights_are_not_trained_over(tmp_path):
+    (tmp_path / "data" / "A").mkdir(parents=True)
+    from scripts.phantom import write_ct_series
+
+    write_ct_series(tmp_path / "data" / "A", slices=1)
+    check_training(tmp_path / "data", tmp_path / "out", [], ["A"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.pt").write_text("weeks of work")
+    with pytest.raises(BioAttError, match="model.pt holds the weights of a finished training"):
+        check_training(tmp_path / "data", tmp_path / "out", [], ["A"])

@@ -63,7 +63,7 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
-    parser.add_argument("--network", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96")
+    _add_network(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="slices at a time")
     parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16 (GPUs, recent CPUs)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -130,6 +130,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
 def _add_workflow(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder with one folder of DICOM files per patient")
     parser.add_argument("output", metavar="OUT", help="folder for checkpoints, curve and figures")
+    _add_network(parser)
     parser.add_argument(
         "--set",
         nargs="+",
@@ -137,6 +138,10 @@ def _add_workflow(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override the config, e.g. prior=uniform train#trainer#max_epochs=5",
     )
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--network", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 or redcnn")
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .device import find_device
 from .errors import BioAttError, find_bioatt_error
+from .progress import bar
+from .staging import staged_file
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = BUNDLE_ROOT / "configs"
@@ -95,15 +98,13 @@ def denoise(options: argparse.Namespace) -> None:
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
     if options.device:
-        overrides["device"] = _device(options.device)
-    configs = ["inference.json"]
-    if options.network:
-        configs.append(f"network_{options.network}.json")
-    run_workflow("inference", configs, overrides)
+        overrides["device"] = find_device(options.device)
+    run_workflow("inference", ["inference.json", *_network_config(options)], overrides)
 
 
 def priors(options: argparse.Namespace) -> None:
     """`bioatt priors`: a table of priors, one row a slice."""
+    import numpy as np
     import torch
 
     from .data import find_inputs, radiological_slices
@@ -113,21 +114,33 @@ def priors(options: argparse.Namespace) -> None:
     target = Path(options.output)
     if target.exists() and not options.overwrite:
         raise BioAttError(f"{target} exists; name another file, or replace it with --overwrite")
+    if not target.absolute().parent.is_dir():
+        raise BioAttError(f"{target} cannot be written: its folder does not exist; make it, or choose another place")
     inputs = find_inputs(options.input)
     source = make_prior(
         options.prior,
         preparation=options.prior_preparation,
         window_hu=tuple(options.prior_window),
-        device=_device(options.device or "cpu"),
+        device=find_device(options.device or _default_device()),
     )
     rows = []
     for path in inputs:
-        volume = radiological_slices(path, series=options.series, assume_hu=options.assume_hu)
+        volume = radiological_slices(path, series=options.series, assume_hu=options.assume_hu, progress=True)
         keys = slice_keys_from_meta(volume.meta, len(volume))
-        for i, key in enumerate(keys):
-            rows.append((key, source(torch.from_numpy(volume[i])[None], [key])[0]))
+        with bar(len(volume), "priors") as advance:
+            for start in range(0, len(volume), 16):
+                part = range(start, min(start + 16, len(volume)))
+                stack = torch.from_numpy(np.stack([volume[i] for i in part]))
+                rows += zip([keys[i] for i in part], source(stack, [keys[i] for i in part]), strict=True)
+                advance(len(part))
     write_prior_table(target, rows, source)
     print(f"{len(rows)} slices, prior {source.model}: {target}")
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def train(options: argparse.Namespace) -> None:
@@ -138,7 +151,7 @@ def train(options: argparse.Namespace) -> None:
         "validate_patients": options.validate,
         **_settings(options.set),
     }
-    run_workflow("training", ["train.json"], overrides)
+    run_workflow("training", ["train.json", *_network_config(options)], overrides)
 
 
 def evaluate(options: argparse.Namespace) -> None:
@@ -151,13 +164,11 @@ def evaluate(options: argparse.Namespace) -> None:
     }
     if options.weights:
         overrides["weights"] = options.weights
-    run_workflow("evaluation", ["train.json", "evaluate.json"], overrides)
+    run_workflow("evaluation", ["train.json", "evaluate.json", *_network_config(options)], overrides)
 
 
 def convert(options: argparse.Namespace) -> None:
     """`bioatt convert`: the authors' checkpoint to this bundle's weights."""
-    import os
-
     import torch
 
     from .networks import load_reference_checkpoint
@@ -178,15 +189,9 @@ def convert(options: argparse.Namespace) -> None:
             "num_descriptors": network.num_descriptors,
         }
     }
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        torch.save(network.state_dict(), partial)
-        beside.write_text(json.dumps(definition, indent=4) + "\n")
-        os.replace(partial, target)
-    except OSError as error:
-        raise BioAttError(f"writing {target} failed: {error.strerror or error}; choose another place") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with staged_file(target) as weights, staged_file(beside) as described:
+        torch.save(network.state_dict(), weights)
+        described.write_text(json.dumps(definition, indent=4) + "\n")
     print(f"{network.title}: weights in {target}, network_def in {beside}")
 
 
@@ -195,6 +200,11 @@ def demo(options: argparse.Namespace) -> None:
     from .demo import run_demo
 
     run_demo(Path(options.output))
+
+
+def _network_config(options: argparse.Namespace) -> list[str]:
+    """The config that `--network` names, if it was given."""
+    return [f"network_{options.network}.json"] if options.network else []
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -209,16 +219,3 @@ def _settings(pairs: Sequence[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             settings[key] = value
     return settings
-
-
-def _device(name: str) -> Any:
-    """The torch device called `name`, if this machine has it."""
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BioAttError(f"device {name} cannot be used ({reason}); choose cpu, or leave --device out") from error
-    return device

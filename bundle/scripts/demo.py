@@ -20,6 +20,7 @@ SHAPE = (320, 320)
 SPACING_MM = 1.1
 SLICES = 6
 DOSE_FRACTION = 0.25
+MARK = ".bioatt-demo"
 
 
 def run_demo(folder: Path) -> None:
@@ -38,9 +39,11 @@ def run_demo(folder: Path) -> None:
     """
     from .commands import run_workflow
 
-    if folder.exists() and not (folder / "truth").is_dir():
+    if folder.exists() and not (folder / MARK).is_file():
         raise BioAttError(f"{folder} exists and is no former demo; name another folder")
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).write_text("made by `bioatt demo`, which may replace this folder\n")
     print(f"simulating {SLICES} slices of a phantom at a dose fraction of {DOSE_FRACTION:g} ...", flush=True)
     write_phantom(folder / "truth", dose_fraction=1.0)
     write_phantom(folder / "low_dose", dose_fraction=DOSE_FRACTION)

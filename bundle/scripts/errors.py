@@ -11,6 +11,9 @@ class BioAttError(Exception):
     Messages never hold values of the DICOM Patient or Study modules.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(str(message).split()))  # what a library said may have had several lines
+
 
 def find_bioatt_error(error: BaseException | None) -> BioAttError | None:
     """Return the BioAttError that `error` is or was caused by, else None.

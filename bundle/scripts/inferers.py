@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from .data.reader import slice_keys_from_meta
 from .errors import BioAttError
 from .hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from .priors import PriorSource
+from .progress import bar
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ class SlicePriorInferer(Inferer):
         progress: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise BioAttError(f"batch_size must be at least 1 slice, got {batch_size}")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise BioAttError(f"batch_size must be at least 1 slice, got {batch_size!r}; give a whole number")
         self.prior_source = prior_source
         self.batch_size = batch_size
         self.bf16 = bf16
@@ -64,10 +64,11 @@ class SlicePriorInferer(Inferer):
         if inputs.dim() != 5 or inputs.shape[1] != 1:
             raise BioAttError(f"the inferer wants a volume (B, 1, H, W, slices), got {list(inputs.shape)}")
         values = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        keys = slice_keys_from_meta(inputs.meta if isinstance(inputs, MetaTensor) else {}, values.shape[-1])
+        meta = inputs.meta if isinstance(inputs, MetaTensor) else {}
         result = torch.empty_like(values, dtype=torch.float32)
-        with torch.inference_mode(), self._bar(values.shape[0] * values.shape[-1]) as advance:
-            for item, out in zip(values, result, strict=True):
+        with torch.inference_mode(), bar(values.shape[0] * values.shape[-1], "denoising", self.progress) as advance:
+            for number, (item, out) in enumerate(zip(values, result, strict=True)):
+                keys = slice_keys_from_meta(meta, values.shape[-1], number)
                 for start in range(0, values.shape[-1], self.batch_size):
                     part = slice(start, start + self.batch_size)
                     stack = item[0, ..., part].movedim(-1, 0)
@@ -81,23 +82,14 @@ class SlicePriorInferer(Inferer):
         """Denoise slices (n, H, W) and put back what the network has no business with."""
         lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
         inside = (stack >= lower) & (stack <= upper)
-        image = torch.nan_to_num(stack, nan=lower).clamp(lower, upper)[:, None]
+        finite = torch.nan_to_num(stack, nan=lower, posinf=upper, neginf=lower)
+        image = finite.clamp(lower, upper)[:, None]
         prior = None
         if self.prior_source is not None:
-            prior = self.prior_source(network_to_hu(stack).float().cpu(), keys).to(image)
+            prior = self.prior_source(network_to_hu(finite).float().cpu(), keys).to(image)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
             denoised = network(image, prior)
         return torch.where(inside, denoised[:, 0].float().clamp(lower, upper), stack.float())
-
-    @contextmanager
-    def _bar(self, total: int) -> Iterator[Callable[[int], object]]:
-        if not self.progress:
-            yield lambda count: None
-            return
-        from tqdm import tqdm
-
-        with tqdm(total=total, desc="denoising", unit="slice") as bar:
-            yield bar.update
 
 
 class AutocastInferer(SimpleInferer):

@@ -49,11 +49,16 @@ def judge_series(source: Path, denoised: Path) -> dict[str, Any]:
                 values.append(((out - low)[mask].sum(dtype=np.float64), int(mask.sum())))
     return {
         "slices": len(before),
-        "noise_sd_hu": np.median(noise, axis=0).tolist(),
-        "soft_tissue_sd_hu": np.median(spread, axis=0).tolist(),
+        "noise_sd_hu": _median_pair(noise),
+        "soft_tissue_sd_hu": _median_pair(spread),
         "bias_hu": {t: sum(s for s, _ in v) / sum(n for _, n in v) for t, v in bias.items() if v},
         "edges": _edges(before, after),
     }
+
+
+def _median_pair(pairs: list[tuple[float, float]]) -> list[float]:
+    """Medians of [before, after] over slices; NaN where there was nothing to measure."""
+    return np.median(pairs, axis=0).tolist() if pairs else [float("nan")] * 2
 
 
 def _edges(before: Any, after: Any) -> dict[str, dict[str, float]]:

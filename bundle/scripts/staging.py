@@ -57,6 +57,26 @@ def staged_folder(target: str | os.PathLike[str], overwrite: bool = False) -> It
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextmanager
+def staged_file(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a path beside `target` that takes its place when the block ends without an error.
+
+    Raises:
+        BioAttError: the folder does not exist, is not writable, or the disk is full.
+    """
+    file = Path(target)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    if not file.absolute().parent.is_dir():
+        raise BioAttError(f"{file} cannot be written: its folder does not exist; make it, or choose another place")
+    try:
+        yield partial
+        os.replace(partial, file)
+    except OSError as error:
+        raise BioAttError(f"writing {file} failed: {error.strerror or error}; choose another place") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def _swap(staging: Path, folder: Path) -> None:
     """Move `staging` to `folder`, putting back what stood there if the move fails."""
     if not folder.exists():

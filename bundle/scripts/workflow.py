@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import ast
-import json
+import inspect
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from pydoc import locate
 from types import TracebackType
 from typing import Any
 
+from monai.bundle import ConfigComponent, ConfigParser
+from monai.bundle.config_item import ComponentLocator
 from torch import nn
 
 from .data.save import check_places
-from .data.volume import find_inputs, is_nifti, series_folders
+from .data.volume import find_inputs, is_nifti, load_volume, series_folders
 from .dicom import select_series
 from .errors import BioAttError, find_bioatt_error
 from .networks import weights_sha256
@@ -40,14 +43,11 @@ RUN_OPTIONS = {
 }
 
 
-def begin(config_keys: Sequence[str] = ()) -> None:
+def begin() -> None:
     """First step of each workflow: one-line errors, and no override that names nothing.
 
     MONAI accepts a mistyped override in silence and goes on with the default. Does nothing where the workflow was
     not started by ``python -m monai.bundle run``; `bioatt` does the same for itself.
-
-    Args:
-        config_keys: keys to accept besides those in the config files.
 
     Raises:
         BioAttError: an override that no config knows.
@@ -58,8 +58,8 @@ def begin(config_keys: Sequence[str] = ()) -> None:
     sys.excepthook = _one_line_excepthook
     options = _options(sys.argv[1:])
     if "args_file" in options:
-        options = _read_json(options["args_file"]) | options
-    check_overrides(options.keys() - RUN_OPTIONS, _config_files(options.get("config_file", "")), config_keys)
+        options = ConfigParser.load_config_file(options["args_file"]) | options
+    check_overrides(options.keys() - RUN_OPTIONS, _config_files(options["config_file"]))
 
 
 def quiet_libraries() -> None:
@@ -71,49 +71,51 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def check_overrides(
-    overrides: Iterable[str], config_files: Sequence[str | os.PathLike[str]], also: Sequence[str] = ()
-) -> None:
+def check_overrides(overrides: Iterable[str], config_files: Sequence[str | os.PathLike[str]]) -> None:
     """Refuse an override whose key is in none of the config files.
 
     Args:
         overrides: keys such as ``prior`` or ``network_def#channels`` (``::`` is MONAI's other spelling of ``#``).
         config_files: the configs, in any order.
-        also: further keys that are welcome.
 
     Raises:
         BioAttError: names the key and those that resemble it.
     """
     import difflib
 
-    configs = [_read_json(file) for file in config_files]
-    known = {key for config in configs for key in config} | set(also)
+    configs = [ConfigParser.load_config_file(file) for file in config_files]
+    known = {key for config in configs for key in config}
     for override in overrides:
         parts = override.replace("::", "#").split("#")
-        if parts[0] not in known or not any(_has(config, parts) for config in configs):
+        if not any(_has(config, parts) for config in configs):
             close = difflib.get_close_matches(parts[0], sorted(known - {parts[0]}), n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(sorted(known))}"
             raise BioAttError(f"unknown config override --{override}: no config has this key; {hint}")
 
 
 def check_inference(
-    dataset_dir: str, output_dir: str, *, series: str = "", overwrite: bool = False
+    dataset_dir: str, output_dir: str, *, series: str = "", assume_hu: bool = False, overwrite: bool = False
 ) -> list[dict[str, str]]:
     """Look at input and output before anything is loaded, and return the data list of the inference workflow.
 
     Raises:
         BioAttError: see `find_inputs`, `select_series` and `check_places`.
     """
+    dataset_dir, output_dir = str(dataset_dir), str(output_dir)
     inputs = find_inputs(dataset_dir)
     check_places(dataset_dir, output_dir, overwrite)
     for path in inputs:
-        if not is_nifti(path):
-            select_series(path, series or None)
+        if is_nifti(path) and (series or len(inputs) > 1):  # a lone file is read right away: one look is enough
+            load_volume(path, series=series, assume_hu=assume_hu)
+        elif not is_nifti(path):
+            select_series(path, series or None, tell=False)
     return [{"image": str(path)} for path in inputs]
 
 
-def check_training(dataset_dir: str, train_patients: Sequence[str], validate_patients: Sequence[str]) -> None:
-    """Refuse patients that both train and validate, or no patients to validate on.
+def check_training(
+    dataset_dir: str, output_dir: str, train_patients: Sequence[str], validate_patients: Sequence[str]
+) -> None:
+    """Refuse patients that both train and validate, none to validate on, and a folder with finished weights.
 
     Raises:
         BioAttError: names them.
@@ -121,9 +123,26 @@ def check_training(dataset_dir: str, train_patients: Sequence[str], validate_pat
     both = sorted(set(train_patients) & set(validate_patients))
     if both:
         raise BioAttError(f"patients {', '.join(both)} are in train_patients and validate_patients; keep them in one")
+    known = series_folders(dataset_dir)
     if not validate_patients:
-        known = ", ".join(series_folders(dataset_dir))
-        raise BioAttError(f"validate_patients is empty; name patients to leave out of training, of {known}")
+        raise BioAttError(f"validate_patients is empty; name patients to leave out of training, of {', '.join(known)}")
+    finished = Path(output_dir) / "model.pt"
+    if finished.exists():
+        raise BioAttError(f"{finished} holds the weights of a finished training; name another output folder")
+
+
+def check_prior_fits(network: nn.Module, prior_source: PriorSource) -> None:
+    """Refuse a prior over another number of descriptors than the network has attention maps for.
+
+    Raises:
+        BioAttError: both numbers.
+    """
+    wanted = getattr(network, "num_descriptors", len(prior_source.descriptors))
+    if wanted != len(prior_source.descriptors):
+        raise BioAttError(
+            f"the network has maps for {wanted} descriptors, the prior {prior_source.name} speaks of "
+            f"{len(prior_source.descriptors)}; set prior_descriptors to the words the network was trained with"
+        )
 
 
 def make_provenance(network: nn.Module, weights: str, prior_source: PriorSource, version: str) -> Provenance:
@@ -135,6 +154,7 @@ def make_provenance(network: nn.Module, weights: str, prior_source: PriorSource,
         prior_source: where its priors come from.
         version: the bundle's version, from metadata.json.
     """
+    check_prior_fits(network, prior_source)
     logger.info("prior: %s", prior_source.model)
     return Provenance(
         version=str(version),
@@ -166,28 +186,33 @@ def _options(arguments: Sequence[str]) -> dict[str, str]:
         if word.startswith("--") and len(word) > 2:
             key, equals, value = word[2:].partition("=")
             following = arguments[position + 1] if position + 1 < len(arguments) else ""
-            options[key] = value if equals else following
+            options[key.replace("-", "_")] = value if equals else following  # as Fire reads them
     return options
 
 
 def _config_files(option: str | Sequence[str]) -> list[str]:
-    """One file, or a list of them spelt as Python spells it."""
-    if isinstance(option, str) and option.lstrip().startswith(("[", "(")):
-        option = ast.literal_eval(option)
-    return [option] if isinstance(option, str) else [str(file) for file in option]
-
-
-def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    return json.loads(Path(path).read_text())
+    """One file, or several: a list as Python spells it, or separated by commas."""
+    if isinstance(option, str):
+        option = ast.literal_eval(option) if option.lstrip().startswith(("[", "(")) else option.split(",")
+    return [str(file) for file in option]
 
 
 def _has(config: Any, parts: Sequence[str]) -> bool:
-    """Whether a config has the nested key; any argument may be added to a component (``_target_``)."""
-    for part in parts:
+    """Whether a config has the nested key, or a component that would take it as an argument."""
+    for position, part in enumerate(parts):
         if isinstance(config, dict) and part in config:
             config = config[part]
         elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
             config = config[int(part)]
         else:
-            return isinstance(config, dict) and "_target_" in config
+            return position == len(parts) - 1 and isinstance(config, dict) and _takes(config, part)
     return True
+
+
+def _takes(config: dict[str, Any], argument: str) -> bool:
+    """Whether the component that a config describes has an argument of that name."""
+    component = ConfigComponent(config, locator=ComponentLocator(excludes=["metadata"]))
+    if not ConfigComponent.is_instantiable(config):
+        return False
+    arguments = inspect.signature(locate(component.resolve_module_name())).parameters.values()
+    return any(one.name == argument or one.kind is inspect.Parameter.VAR_KEYWORD for one in arguments)

@@ -24,15 +24,17 @@ class SeriesReader(ImageReader):
     Args:
         series: SeriesInstanceUID, where a folder holds several.
         assume_hu: take a NIfTI's numbers as HU although they do not look like it.
+        progress: show a bar on the terminal while slices are read.
 
     Raises:
         BioAttError: on reading, see `load_volume`.
     """
 
-    def __init__(self, *, series: str = "", assume_hu: bool = False) -> None:
+    def __init__(self, *, series: str = "", assume_hu: bool = False, progress: bool = False) -> None:
         super().__init__()
         self.series = series
         self.assume_hu = assume_hu
+        self.progress = progress
 
     def verify_suffix(self, filename: Sequence[os.PathLike | str] | os.PathLike | str) -> bool:
         """Every path may be tried: DICOM files need no suffix."""
@@ -41,7 +43,7 @@ class SeriesReader(ImageReader):
     def read(self, data: Sequence[os.PathLike | str] | os.PathLike | str, **kwargs: Any) -> Volume:
         """Read the one path in `data`."""
         path = data if isinstance(data, (str, os.PathLike)) else data[0]
-        return load_volume(path, series=self.series, assume_hu=self.assume_hu)
+        return load_volume(path, series=self.series, assume_hu=self.assume_hu, progress=self.progress)
 
     def get_data(self, img: Volume) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the array and the meta data that LoadImaged makes a MetaTensor of."""
@@ -59,13 +61,15 @@ class SeriesReader(ImageReader):
         return img.hu, meta
 
 
-def slice_keys_from_meta(meta: dict[str, Any], count: int) -> list[SliceKey]:
+def slice_keys_from_meta(meta: dict[str, Any], count: int, item: int = 0) -> list[SliceKey]:
     """Names of the `count` axial slices, inferior to superior, from a MetaTensor's meta; inverse of writing them.
+
+    Meta data of a batch holds a list; `item` tells whose names are wanted.
 
     A DICOM series with axial slices has its UIDs and files; any other volume has its file name and the index.
     """
     text = meta.get("slice_keys", "")
-    text = text if isinstance(text, str) else text[0]  # a batch of one collates to a list of one
+    text = text if isinstance(text, str) else text[item]
     known = json.loads(text) if text else {}
     uids, files = known.get("uids", []), known.get("files", [])
     if len(uids) == count:

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 
 from ..dicom import select_series, write_derived_series
 from ..errors import BioAttError
+from ..progress import bar
 from ..provenance import Provenance
 from ..staging import check_output_folder, staged_folder
 from .volume import write_nifti
@@ -31,15 +32,24 @@ class SaveSeries:
         output_dir: a folder that does not exist yet, or is replaced whole with `overwrite`.
         provenance: what made the results.
         overwrite: replace an existing folder.
+        progress: show a bar on the terminal while slices are written.
 
     Raises:
         BioAttError: the folder cannot be used, or writing fails.
     """
 
-    def __init__(self, output_dir: str | os.PathLike[str], provenance: Provenance, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        output_dir: str | os.PathLike[str],
+        provenance: Provenance,
+        *,
+        overwrite: bool = False,
+        progress: bool = False,
+    ) -> None:
         self.output_dir = Path(output_dir)
         self.provenance = provenance
         self.overwrite = overwrite
+        self.progress = progress
         self._staging = ExitStack()
         self._folder: Path | None = None
 
@@ -58,12 +68,18 @@ class SaveSeries:
         """Write the results of one iteration."""
         for item in engine.state.output:
             meta = item["image"].meta
-            hu = item["pred"].numpy()[0]
+            hu = item["pred"].cpu().numpy()[0]
             if meta["kind"] == "dicom":
-                series = select_series(meta["filename_or_obj"], meta["series_instance_uid"])
-                write_derived_series(
-                    series, hu.transpose(2, 1, 0), self.output_dir, self.provenance, overwrite=self.overwrite
-                )
+                series = select_series(meta["filename_or_obj"], meta["series_instance_uid"], tell=False)
+                with bar(len(series.files), "writing", self.progress) as advance:
+                    write_derived_series(
+                        series,
+                        hu.transpose(2, 1, 0),
+                        self.output_dir,
+                        self.provenance,
+                        overwrite=self.overwrite,
+                        progress=lambda done, total: advance(1),
+                    )
             else:
                 self._write_nifti(Path(meta["filename_or_obj"]), hu)
 
@@ -84,8 +100,7 @@ class SaveSeries:
         if clipped:
             logger.warning("%s: %d voxels were clipped to the range of its data type", source.name, clipped)
         record: dict[str, Any] = {"source": source.name, **self.provenance.as_dict()}
-        sidecar = source.name[: source.name.lower().rindex(".nii")] + ".json"
-        (self._folder / sidecar).write_text(json.dumps(record, indent=2) + "\n")
+        (self._folder / f"{source.name}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def check_places(dataset_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str], overwrite: bool) -> None:

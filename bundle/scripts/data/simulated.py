@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
 from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU
 from ..priors import PriorSource, SliceKey
+from ..progress import bar
+from ..staging import staged_file
 from .orientation import radiological_slices
 from .reader import slice_keys_from_meta
 from .volume import series_folders
@@ -97,10 +100,19 @@ def simulated_pairs(
         "seed": seed,
     }
     place = Path(cache_dir) / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BioAttError(f"cache {cache_dir} cannot be made: {error.strerror}; name another with cache_dir") from error
+    chosen = [name for name in patients or folders if name not in without]
+    if not chosen:
+        raise BioAttError(f"no patients of {dataset_dir} are left to make pairs of; leave fewer out")
     pairs = []
-    for patient in [name for name in patients or folders if name not in without]:
-        pairs += _patient_pairs(patient, folders[patient], place, prior_source, slices_per_patient, recipe)
+    for patient in chosen:
+        try:
+            pairs += _patient_pairs(patient, folders[patient], place, prior_source, slices_per_patient, recipe)
+        except ValueError as error:
+            raise BioAttError(f"{patient}: no low dose can be simulated: {error}; leave this patient out") from error
     return [{"pair": pair, "patient": pair.patient} for pair in pairs]
 
 
@@ -112,17 +124,24 @@ def _patient_pairs(
     keys = slice_keys_from_meta(volume.meta, len(volume))
     every = math.ceil(len(volume) / slices_per_patient) if slices_per_patient else 1
     chosen = list(range(every // 2, len(volume), every))
-    paths = {i: place / f"{keys[i].sop_instance_uid or f'{patient}-{i:04d}'}.npz" for i in chosen}
-    simulator = None
-    for i in chosen:
-        if not paths[i].exists():
-            simulator = simulator or _calibrated(volume, recipe)
-            _write_pair(paths[i], *_simulate(volume[i], simulator, recipe, paths[i].stem))
+    paths = {i: place / f"{_safe_name(keys[i].sop_instance_uid) or f'{patient}-{i:04d}'}.npz" for i in chosen}
+    missing = [i for i in chosen if not paths[i].exists()]
+    if missing:
+        simulator = _calibrated(volume, recipe)
+        with bar(len(missing), f"simulating {patient}") as advance:
+            for i in missing:
+                _write_pair(paths[i], *_simulate(volume[i], simulator, recipe, paths[i].stem))
+                advance(1)
     logger.info("%s: %d slices with %d realisations each", patient, len(chosen), len(recipe["doses"]))
     return [
         CachedPair(path=paths[i], priors=_priors(paths[i], prior_source, keys[i]), patient=patient, key=keys[i])
         for i in chosen
     ]
+
+
+def _safe_name(uid: str) -> str:
+    """The UID if it is one (PS3.5 9.1) and so can be a file's name, else nothing."""
+    return uid if re.fullmatch(r"[0-9.]{1,64}", uid) else ""
 
 
 def _calibrated(volume: Any, recipe: dict[str, Any]) -> DoseSimulator:
@@ -156,16 +175,9 @@ def _simulate(
 
 
 def _write_pair(path: Path, full: np.ndarray, low: np.ndarray) -> None:
-    """Write the file beside its place and move it there whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez(file, full=full, low=low)
-        os.replace(partial, path)
-    except OSError as error:
-        raise BioAttError(f"writing {path} failed: {error.strerror or error}; make room, then run again") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write the file whole or not at all."""
+    with staged_file(path) as partial, open(partial, "wb") as file:
+        np.savez(file, full=full, low=low)
 
 
 def _priors(path: Path, prior_source: PriorSource, key: SliceKey) -> np.ndarray:
@@ -176,7 +188,6 @@ def _priors(path: Path, prior_source: PriorSource, key: SliceKey) -> np.ndarray:
     with np.load(path) as arrays:
         low = torch.from_numpy(arrays["low"].astype(np.float32))
     priors = prior_source(low, [key] * len(low)).numpy()
-    partial = kept.with_name(f".{kept.name}.{os.getpid()}.partial.npy")
-    np.save(partial, priors)
-    os.replace(partial, kept)
+    with staged_file(kept) as partial, open(partial, "wb") as file:
+        np.save(file, priors)
     return priors

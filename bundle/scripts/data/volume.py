@@ -10,6 +10,7 @@ import numpy as np
 
 from ..dicom import find_series, read_volume, select_series
 from ..errors import BioAttError
+from ..progress import bar
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
@@ -57,18 +58,29 @@ def find_inputs(path: str | os.PathLike[str]) -> list[Path]:
     niftis = sorted(p for p in place.iterdir() if p.is_file() and is_nifti(p) and not p.name.startswith("."))
     if not niftis:
         return [place]
-    if any(p.is_file() and p.suffix.lower() in (".dcm", ".ima") for p in place.iterdir()):
+    if any(_is_dicom(p) for p in place.iterdir() if p not in niftis):
         raise BioAttError(f"input {place} holds NIfTI and DICOM files together; name one of them")
     return niftis
 
 
-def load_volume(path: str | os.PathLike[str], *, series: str = "", assume_hu: bool = False) -> Volume:
+def _is_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM files do (PS3.10 7.1)."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def load_volume(
+    path: str | os.PathLike[str], *, series: str = "", assume_hu: bool = False, progress: bool = False
+) -> Volume:
     """Read a DICOM series, a single DICOM file or a NIfTI file as HU.
 
     Args:
         path: folder or file.
         series: SeriesInstanceUID, where a folder holds several.
         assume_hu: take a NIfTI's numbers as HU although they do not look like it.
+        progress: show a bar on the terminal while slices are read.
 
     Raises:
         BioAttError: see `scripts.dicom` and `read_nifti`.
@@ -78,8 +90,10 @@ def load_volume(path: str | os.PathLike[str], *, series: str = "", assume_hu: bo
             raise BioAttError(f"--series chooses among DICOM series; {path} is a NIfTI file, leave it out")
         return read_nifti(path, assume_hu=assume_hu)
     chosen = select_series(path, series or None)
+    with bar(len(chosen.files), "reading", progress) as advance:
+        hu = read_volume(chosen, lambda done, total: advance(1))
     return Volume(
-        hu=np.ascontiguousarray(read_volume(chosen)).transpose(2, 1, 0),
+        hu=hu.transpose(2, 1, 0),
         affine=np.asarray(chosen.affine, dtype=np.float64),
         source=Path(path),
         kind="dicom",
@@ -107,7 +121,7 @@ def read_nifti(path: str | os.PathLike[str], *, assume_hu: bool = False) -> Volu
         raise BioAttError(f"{path} cannot be decoded ({error}); copy or export it again") from error
     if not assume_hu:
         _check_hu(hu, path)
-    return Volume(hu=hu, affine=np.asarray(image.affine, dtype=np.float64), source=Path(path), kind="nifti")
+    return Volume(hu=hu, affine=_checked_affine(image, path), source=Path(path), kind="nifti")
 
 
 def write_nifti(source: str | os.PathLike[str], hu: np.ndarray, target: str | os.PathLike[str]) -> int:
@@ -144,6 +158,18 @@ def _open_nifti(path: str | os.PathLike[str]):
         return nibabel.load(path)
     except Exception as error:
         raise BioAttError(f"{path} is no readable NIfTI file ({error}); copy or export it again") from error
+
+
+def _checked_affine(image, path: str | os.PathLike[str]) -> np.ndarray:  # noqa: ANN001 (nibabel has no types)
+    """The affine, if the file says where its voxels lie: without it no slice is known to be axial."""
+    from nibabel.nifti1 import Nifti1Pair
+
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise BioAttError(f"{path} has no usable affine (it is singular or not finite); export it with its geometry")
+    if isinstance(image, Nifti1Pair) and not (image.header["qform_code"] or image.header["sform_code"]):
+        raise BioAttError(f"{path} has no geometry (qform_code and sform_code are 0); export it with its orientation")
+    return affine
 
 
 def _check_hu(hu: np.ndarray, path: str | os.PathLike[str]) -> None:

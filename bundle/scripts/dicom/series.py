@@ -99,22 +99,27 @@ def find_series(path: str | os.PathLike[str], refused: list[BioAttError] | None 
     return found
 
 
-def select_series(path: str | os.PathLike[str], series_uid: str | None = None) -> Series:
+def select_series(path: str | os.PathLike[str], series_uid: str | None = None, *, tell: bool = True) -> Series:
     """The one series in `path`, or the one named `series_uid`; the others there are not checked.
+
+    Args:
+        path: folder, or one DICOM file.
+        series_uid: SeriesInstanceUID.
+        tell: log what is unusual; for a second look at the same series it was told already.
 
     Raises:
         BioAttError: several series and none named, no series of that name, or see `find_series`.
     """
-    found = _scan(Path(path))
+    found = _scan(Path(path), tell)
     if series_uid is None and len(found) > 1:
         raise BioAttError(f"{path} holds {len(found)} CT series: {_listing(found)}; choose one with --series UID")
     uid = next(iter(found)) if series_uid is None else str(series_uid).strip()
     if uid not in found:
         raise BioAttError(f"{path} holds no CT series {uid}, but {_listing(found)}; choose one with --series UID")
-    return _build(uid, found[uid])
+    return _build(uid, found[uid], tell)
 
 
-def _scan(path: Path) -> dict[str, list[_Found]]:
+def _scan(path: Path, tell: bool = True) -> dict[str, list[_Found]]:
     """Headers of the CT images in `path` by SeriesInstanceUID, localizers left out."""
     headers = _headers(path)
     images = [(file, header) for file, header in headers if _is_ct(header)]
@@ -126,7 +131,7 @@ def _scan(path: Path) -> dict[str, list[_Found]]:
     if not slices:
         raise BioAttError(f"{path} holds only CT localizers (scouts), wanted slices; name a folder with a CT series")
     for count, what in (len(headers) - len(images), "not CT"), (len(images) - len(slices), "CT localizers"):
-        if count:
+        if count and tell:
             logger.info("%s: left out %d files that are %s", path, count, what)
     series: dict[str, list[_Found]] = {}
     for file, header in slices:
@@ -200,13 +205,13 @@ def _uid(header: Dataset, keyword: str, file: Path) -> str:
     return found
 
 
-def _build(uid: str, found: list[_Found]) -> Series:
+def _build(uid: str, found: list[_Found], tell: bool = True) -> Series:
     """Check the slices of one series against each other and put them in order."""
     for file, header in found:
         check_hu_image(header, file)
     slices = [(file, header, read_plane(header, file)) for file, header in found]
     _check_same_grid(uid, slices)
-    slices = _without_copies(slices)
+    slices = _without_copies(slices, tell)
     order = np.argsort(heights([plane for _, _, plane in slices]), kind="stable")
     slices = [slices[i] for i in order]
     planes = [plane for _, _, plane in slices]
@@ -215,7 +220,8 @@ def _build(uid: str, found: list[_Found]) -> Series:
             f"series {uid}: two different slices at one position, {slices[i][0]} and {slices[i + 1][0]} "
             f"({heights(planes)[i]:.2f} mm); keep one image a position (one phase, one reconstruction)"
         )
-    _warn(uid, slices)
+    if tell:
+        _warn(uid, slices)
     file, header, plane = slices[0]
     affine = affine_ras(planes, _single_spacing(header, file))
     return Series(
@@ -257,7 +263,7 @@ def _check_same_grid(uid: str, slices: list[tuple[Path, Dataset, Plane]]) -> Non
             )
 
 
-def _without_copies(slices: list[tuple[Path, Dataset, Plane]]) -> list[tuple[Path, Dataset, Plane]]:
+def _without_copies(slices: list[tuple[Path, Dataset, Plane]], tell: bool) -> list[tuple[Path, Dataset, Plane]]:
     """Take each SOPInstanceUID once; raise if it stands for slices at different places."""
     taken: dict[str, tuple[Path, Dataset, Plane]] = {}
     for one in slices:
@@ -268,7 +274,7 @@ def _without_copies(slices: list[tuple[Path, Dataset, Plane]]) -> list[tuple[Pat
                 f"SOPInstanceUID {uid} stands for two slices at different positions, {file} and {one[0]}; "
                 "export the series again"
             )
-    if len(taken) < len(slices):
+    if len(taken) < len(slices) and tell:
         logger.warning("left out %d files that are second copies of a slice", len(slices) - len(taken))
     return list(taken.values())
 

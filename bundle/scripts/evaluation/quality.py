@@ -68,7 +68,7 @@ class ImageQuality:
     def measure(self, engine: Engine) -> None:
         """Measure the slices of one iteration."""
         for item, source in zip(engine.state.output, engine.state.batch, strict=True):
-            low, full, out = (np.asarray(item[key])[0] for key in ("image", "label", "pred"))
+            low, full, out = (item[key].cpu().numpy()[0] for key in ("image", "label", "pred"))
             mask = flat_soft_tissue(low)
             row = {}
             for name, image in (("low", low), ("denoised", out)):
@@ -96,10 +96,10 @@ class ImageQuality:
 
 
 class TrainingCurve:
-    """Writes one CSV line per validation: epoch, loss, learning rate and the validator's means.
+    """Writes one CSV line per epoch: loss, learning rate and, where it ran, the validator's means.
 
     Args:
-        path: the CSV file; lines are added, so that a resumed run goes on in it.
+        path: the CSV file; it is begun anew with each training.
         validator: the evaluator whose metrics are written.
     """
 
@@ -110,8 +110,15 @@ class TrainingCurve:
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, after its validation handler."""
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def start(self, engine: Engine) -> None:
+        """Write the head of the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "w", newline="") as file:
+            csv.writer(file).writerow(["epoch", "iteration", "loss", "learning_rate", "psnr_db", "ssim", "rmse_hu"])
 
     def collect(self, engine: Engine) -> None:
         """Keep the loss of one iteration."""
@@ -123,12 +130,8 @@ class TrainingCurve:
         loss, self._losses = float(np.mean(self._losses)), []
         ran = self.validator.state.metrics if engine.state.epoch == self.validator.state.epoch else {}
         print(f"epoch {engine.state.epoch}/{engine.state.max_epochs}: loss {loss:.5f}, lr {rate:.2e}", flush=True)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = not self.path.exists()
         with open(self.path, "a", newline="") as file:
             writer = csv.writer(file)
-            if fresh:
-                writer.writerow(["epoch", "iteration", "loss", "learning_rate", "psnr_db", "ssim", "rmse_hu"])
             measures = [ran.get(f"denoised_{name}", "") for name in ("psnr_db", "ssim", "rmse_hu")]
             writer.writerow([engine.state.epoch, engine.state.iteration, loss, rate, *measures])
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..device import find_device
 from ..errors import BioAttError
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -48,14 +49,16 @@ def check_state_dict(state: object, name: str) -> dict[str, Tensor]:
     return state
 
 
-def load_weights(network: Network, path: str | os.PathLike[str]) -> Network:
-    """Load `path` strictly into `network` and return it in eval mode.
+def load_weights(network: Network, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Network:
+    """Load `path` strictly into `network` and return it in eval mode on `device`.
 
     Raises:
-        BioAttError: see `read_state_dict`; also when the file belongs to another architecture.
+        BioAttError: see `read_state_dict`; also when the file belongs to another architecture, or there is no such
+            device.
     """
+    place = find_device(device)
     fit_weights(network, read_state_dict(path), str(path))
-    return network.eval()
+    return network.to(place).eval()
 
 
 def fit_weights(network: nn.Module, state: dict[str, Tensor], name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..device import find_device
 from ..errors import BioAttError
 from ..hu import WINDOWS_HU, to_window
 from .descriptors import DESCRIPTORS, check_descriptors
@@ -70,7 +71,7 @@ class ClipPrior:
         if batch_size < 1:
             raise BioAttError(f"batch_size of a prior must be 1 or more, got {batch_size}; write e.g. 16")
         self._preparation, self._window_hu, self._batch_size = preparation, window_hu, batch_size
-        self._device = _find_device(device)
+        self._device = find_device(device)
         self._network, self._preprocess, tokenizer = load_clip(name)
         tokens = tokenizer(list(self.descriptors))
         self.digest = self._make_digest(tokens)
@@ -236,15 +237,6 @@ def _preparation_in_words(preparation: str, window_hu: tuple[float, float]) -> s
     if len(window_hu) != 2 or not window_hu[0] < window_hu[1]:
         raise BioAttError(f"window_hu must be (lower, upper) with lower < upper, got {tuple(window_hu)}; swap them")
     return f"window {window_hu[0]:g} to {window_hu[1]:g} HU"
-
-
-def _find_device(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise BioAttError(f"device {str(device)!r} is not usable ({_first_line(error)}); use cpu or cuda:0") from error
-    return found
 
 
 @contextmanager

@@ -49,6 +49,8 @@ def make_prior(
         >>> make_prior("uniform").model
         'uniform prior (no model)'
     """
+    if not isinstance(prior, str):
+        raise BioAttError(f"unknown prior {prior!r}; use one of {FORMS}")
     form, _, rest = prior.partition(":")
     if prior == "uniform":
         return UniformPrior(descriptors=descriptors)
@@ -67,7 +69,7 @@ def make_prior(
             batch_size=batch_size,
             label=label,
         )
-        source.name = prior
+        source.name = prior if form != "local-dir" else f"local-dir:{Path(rest).name}"  # no path leaves this machine
         return source
     raise BioAttError(f"unknown prior {prior!r}; use one of {FORMS}")
 

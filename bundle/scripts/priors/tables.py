@@ -58,7 +58,7 @@ class TablePrior:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, descriptors: Sequence[str] = DESCRIPTORS) -> None:
-        self.name = f"table:{os.fspath(path)}"
+        self.name = f"table:{Path(path).name}"
         self.descriptors = check_descriptors(descriptors)
         self._path = Path(path)
         data = _read_bytes(self._path)
