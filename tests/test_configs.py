@@ -88,3 +88,26 @@ def test_the_shipped_weights_fit_the_network_and_hang_on_the_prior(bundle_root):
 def test_network_overrides_name_the_papers_networks(bundle_root, name, attention):
     definition = read(bundle_root, f"network_{name}.json")["network_def"]
     assert definition == {"_target_": "BioAtt", "channels": 96, "attention": attention}
+
+
+def test_the_model_card_names_the_weights_and_figures_that_are_there(bundle_root):
+    import hashlib
+
+    card = (bundle_root / "docs" / "README.md").read_text()
+    assert hashlib.sha256((bundle_root / "models" / "model.pt").read_bytes()).hexdigest() in card
+    evidence = bundle_root.parent / "docs" / "evidence" / "first_weights" / "evaluation.json"
+    for patient, mean in json.loads(evidence.read_text())["patients"].items():
+        low, out = mean["low"], mean["denoised"]
+        pairs = ((low[key], out[key], form) for key, form in (("psnr_db", ".2f"), ("ssim", ".4f"), ("rmse_hu", ".2f")))
+        cells = [f"{value:{form}}" for before, after, form in pairs for value in (before, after)]
+        assert f"| {patient} | {mean['slices']} | {' | '.join(cells)} |" in card
+
+
+def test_checksums_are_those_of_the_files(bundle_root):
+    import hashlib
+
+    models = bundle_root / "models"
+    lines = [line.split("  ") for line in (models / "SHA256SUMS").read_text().splitlines()]
+    assert {name for _, name in lines} == {"model.pt", "prior/open_clip_model.safetensors"}
+    for digest, name in lines:
+        assert hashlib.sha256((models / name).read_bytes()).hexdigest() == digest, name

@@ -41,6 +41,7 @@ def test_soft_tissue_noise_falls_by_a_fifth_and_hu_stay(judged, name):
     _, result = judged(name)
     before, after = result["noise_sd_hu"]
     assert after <= 0.8 * before
+    assert result["soft_tissue_sd_hu"][1] < result["soft_tissue_sd_hu"][0]
     for tissue in ("fat", "soft tissue", "bone"):
         assert abs(result["bias_hu"][tissue]) <= 2.0, tissue
 

@@ -161,9 +161,10 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         "demo",
         help="make a small low-dose series and denoise it",
         description="Make a small low-dose DICOM series of a phantom, denoise it, and print the quality before and "
-        "after.",
+        "after, against the truth. OUT then holds the DICOM series low_dose, truth and denoised, and demo.png.",
+        epilog=_NOTICE,
     )
-    parser.add_argument("output", metavar="OUT", help="folder for the series and the picture; replaced if it exists")
+    parser.add_argument("output", metavar="OUT", help="folder to make; a former demo there is replaced")
 
 
 if __name__ == "__main__":
