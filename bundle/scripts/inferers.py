@@ -31,7 +31,8 @@ class SlicePriorInferer(Inferer):
 
     Args:
         prior_source: gives the prior of each slice; None lets the network take the uniform one.
-        batch_size: slices at a time.
+        batch_size: slices at a time. On a CPU one is fastest: larger batches outgrow the caches and make the
+            allocator return memory again and again.
         bf16: run the network in bfloat16 where that is fast (recent CPUs and GPUs).
         progress: show a bar on the terminal.
 
@@ -43,7 +44,7 @@ class SlicePriorInferer(Inferer):
         self,
         *,
         prior_source: PriorSource | None = None,
-        batch_size: int = 4,
+        batch_size: int = 1,
         bf16: bool = False,
         progress: bool = False,
     ) -> None:
