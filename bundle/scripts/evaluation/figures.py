@@ -38,4 +38,4 @@ def comparison_figure(
         axes.set_title(title)
         axes.set(xticks=[], yticks=[])
         figure.colorbar(shown, ax=axes, orientation="horizontal", shrink=0.8, label="HU")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, bbox_inches="tight")
