@@ -111,3 +111,11 @@ def test_checksums_are_those_of_the_files(bundle_root):
     assert {name for _, name in lines} == {"model.pt", "prior/open_clip_model.safetensors"}
     for digest, name in lines:
         assert hashlib.sha256((models / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_metadata_has_the_figures_of_the_evidence(bundle_root):
+    evidence = bundle_root.parent / "docs" / "evidence" / "first_weights" / "evaluation.json"
+    patients = json.loads(evidence.read_text())["patients"].values()
+    for name, value in read(bundle_root, "metadata.json")["eval_metrics"].items():
+        mean = sum(patient["denoised"][name] for patient in patients) / len(patients)
+        assert value == pytest.approx(mean, abs=0.006 if name == "psnr_db" else 6e-5)
