@@ -145,23 +145,12 @@ def _default_device() -> str:
 
 def train(options: argparse.Namespace) -> None:
     """`bioatt train`: the training workflow."""
-    overrides = {
-        "dataset_dir": options.data,
-        "output_dir": options.output,
-        "validate_patients": options.validate,
-        **_settings(options.set),
-    }
-    run_workflow("training", ["train.json", *_network_config(options)], overrides)
+    run_workflow("training", ["train.json", *_network_config(options)], _training_overrides(options))
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """`bioatt evaluate`: the evaluation workflow."""
-    overrides = {
-        "dataset_dir": options.data,
-        "output_dir": options.output,
-        "validate_patients": options.validate,
-        **_settings(options.set),
-    }
+    overrides = _training_overrides(options)
     if options.weights:
         overrides["weights"] = options.weights
     run_workflow("evaluation", ["train.json", "evaluate.json", *_network_config(options)], overrides)
@@ -200,6 +189,16 @@ def demo(options: argparse.Namespace) -> None:
     from .demo import run_demo
 
     run_demo(Path(options.output))
+
+
+def _training_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """What `train` and `evaluate` both override."""
+    return {
+        "dataset_dir": options.data,
+        "output_dir": options.output,
+        "validate_patients": options.validate,
+        **_settings(options.set),
+    }
 
 
 def _network_config(options: argparse.Namespace) -> list[str]:

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..hu import WINDOWS_HU
+
 
 def comparison_figure(
     path: str | os.PathLike[str],
     panels: Mapping[str, np.ndarray],
     difference: tuple[str, str],
     *,
-    window_hu: tuple[float, float] = (-160.0, 240.0),
+    window_hu: tuple[float, float] = WINDOWS_HU["abdomen"],
     difference_hu: float = 60.0,
 ) -> None:
     """Write a PNG: each panel in one HU window, and the difference of two of them, with scale bars in HU.

@@ -10,6 +10,11 @@ from torch import Tensor, nn
 ATTENTION_KINDS = ("prior", "spatial", "channel", "none")
 
 
+def pool_channels(x: Tensor) -> Tensor:
+    """Mean and maximum of `x` (B, C, H, W) over its channels, (B, 2, H, W)."""
+    return torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
+
+
 class PriorAttention(nn.Module):
     """One learned attention map per anatomical descriptor, weighted by how likely the descriptor is.
 
@@ -36,8 +41,7 @@ class PriorAttention(nn.Module):
 
     def maps(self, x: Tensor) -> Tensor:
         """Attention maps A in (0, 1), (B, K, H, W), before the prior weights them."""
-        pooled = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
-        return torch.sigmoid(self.conv(pooled))
+        return torch.sigmoid(self.conv(pool_channels(x)))
 
     def weigh(self, maps: Tensor, prior: Tensor) -> Tensor:
         """Sum over descriptors of prior times map, (B, 1, H, W)."""
@@ -64,8 +68,7 @@ class SpatialAttention(nn.Module):
 
     def maps(self, x: Tensor) -> Tensor:
         """The attention map in (0, 1), (B, 1, H, W)."""
-        pooled = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
-        return torch.sigmoid(self.conv(pooled))
+        return torch.sigmoid(self.conv(pool_channels(x)))
 
     def weigh(self, maps: Tensor, prior: Tensor) -> Tensor:
         """The map itself: there is nothing to weigh."""

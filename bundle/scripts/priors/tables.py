@@ -6,7 +6,6 @@ import csv
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import torch
 
 from ..errors import BioAttError
+from ..staging import staged_file
 from .descriptors import DESCRIPTORS, check_descriptors
 from .sources import PriorSource, SliceKey, check_slices, digest_of
 
@@ -140,25 +140,14 @@ def write_prior_table(
     """
     target = Path(path)
     title = f"# {source.model}; digest {source.digest}".replace("\r", " ").replace("\n", " ")
-    try:
-        handle, partial = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.absolute().parent)
-    except OSError as error:
-        raise BioAttError(f"prior table {target} cannot be written: {error.strerror}; choose another place") from error
-    try:
-        with open(handle, "w", newline="", encoding="utf-8") as file:
-            file.write(title + "\n")
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*OWN_COLUMNS, *source.descriptors])
-            for key, prior in rows:
-                numbers = [float(value) for value in prior.detach().to("cpu", torch.float32)]
-                _check_prior(numbers, len(source.descriptors), str(key))
-                writer.writerow([key.file, key.index, key.sop_instance_uid, *map(repr, numbers)])
-        os.chmod(partial, 0o644)
-        os.replace(partial, target)
-    except OSError as error:
-        raise BioAttError(f"prior table {target} cannot be written: {error.strerror}; choose another place") from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    with staged_file(target) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        file.write(title + "\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*OWN_COLUMNS, *source.descriptors])
+        for key, prior in rows:
+            numbers = [float(value) for value in prior.detach().to("cpu", torch.float32)]
+            _check_prior(numbers, len(source.descriptors), str(key))
+            writer.writerow([key.file, key.index, key.sop_instance_uid, *map(repr, numbers)])
     return target
 
 
