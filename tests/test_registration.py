@@ -36,15 +36,17 @@ def from_config(target, **arguments):
 def unloaded():
     """Take the bundle's code out of sys.modules; afterwards everything is as it was."""
     bundle = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "scripts"}
-    module, network = sys.modules[MODULE], monai_nets.BioAtt
+    registered = {name: sys.modules[name] for name in (MODULE, f"{MODULE}_unet")}
+    network = monai_nets.BioAtt
     for name in bundle:
         del sys.modules[name]
     yield network
     for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
         del sys.modules[name]
     sys.modules.update(bundle)
-    sys.modules[MODULE] = monai_nets.bioatt = module
-    monai_nets.BioAtt = network
+    sys.modules.update(registered)
+    monai_nets.bioatt, monai_nets.bioatt_unet = registered.values()
+    monai_nets.BioAtt, monai_nets.BioAttUNet = network, registered[f"{MODULE}_unet"].BioAttUNet
 
 
 @pytest.mark.parametrize("target", ["BioAtt", "scripts.networks.BioAtt", f"{MODULE}.BioAtt"])

@@ -1,14 +1,16 @@
-"""Denoising networks, ``forward(image, prior=None)``; importing this registers `BioAtt` with MONAI."""
+"""Denoising networks, ``forward(image, prior=None)``; importing this registers them with MONAI."""
 
 from .attention import ATTENTION_KINDS, ChannelAttention, NoAttention, PriorAttention, SpatialAttention, make_attention
 from .redcnn import BioAtt
 from .reference import load_reference_checkpoint
 from .registration import register_with_monai
+from .ushape import BioAttUNet
 from .weights import load_weights, read_state_dict, weights_sha256
 
 __all__ = [
     "ATTENTION_KINDS",
     "BioAtt",
+    "BioAttUNet",
     "ChannelAttention",
     "NoAttention",
     "PriorAttention",
@@ -22,3 +24,4 @@ __all__ = [
 ]
 
 register_with_monai(BioAtt, "monai.networks.nets.bioatt")
+register_with_monai(BioAttUNet, "monai.networks.nets.bioatt_unet")

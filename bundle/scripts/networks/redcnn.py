@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import make_attention
+from .inputs import check_image, fill_prior
 
 #: Five unpadded 5x5 convolutions take 20 pixels off each axis, so 21 is the least an image may have.
 SMALLEST_SIDE = 21
@@ -76,7 +75,8 @@ class BioAtt(nn.Module):
         Raises:
             ValueError: a shape that does not fit.
         """
-        prior = self._check(image, prior)
+        check_image(image)
+        prior = fill_prior(prior, image, self.num_descriptors)
         height, width = image.shape[-2:]
         x0 = self._at_least_smallest(image)
         x2 = self._encode2(x0)
@@ -101,7 +101,8 @@ class BioAtt(nn.Module):
             ``attention3_weighted``, ``attention5_weighted``: (B, 1, ...), what the features are multiplied by.
             The maps are centred on the image. Channel attention has (B, C, 1, 1) instead.
         """
-        prior = self._check(image, prior)
+        check_image(image)
+        prior = fill_prior(prior, image, self.num_descriptors)
         x0 = self._at_least_smallest(image)
         x3 = torch.relu(self.conv3(self._encode2(x0)))
         maps3 = self.attention3.maps(x3)
@@ -131,31 +132,3 @@ class BioAtt(nn.Module):
         if bottom > 0 or right > 0:
             image = F.pad(image, [0, right, 0, bottom], mode="replicate")
         return image
-
-    def _check(self, image: Tensor, prior: Tensor | None) -> Tensor:
-        if image.dim() != 4 or image.shape[1] != 1 or image.numel() == 0:
-            raise ValueError(f"image must be (B, 1, H, W), not empty, got {list(image.shape)}")
-        if prior is None:
-            if not torch.jit.is_scripting():
-                _tell_uniform()
-            return torch.full(
-                [image.shape[0], self.num_descriptors],
-                1.0 / self.num_descriptors,
-                dtype=image.dtype,
-                device=image.device,
-            )
-        if (
-            (prior.dim() != 2 and prior.dim() != 4)
-            or prior.shape[0] != image.shape[0]
-            or prior.shape[1] != self.num_descriptors
-        ):
-            raise ValueError(
-                f"prior must be ({image.shape[0]}, {self.num_descriptors}) or "
-                f"({image.shape[0]}, {self.num_descriptors}, h, w), got {list(prior.shape)}"
-            )
-        return prior.to(image.dtype)
-
-
-@torch.jit.ignore
-def _tell_uniform() -> None:
-    logging.getLogger(__name__).info("no prior given: the network uses the uniform one")

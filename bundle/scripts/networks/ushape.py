@@ -1,0 +1,148 @@
+"""The fast network: a U-shape of plain 3x3 convolutions with the paper's attention blocks at every scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .attention import make_attention
+from .inputs import check_image, fill_prior
+
+
+class ResidualBlock(nn.Module):
+    """``x + conv(relu(conv(x)))``, 3x3 convolutions with zero padding; shape (B, C, H, W) kept."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, same shape as `x`."""
+        return x + self.conv2(torch.relu(self.conv1(x)))
+
+
+class BioAttUNet(nn.Module):
+    """A residual U-shape whose encoder features are weighted by an attention block at every scale.
+
+    ::
+
+        image (B, 1, H, W) --fold pixels f x f into channels--> head 3x3
+          scale 0  H/f     block [attention] ------------------- + block -- tail 3x3 -- unfold -- + image
+                             | 2x2, stride 2                     | transposed 2x2
+          scale 1  H/2f    block [attention] ---------- + block -+
+                             |                          |
+          scale 2  H/4f    block [attention] -----------+
+
+    Any H and W: the image is padded by replication to a multiple of the coarsest pixel and cropped again. Folding
+    keeps the convolutions near the matrix-product rate of a processor (docs/adr/0007).
+
+    Args:
+        widths: feature maps of each scale, finest first.
+        fold: f, side of the square of pixels that becomes channels.
+        attention: what stands in the slots: ``prior``, ``spatial``, ``channel`` or ``none``.
+        num_descriptors: K, length of the prior.
+
+    Source: the attention block is that of BioAtt, arXiv 2504.01662; the U-shape is this project's.
+
+    Example::
+
+        network = BioAttUNet()
+        denoised = network(image, prior)  # image (B, 1, H, W) in network range, prior (B, 11)
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (64, 128, 256),
+        fold: int = 2,
+        attention: str = "prior",
+        num_descriptors: int = 11,
+    ) -> None:
+        super().__init__()
+        self.title = f"BioAttUNet(widths={'-'.join(map(str, widths))}, fold={fold}, attention={attention})"
+        self.attention = attention
+        self.num_descriptors = num_descriptors
+        self.fold = fold
+        self.multiple = fold * 2 ** (len(widths) - 1)
+        self.head = nn.Conv2d(fold**2, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList([ResidualBlock(width) for width in widths])
+        self.slots = nn.ModuleList([make_attention(attention, width, num_descriptors) for width in widths])
+        pairs = list(zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList([nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs])
+        self.up = nn.ModuleList([nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in reversed(pairs)])
+        self.decoder = nn.ModuleList([ResidualBlock(width) for width in reversed(widths[:-1])])
+        self.tail = nn.Conv2d(widths[0], fold**2, 3, padding=1)
+
+    def forward(self, image: Tensor, prior: Tensor | None = None) -> Tensor:
+        """Denoise `image`.
+
+        Args:
+            image: (B, 1, H, W) in network range.
+            prior: (B, K), or dense (B, K, h, w); None means uniform, 1/K each.
+
+        Returns:
+            (B, 1, H, W) in network range.
+
+        Raises:
+            ValueError: a shape that does not fit.
+        """
+        check_image(image)
+        padded = self._pad(image)
+        x, skips = self._encode(padded, self._pad_prior(fill_prior(prior, image, self.num_descriptors), image))
+        for index, (up, block) in enumerate(zip(self.up, self.decoder)):  # noqa: B905 (TorchScript knows no strict)
+            x = block(up(x) + skips[len(skips) - 1 - index])
+        residual = F.pixel_shuffle(self.tail(x), self.fold)
+        return (padded + residual)[..., : image.shape[-2], : image.shape[-1]]
+
+    @torch.jit.export
+    def attention_maps(self, image: Tensor, prior: Tensor | None = None) -> dict[str, Tensor]:
+        """Maps of all blocks, for display: what each descriptor attends to, and their weighted sum.
+
+        Args:
+            image, prior: as for `forward`.
+
+        Returns:
+            For each scale s, ``attention{s}`` (B, K, h, w) with values in (0, 1), and ``attention{s}_weighted``
+            (B, 1, h, w), what the features are multiplied by; one pixel covers fold * 2**s pixels of the image
+            padded at its right and lower side. Channel attention has (B, C, 1, 1) instead.
+        """
+        check_image(image)
+        prior = self._pad_prior(fill_prior(prior, image, self.num_descriptors), image)
+        x = self.head(F.pixel_unshuffle(self._pad(image), self.fold))
+        maps: dict[str, Tensor] = {}
+        for index, (block, slot) in enumerate(zip(self.encoder, self.slots)):  # noqa: B905
+            x = block(x)
+            maps[f"attention{index}"] = slot.maps(x)
+            maps[f"attention{index}_weighted"] = slot.weigh(maps[f"attention{index}"], prior)
+            x = self._descend(x * maps[f"attention{index}_weighted"], index)
+        return maps
+
+    def _encode(self, padded: Tensor, prior: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features of the coarsest scale, and those of the finer ones from fine to coarse."""
+        x = self.head(F.pixel_unshuffle(padded, self.fold))
+        skips: list[Tensor] = []
+        for index, (block, slot) in enumerate(zip(self.encoder, self.slots)):  # noqa: B905
+            x = slot(block(x), prior)
+            skips.append(x)
+            x = self._descend(x, index)
+        return x, skips[: len(skips) - 1]
+
+    def _descend(self, x: Tensor, scale: int) -> Tensor:
+        """Features one scale coarser; the coarsest stay as they are."""
+        for index, down in enumerate(self.down):
+            if index == scale:
+                x = down(x)
+        return x
+
+    def _pad(self, image: Tensor) -> Tensor:
+        bottom, right = (-image.shape[-2]) % self.multiple, (-image.shape[-1]) % self.multiple
+        return F.pad(image, [0, right, 0, bottom], mode="replicate") if bottom > 0 or right > 0 else image
+
+    def _pad_prior(self, prior: Tensor, image: Tensor) -> Tensor:
+        """A dense prior as large as the padded image; a vector as it is."""
+        if prior.dim() == 2:
+            return prior
+        return self._pad(F.interpolate(prior, size=image.shape[-2:], mode="bilinear", align_corners=False))
