@@ -12,7 +12,8 @@ class BioAttError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))  # what a library said may have had several lines
+        words = " ".join(str(message).split())  # what a library said may have had several lines
+        super().__init__("".join(letter if letter.isprintable() else "?" for letter in words))  # no terminal codes
 
 
 def find_bioatt_error(error: BaseException | None) -> BioAttError | None:

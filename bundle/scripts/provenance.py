@@ -1,38 +1,130 @@
-"""What made a result: bundle, weights and prior, written into every file that leaves the bundle."""
+"""What made a result, by denoising or by simulation: written into every file that leaves the bundle."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 NOT_FOR_DIAGNOSIS = "Research software, not a medical device."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Which bundle version, weights and prior made a result.
+class Derivation:
+    """What a writer of results asks of what made them; `Provenance` and `SimulatedDose` answer.
 
     Args:
         version: the bundle's version, from metadata.json.
+        bundle: the bundle's name.
+    """
+
+    version: str
+    bundle: str = "ct_low_dose_denoising_bioatt"
+
+    #: Code value (DCM) and meaning for DICOM's DerivationCodeSequence (CID 7203).
+    derivation_code: ClassVar[tuple[str, str]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, for JSON."""
+        return {**asdict(self), "notice": NOT_FOR_DIAGNOSIS}
+
+    def series_suffix(self) -> str:
+        """What is put behind the source's SeriesDescription."""
+        raise NotImplementedError
+
+    def contribution(self) -> str:
+        """What the bundle did and with what, e.g. for DICOM's ContributionDescription."""
+        raise NotImplementedError
+
+    def sentence(self) -> str:
+        """One line for a reader, e.g. DICOM's DerivationDescription."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance(Derivation):
+    """Which bundle version, weights and prior denoised a series.
+
+    Args:
+        version, bundle: see `Derivation`.
         network: class and size of the network, e.g. ``BioAtt(channels=32, attention=prior)``.
         weights_sha256: hex digest of the weights file.
         prior: the prior string as chosen, e.g. ``compact``.
         prior_model: what it stood for, in words, e.g. ``compact prior model (not BiomedCLIP)``.
+        strength: share of the network's output in the result, from 0 to 1; the rest is the input.
     """
 
-    version: str
     network: str
     weights_sha256: str
     prior: str
     prior_model: str
-    bundle: str = "ct_low_dose_denoising_bioatt"
+    strength: float = 1.0
 
-    def as_dict(self) -> dict[str, str]:
-        """All fields, for JSON."""
-        return {**asdict(self), "notice": NOT_FOR_DIAGNOSIS}
+    derivation_code = ("113087", "Smoothing")
+
+    def series_suffix(self) -> str:
+        """See `Derivation`."""
+        return "BioAtt denoised" if self.strength == 1 else f"BioAtt denoised {self.strength:.4g}"
+
+    def contribution(self) -> str:
+        """See `Derivation`."""
+        return (
+            f"CT denoising with {self.network}, weights sha256 {self.weights_sha256}, "
+            f"prior {self.prior}: {self.prior_model}, strength {self.strength:g}"
+        )
 
     def sentence(self) -> str:
-        """One line for a reader, e.g. DICOM's DerivationDescription."""
+        """See `Derivation`."""
         return (
             f"Denoised by {self.bundle} {self.version}, {self.network}, weights sha256 {self.weights_sha256[:16]}, "
-            f"prior {self.prior_model}. {NOT_FOR_DIAGNOSIS}"
+            f"prior {self.prior_model}, strength {self.strength:g}. {NOT_FOR_DIAGNOSIS}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedDose(Derivation):
+    """How a low dose was simulated from a series.
+
+    Args:
+        version, bundle: see `Derivation`.
+        dose_fraction: in (0, 1], of the source's dose.
+        photons: per detector element and view, at the source's dose and without an object.
+        electronic_sd: SD of the electronic noise in photons.
+        views: projection angles over 180 degrees.
+        projector: of `ParallelBeam`.
+        filter_name: reconstruction filter of the noise.
+        tube_current: where its profile came from; empty for none.
+        seed, realisation: of the noise.
+    """
+
+    dose_fraction: float
+    photons: float
+    electronic_sd: float
+    views: int
+    projector: str
+    filter_name: str
+    tube_current: str
+    seed: int
+    realisation: int
+
+    derivation_code = ("113042", "Pixel by pixel addition")
+
+    def series_suffix(self) -> str:
+        """See `Derivation`."""
+        return f"simulated {self.dose_fraction:.4g} dose"
+
+    def contribution(self) -> str:
+        """See `Derivation`."""
+        profile = f", tube current profile from {self.tube_current}" if self.tube_current else ""
+        return (
+            f"noise of {self.photons:.4g} photons per ray at the source's dose{profile} and electronic noise of SD "
+            f"{self.electronic_sd:g}, {self.views} parallel-beam views, projector {self.projector}, "
+            f"filter {self.filter_name}, seed {self.seed}, realisation {self.realisation}"
+        )
+
+    def sentence(self) -> str:
+        """See `Derivation`."""
+        return (
+            f"Not an acquisition: simulated low dose, fraction {self.dose_fraction:.4g} of the dose of the source "
+            f"image, whose header values of the exposure are kept. By {self.bundle} {self.version}: "
+            f"{self.contribution()}. {NOT_FOR_DIAGNOSIS}"
         )

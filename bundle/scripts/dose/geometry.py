@@ -1,13 +1,19 @@
-"""Line integrals of a CT slice and filtered backprojection, by scikit-image, in parallel-beam geometry."""
+"""Line integrals of a CT slice and filtered backprojection, in parallel-beam geometry."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from .filters import filter_response, split_filter_name
+from .fourier import FourierSlices
+
 #: Linear attenuation of water near 70 keV, the mean energy of a 120 kVp beam, in 1/mm (NIST XCOM).
 WATER_ATTENUATION_PER_MM = 0.0192
+
+PROJECTORS = ("scikit-image", "fourier")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +27,20 @@ class ParallelBeam:
         views: number of projection angles over 180 degrees.
         spacing_mm: width of a pixel and of a detector element in mm.
         water_per_mm: linear attenuation of water in 1/mm.
+        projector: ``scikit-image`` (radon and iradon: interpolation in space, linear), or ``fourier``
+            (`FourierSlices`: in frequency; many times faster, and without the blur of linear interpolation, so that
+            the same photons give more noise: calibrate with the projector that is used).
     """
 
     views: int = 600
     spacing_mm: float = 0.7
     water_per_mm: float = WATER_ATTENUATION_PER_MM
+    projector: str = "scikit-image"
 
     def __post_init__(self) -> None:
         """Refuse a geometry that measures nothing."""
+        if self.projector not in PROJECTORS:
+            raise ValueError(f"projector must be one of {', '.join(PROJECTORS)}, got {self.projector}")
         if self.views < 1 or not self.spacing_mm > 0 or not self.water_per_mm > 0:
             raise ValueError(f"views, spacing_mm and water_per_mm must be positive, got {self}")
 
@@ -42,10 +54,12 @@ class ParallelBeam:
 
         Outside the inscribed circle the slice counts as air; what is below -1000 HU is air too.
         """
-        from skimage.transform import radon
-
         attenuation = self.water_per_mm * (np.asarray(image_hu, dtype=np.float32) / 1000.0 + 1.0).clip(min=0.0)
         attenuation *= inscribed_circle(attenuation.shape)
+        if self.projector == "fourier":
+            return self._fourier(len(attenuation)).project(attenuation * self.spacing_mm)
+        from skimage.transform import radon
+
         return radon(attenuation * self.spacing_mm, theta=self.angles_deg, circle=True).astype(np.float32)
 
     def reconstruct(self, sinogram: np.ndarray, filter_name: str = "hann") -> np.ndarray:
@@ -56,12 +70,38 @@ class ParallelBeam:
 
         Args:
             sinogram: line integrals, (N, views).
-            filter_name: window on the ramp filter, as scikit-image names them; it sets the noise texture.
+            filter_name: window on the ramp filter, as scikit-image names them (ramp, shepp-logan, cosine, hamming,
+                hann), with its cut-off as a share of the highest frequency if that is not 1, as in ``hann:0.8``; it
+                sets the noise texture.
         """
+        if self.projector == "fourier":
+            image = self._fourier(len(sinogram)).backproject(sinogram, filter_name)
+            image *= inscribed_circle(image.shape)
+        else:
+            image = self._iradon(sinogram, filter_name)
+        return (image / (self.spacing_mm * self.water_per_mm) * 1000.0).astype(np.float32)
+
+    def _iradon(self, sinogram: np.ndarray, filter_name: str) -> np.ndarray:
+        from scipy import fft
         from skimage.transform import iradon
 
-        image = iradon(sinogram, theta=self.angles_deg, filter_name=filter_name, circle=True)
-        return (image / (self.spacing_mm * self.water_per_mm) * 1000.0).astype(np.float32)
+        window, cutoff = split_filter_name(filter_name)
+        if cutoff < 1.0:  # scikit-image has no cut-off: it gets the sinogram filtered
+            padded = fft.next_fast_len(2 * len(sinogram), real=True)
+            response = filter_response(padded, filter_name)[:, None]
+            sinogram = fft.irfft(fft.rfft(sinogram, padded, axis=0) * response, padded, axis=0)[: len(sinogram)]
+            window = None
+        return iradon(sinogram, theta=self.angles_deg, filter_name=window, circle=True)
+
+    def _fourier(self, pixels: int) -> FourierSlices:
+        if pixels not in self._built:
+            self._built[pixels] = FourierSlices(pixels, np.deg2rad(self.angles_deg))
+        return self._built[pixels]
+
+    @cached_property
+    def _built(self) -> dict[int, FourierSlices]:
+        """By the shape of the slices: building takes longer than using."""
+        return {}
 
 
 def inscribed_circle(shape: tuple[int, ...]) -> np.ndarray:

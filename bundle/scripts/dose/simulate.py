@@ -11,12 +11,16 @@ protocols, J Comput Assist Tomogr 36 (2012) 477.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .geometry import ParallelBeam
+from .image_noise import flat_soft_tissue, noise_sd_hu
+
+#: Slices of a series that are looked at to calibrate on it.
+CALIBRATION_SLICES = 9
 
 
 def added_noise_sinogram(
@@ -61,6 +65,20 @@ def added_noise_sinogram(
     return (noise - (well_lit + electronic_variance) / (2.0 * well_lit**2)).astype(np.float32)
 
 
+def modulated(line_integrals: np.ndarray, tube_current: float | np.ndarray) -> np.ndarray:
+    """Line integrals (N, views) that give, at an unmodulated tube current, the photons of a modulated one.
+
+    Since ``m N0 exp(-p) = N0 exp(-(p - ln m))``.
+
+    Args:
+        line_integrals: p, dimensionless.
+        tube_current: m > 0, relative; one number for a slice, or (views,) for modulation over the angle.
+    """
+    if not np.all(np.isfinite(tube_current)) or not np.all(np.greater(tube_current, 0.0)):
+        raise ValueError(f"tube_current must be positive, got {tube_current}")
+    return line_integrals - np.log(tube_current)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DoseSimulator:
     """Makes low-dose slices from full-dose ones.
@@ -87,6 +105,7 @@ class DoseSimulator:
         generator: np.random.Generator,
         filter_name: str = "hann",
         line_integrals: np.ndarray | None = None,
+        tube_current: float | np.ndarray = 1.0,
     ) -> np.ndarray:
         """Return `full_hu` (N, N) as it would look at `dose_fraction`, in HU, float32.
 
@@ -94,16 +113,21 @@ class DoseSimulator:
             full_hu: square slice in HU.
             dose_fraction: k in (0, 1].
             generator: where the noise comes from.
-            filter_name: reconstruction filter of the noise.
+            filter_name: reconstruction filter of the noise, see `ParallelBeam.reconstruct`.
             line_integrals: ``geometry.project(full_hu)`` where it is at hand already.
+            tube_current: of this slice, or of each of its views (views,), relative to that of `photons`.
         """
         if line_integrals is None:
             line_integrals = self.geometry.project(full_hu)
+        line_integrals = modulated(line_integrals, tube_current)
         noise = added_noise_sinogram(line_integrals, dose_fraction, self.photons, self.electronic_sd, generator)
         return full_hu.astype(np.float32) + self.geometry.reconstruct(noise, filter_name)
 
     def starved_fraction(self, line_integrals: np.ndarray, dose_fraction: float, fewest: float = 10.0) -> float:
-        """Share of rays with under `fewest` expected photons: there the logarithm biases the slice."""
+        """Share of rays with under `fewest` expected photons: there the logarithm biases the slice.
+
+        With a tube current profile, give the line integrals `modulated` by it.
+        """
         return float(np.mean(dose_fraction * self.photons * np.exp(-line_integrals) < fewest))
 
 
@@ -134,3 +158,40 @@ def calibrate_photons(
     quantum = replace(simulator, electronic_sd=0.0)
     added = quantum.low_dose(full_hu, 0.5, generator, filter_name) - full_hu
     return replace(simulator, photons=simulator.photons * (measure_sd_hu(added) / own) ** 2)
+
+
+def calibration_slices(count: int) -> list[int]:
+    """Indices of the slices that speak for a series of `count`: nine at most, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, CALIBRATION_SLICES).astype(int)).tolist()
+
+
+def calibrate_on_series(
+    simulator: DoseSimulator,
+    slices_hu: Sequence[np.ndarray],
+    filter_name: str = "hann",
+    tube_current: Sequence[float] | None = None,
+) -> DoseSimulator:
+    """Return `simulator` with the photons that explain the noise of a series: the median over `calibration_slices`.
+
+    Args:
+        simulator: its `photons` are the trial's.
+        slices_hu: square slices (N, N) in HU; only those needed are taken.
+        filter_name: reconstruction filter of the trial.
+        tube_current: of each slice, relative to that of the photons wanted; the same for all if not given.
+
+    Raises:
+        ValueError: no slice shows enough flat soft tissue to measure its noise in.
+    """
+    photons = []
+    for i in calibration_slices(len(slices_hu)):
+        full_hu = slices_hu[i]
+        mask = flat_soft_tissue(full_hu)
+        if mask.any():
+            generator = np.random.default_rng(0)
+            measured = calibrate_photons(
+                simulator, full_hu, lambda x, m=mask: noise_sd_hu(x, m), generator, filter_name
+            )
+            photons.append(measured.photons / (1.0 if tube_current is None else tube_current[i]))
+    if not photons:
+        raise ValueError("no slice shows enough flat soft tissue to measure its noise in")
+    return replace(simulator, photons=float(np.median(photons)))

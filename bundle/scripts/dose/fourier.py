@@ -1,0 +1,91 @@
+"""Projection and filtered backprojection by the Fourier slice theorem: what `geometry` offers as the fast way.
+
+The 1-D spectrum of a view is the 2-D spectrum of the slice along the line of that view. The spectrum is known on a
+square grid (FFT) and wanted on a polar one; a sparse matrix interpolates with a Kaiser-Bessel kernel, whose own
+transform is divided out of the slice. The same matrix, transposed, spreads a filtered sinogram for backprojection.
+
+Source: Kak and Slaney, Principles of Computerized Tomographic Imaging (1988), chapter 3, for the slice theorem and
+filtered backprojection; Beatty et al., Rapid gridding reconstruction with a minimal oversampling ratio, IEEE Trans Med
+Imaging 24 (2005) 799, for the kernel, its transform and its shape parameter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import fft
+from scipy.sparse import csr_array
+
+from .filters import filter_response
+
+KERNEL_CELLS = 5  # width of the kernel; at twofold oversampling it errs by about 1e-4 of the largest value
+OVERSAMPLING = 2
+
+
+class FourierSlices:
+    """Parallel beams over half a turn, as scikit-image's radon and iradon place them, for slices of one shape.
+
+    Building one takes a second and ``8 * KERNEL_CELLS**2 * pixels * views`` bytes (103 MB at 512 pixels and 1000
+    views), to be used for many slices.
+
+    Args:
+        pixels: N of the slices (N, N); also the number of detector elements.
+        angles_rad: of the views, (views,).
+    """
+
+    def __init__(self, pixels: int, angles_rad: np.ndarray) -> None:
+        self.pixels = pixels
+        self.views = len(angles_rad)
+        self.padded = fft.next_fast_len(OVERSAMPLING * pixels, real=True)
+        self.padded += self.padded % 2
+        # Beams run down the columns at angle 0, and turn about pixel N // 2.
+        self.place = (np.arange(pixels) - pixels // 2) % self.padded
+        self.beta = np.pi * math.sqrt((KERNEL_CELLS * (1 - 0.5 / OVERSAMPLING)) ** 2 - 0.8)
+        apodisation = self._kernel_transform((np.arange(pixels) - pixels // 2) / self.padded)
+        self.apodisation = np.outer(apodisation, apodisation).astype(np.float32)
+        self.interpolation = self._interpolation(angles_rad)
+
+    def project(self, image: np.ndarray) -> np.ndarray:
+        """Sums along the beams, in pixels, of a slice (N, N) that is zero outside the circle: (N, views)."""
+        padded = np.zeros((self.padded, self.padded), dtype=np.float32)
+        padded[np.ix_(self.place, self.place)] = image / self.apodisation
+        grid = fft.fft2(padded).reshape(-1)
+        polar = (self.interpolation @ grid.view(np.float32).reshape(-1, 2)).reshape(-1).view(np.complex64)
+        return fft.irfft(polar.reshape(-1, self.views), self.padded, axis=0)[self.place]
+
+    def backproject(self, sinogram: np.ndarray, filter_name: str) -> np.ndarray:
+        """Filtered backprojection of a sinogram (N, views), the inverse of `project`: (N, N)."""
+        padded = np.zeros((self.padded, self.views), dtype=np.float32)
+        padded[self.place] = sinogram
+        polar = fft.rfft(padded, axis=0)
+        weights = filter_response(self.padded, filter_name)
+        weights[1:-1] *= 2.0  # the negative frequencies, whose values are the conjugates
+        polar *= (weights * np.pi / (2 * self.views * self.padded))[:, None].astype(np.float32)
+        grid = self.interpolation.T @ polar.reshape(-1).view(np.float32).reshape(-1, 2)
+        grid = grid.reshape(-1).view(np.complex64).reshape(self.padded, self.padded)
+        image = fft.ifft2(grid, norm="forward").real
+        return image[np.ix_(self.place, self.place)] / self.apodisation
+
+    def _interpolation(self, angles_rad: np.ndarray) -> csr_array:
+        """From the square grid (padded, padded) to the polar one (padded // 2 + 1, views), both flattened."""
+        radius = np.arange(self.padded // 2 + 1)
+        columns, column_weights = self._neighbours(np.outer(radius, np.cos(angles_rad)))
+        rows, row_weights = self._neighbours(np.outer(radius, -np.sin(angles_rad)))
+        cells = (rows[:, :, None] * self.padded + columns[:, None, :]).reshape(len(rows), -1)
+        weights = (row_weights[:, :, None] * column_weights[:, None, :]).reshape(len(rows), -1)
+        starts = np.arange(len(rows) + 1, dtype=np.int32) * cells.shape[1]
+        return csr_array((weights.reshape(-1), cells.reshape(-1), starts), shape=(len(rows), self.padded**2))
+
+    def _neighbours(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Grid lines within reach of the kernel and their weights, each (points, KERNEL_CELLS)."""
+        position = position.reshape(-1, 1)
+        lines = np.ceil(position - KERNEL_CELLS / 2) + np.arange(KERNEL_CELLS)
+        inside = (1 - (2 / KERNEL_CELLS * (position - lines)) ** 2).clip(min=0.0)
+        weights = np.i0(self.beta * np.sqrt(inside))
+        return (lines.astype(np.int32) % self.padded), weights.astype(np.float32)
+
+    def _kernel_transform(self, share: np.ndarray) -> np.ndarray:
+        """Transform of the kernel at `share` pixels of the padded width."""
+        root = np.sqrt(self.beta**2 - (np.pi * KERNEL_CELLS * share) ** 2)
+        return KERNEL_CELLS * np.sinh(root) / root
