@@ -2,57 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from datetime import datetime
 
 import numpy as np
 import pydicom
 import pytest
+from dicom_cases import PROVENANCE, SYNTAXES, derive
 from pydicom.dataset import Dataset
 from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLSLossless,
     JPEGLSNearLossless,
-    RLELossless,
 )
-from scripts.dicom import find_series, read_slice, read_volume, select_series, write_derived_series
+from scripts.dicom import DerivedRules, find_series, read_slice, read_volume, select_series, write_derived_series
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
 from scripts.provenance import Provenance
 
-PROVENANCE = Provenance(
-    version="0.1.0",
-    network="BioAtt(channels=32, attention=prior)",
-    weights_sha256="ab" * 32,
-    prior="compact",
-    prior_model="compact prior model (not BiomedCLIP)",
-)
-SYNTAXES = [
-    ImplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-    RLELossless,
-    JPEGLSLossless,
-    JPEG2000Lossless,
-]
 #: Elements that differ from the source by intention.
 CHANGED = set(
     "ImageType InstanceCreationDate InstanceCreationTime SOPInstanceUID SeriesDate ContentDate SeriesTime ContentTime "
     "SeriesDescription SeriesInstanceUID SeriesNumber DerivationDescription SourceImageSequence "
     "DerivationCodeSequence ContributingEquipmentSequence PixelData".split()
 )
-
-
-def derive(source, target, change=lambda volume: volume, **kwargs):
-    """Read, change and write a series; return it with the summary."""
-    series = select_series(source)
-    summary = write_derived_series(series, change(read_volume(series)), target, PROVENANCE, **kwargs)
-    return select_series(target), summary
 
 
 def derived_dataset(tmp_path, **kwargs):
@@ -454,3 +429,140 @@ def test_progress_counts_slices(tmp_path):
     calls = []
     derive(write_ct_series(tmp_path / "in"), tmp_path / "out", progress=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def uids(folder):
+    """SeriesInstanceUIDs and SOPInstanceUIDs of the files in a folder, in order."""
+    images = [pydicom.dcmread(file, stop_before_pixels=True) for file in sorted(folder.iterdir())]
+    return [(image.SeriesInstanceUID, image.SOPInstanceUID) for image in images]
+
+
+def test_uids_are_new_each_time_unless_they_shall_be_stable(tmp_path):
+    source = write_ct_series(tmp_path / "in", slices=2)
+    stable = DerivedRules(stable_uids=True)
+    for name, rules in {"new": None, "newer": None, "stable": stable, "again": stable}.items():
+        derive(source, tmp_path / name, rules=rules)
+    made = {name: uids(tmp_path / name) for name in ("new", "newer", "stable", "again")}
+    assert made["stable"] == made["again"]
+    assert len({uid for name in ("new", "newer", "stable") for pair in made[name] for uid in pair}) == 3 * 3
+    assert all(uid.startswith("2.25.") and len(uid) <= 64 for pair in made["stable"] for uid in pair)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"version": "0.1.1"},
+        {"weights_sha256": "cd" * 32},
+        {"prior": "uniform"},
+        {"prior_model": "another window"},
+        {"strength": 0.5},
+        {"network": "BioAtt(channels=96, attention=prior)"},
+        None,  # other pixels, whatever made them
+    ],
+)
+def test_stable_uids_differ_with_all_that_makes_the_pixels(tmp_path, other):
+    source = write_ct_series(tmp_path / "in", slices=2)
+    rules = DerivedRules(stable_uids=True)
+    derive(source, tmp_path / "one", rules=rules)
+    if other is None:
+        derive(source, tmp_path / "other", lambda volume: volume + 1, rules=rules)
+    else:
+        derive(source, tmp_path / "other", provenance=dataclasses.replace(PROVENANCE, **other), rules=rules)
+    one, two = (set(sum(uids(tmp_path / name), ())) for name in ("one", "other"))
+    assert not one & two
+
+
+@pytest.mark.parametrize(
+    ("rules", "description", "number"),
+    [
+        ({}, "Body 0 BioAtt denoised", 1003),
+        ({"series_description": "AI {source}", "series_number_step": 0}, "AI Body 0", 3),
+        ({"series_description": "{derivation}: {source}"}, "BioAtt denoised: Body 0", 1003),
+        ({"series_description": "LOW DOSE", "series_number_step": 50}, "LOW DOSE", 53),
+        ({"series_description": "x" * 40 + "{source}{source}{derivation}"}, None, 1003),
+    ],
+)
+def test_description_and_number_follow_the_rule(tmp_path, rules, description, number):
+    source = write_ct_series(tmp_path / "in", slices=1)
+    derive(source, tmp_path / "out", rules=DerivedRules(**rules))
+    derived = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    assert derived.SeriesNumber == number and len(derived.SeriesDescription) <= 64
+    assert description is None or derived.SeriesDescription == description
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"series_description": "{PatientName}"},
+        {"series_description": "{source.__class__}"},
+        {"series_description": "a\\b"},
+        {"series_description": "Größe"},
+        {"series_description": " "},
+        {"series_description": "x" * 60},
+        {"series_number_step": -1},
+        {"series_number_step": 1.5},
+    ],
+)
+def test_rules_that_dicom_cannot_follow_are_refused(rules):
+    with pytest.raises(BioAttError, match=next(iter(rules))):
+        DerivedRules(**rules)
+
+
+def test_strength_stands_in_the_file(tmp_path):
+    source = write_ct_series(tmp_path / "in", slices=1)
+    derive(source, tmp_path / "out", provenance=dataclasses.replace(PROVENANCE, strength=0.4))
+    derived = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    assert "strength 0.4" in derived.DerivationDescription
+    assert "strength 0.4" in derived.ContributingEquipmentSequence[0].ContributionDescription
+    assert derived.SeriesDescription == "Body 0 BioAtt denoised 0.4"
+
+
+def test_padding_of_a_value_that_tissue_has_is_not_restored(tmp_path, caplog):
+    def water(dataset, _):
+        dataset.PixelPaddingValue = 1024  # 0 HU
+
+    source = write_ct_series(tmp_path / "in", noise_sd=30.0, modify=water)
+    series = select_series(source)
+    assert "PixelPaddingValue is a value that tissue has" in caplog.text and (read_volume(series) == 0).any()
+    write_derived_series(series, np.full(series.shape, 7.0), tmp_path / "out", PROVENANCE)
+    assert (read_volume(select_series(tmp_path / "out")) == 7).all()
+
+
+def test_a_lossy_source_is_warned_about(tmp_path, caplog):
+    derive(write_ct_series(tmp_path / "in", slices=1, transfer_syntax=JPEGLSNearLossless), tmp_path / "out")
+    caplog.clear()
+    select_series(tmp_path / "in")
+    assert "lossy compressed" in caplog.text
+    caplog.clear()
+    select_series(tmp_path / "out")
+    assert "lossy compressed" in caplog.text
+
+
+def test_a_kill_while_writing_leaves_the_old_series(tmp_path):
+    source = write_ct_series(tmp_path / "in")
+    derive(source, tmp_path / "out")
+    before = checksums(tmp_path / "out")
+
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        derive(source, tmp_path / "out", overwrite=True, progress=stop)
+    assert checksums(tmp_path / "out") == before and sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_a_full_disk_leaves_the_old_series(tmp_path, monkeypatch):
+    source = write_ct_series(tmp_path / "in")
+    derive(source, tmp_path / "out")
+    before, save = checksums(tmp_path / "out"), pydicom.dcmwrite
+
+    def full(target, *arguments, **kwargs):
+        if target.name == "0003.dcm":
+            raise OSError(28, "No space left on device")
+        save(target, *arguments, **kwargs)
+
+    monkeypatch.setattr(pydicom, "dcmwrite", full)
+    with pytest.raises(BioAttError, match="No space left on device"):
+        derive(source, tmp_path / "out", overwrite=True)
+    assert checksums(tmp_path / "out") == before and sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]

@@ -1,18 +1,22 @@
 """CT series in DICOM: find and check them, read them as HU, write a derived series.
 
-What is not a series of single-frame CT images in HU is refused with one line that says what to do. Nothing
-here logs or shows a value of the Patient or Study modules; UIDs of series and instances and paths are shown.
+What is not a series of CT images in HU, single-frame or Enhanced, is refused with one line that says what to do.
+Nothing here logs or shows a value of the Patient or Study modules; UIDs of series and instances and paths are shown.
 """
 
-from .read import padding_mask, read_slice, read_volume
+from .padding import padding_mask
+from .read import read_frames, read_slice, read_volume
+from .rules import DerivedRules
 from .series import Series, find_series, select_series
 from .write import WriteSummary, write_derived_series
 
 __all__ = [
+    "DerivedRules",
     "Series",
     "WriteSummary",
     "find_series",
     "padding_mask",
+    "read_frames",
     "read_slice",
     "read_volume",
     "select_series",

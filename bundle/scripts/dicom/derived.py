@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
-from ..provenance import Provenance
-from .codestream import join_fragments
-from .headers import label, open_dicom, whole_number
+from .codestream import split_frames
+from .headers import LOSSY_METHODS, is_enhanced, label, open_dicom, whole_number
+from .rules import Run, plain
 from .transcode import set_element
 
 MANUFACTURER = "BioAtt project"
-DESCRIPTION_SUFFIX = " BioAtt denoised"
-SERIES_NUMBER_STEP = 1000
 
 #: Elements of the source that are not true of the derived image, or no longer true once its pixels are others.
 #: Overlays with data of their own (60xx,3000) stay: they lie on the same grid.
 _UNTRUE = (
     "InstanceCreatorUID SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries "
     "LargestPixelValueInSeries SmallestImagePixelValueInPlane LargestImagePixelValueInPlane SmallestValidPixelValue "
-    "LargestValidPixelValue IconImageSequence PixelDataProviderURL DigitalSignaturesSequence MACParametersSequence "
-    "DataSetTrailingPadding"
+    "LargestValidPixelValue IconImageSequence PixelDataProviderURL DataSetTrailingPadding"
 ).split()
-
-#: Transfer syntaxes that lose detail, or may, with their LossyImageCompressionMethod (PS3.3 C.7.6.1.1.5.1).
-#: JPEG-LS near-lossless and the general JPEG 2000 ones can be without loss; what they are cannot be told from
-#: outside, and calling a lossless image lossy does less harm than the reverse.
-_LOSSY_METHODS = {
-    **{f"1.2.840.10008.1.2.4.{n}": "ISO_10918_1" for n in (50, 51, 53, 55)},
-    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
-    **{f"1.2.840.10008.1.2.4.{n}": "ISO_15444_1" for n in (91, 93)},
-    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
-}
-
-
-@dataclass(frozen=True)
-class Run:
-    """What all images of one derived series share."""
-
-    provenance: Provenance
-    series_instance_uid: str
-    now: datetime  # aware
-
-    @classmethod
-    def start(cls, provenance: Provenance) -> Run:
-        """A new series, made now."""
-        return cls(provenance, new_uid(), datetime.now().astimezone())
-
-
-def new_uid() -> str:
-    """A new UID, from a UUID below 2.25 (PS3.5 B.2)."""
-    from pydicom.uid import generate_uid
-
-    return str(generate_uid(prefix=None))
+_SIGNATURES = ("DigitalSignaturesSequence", "MACParametersSequence")  # over bytes that have changed, at any depth
 
 
 def describe(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
@@ -74,11 +39,23 @@ def describe(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
     for keyword in _UNTRUE:
         if keyword in derived:
             del derived[keyword]
+    _remove_signatures(derived)
     _remove_embedded_overlays(derived)
     _set_identity(derived, source, file, run)
     _set_times(derived, source, file, run)
     _set_derivation(derived, source, file, run)
+    _set_equipment(derived, run)
     _set_lossy(derived, source, file)
+
+
+def _remove_signatures(derived: Dataset) -> None:
+    for keyword in _SIGNATURES:
+        if keyword in derived:
+            del derived[keyword]
+    for tag in derived.keys():
+        if derived.get_item(tag).VR == "SQ":
+            for item in derived[tag].value:
+                _remove_signatures(item)
 
 
 def _remove_embedded_overlays(derived: Dataset) -> None:
@@ -90,19 +67,17 @@ def _remove_embedded_overlays(derived: Dataset) -> None:
 
 
 def _set_identity(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
-    set_element(derived, "SOPInstanceUID", "UI", new_uid())
+    set_element(derived, "SOPInstanceUID", "UI", run.instance_uid(label(source, "SOPInstanceUID", file)))
     set_element(derived, "SeriesInstanceUID", "UI", run.series_instance_uid)
     set_element(derived, "ImageType", "CS", _image_type(label(source, "ImageType", file)))
     description = label(source, "SeriesDescription", file)
-    if "\ufffd" in description or not description.isprintable():  # could not be read: its bytes are not repeated
-        description = ""
-    description = description[: 64 - len(DESCRIPTION_SUFFIX)].rstrip()
-    set_element(derived, "SeriesDescription", "LO", (description + DESCRIPTION_SUFFIX).strip())
+    description = run.rules.description(description, run.provenance.series_suffix())
+    set_element(derived, "SeriesDescription", "LO", description)
     try:
-        number = whole_number(source, "SeriesNumber", file, -(2**31)) + SERIES_NUMBER_STEP
+        number = whole_number(source, "SeriesNumber", file, -(2**31))
     except BioAttError:  # type 2: may be empty
-        number = SERIES_NUMBER_STEP
-    set_element(derived, "SeriesNumber", "IS", str(min(number, 2**31 - 1)))
+        number = None
+    set_element(derived, "SeriesNumber", "IS", str(run.rules.number(number)))
 
 
 def _image_type(source: str) -> list[str]:
@@ -128,26 +103,59 @@ def _set_times(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
 
 
 def _set_derivation(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
-    """Say what was done, to which image, by what (PS3.3 C.7.6.1.1.3, C.12.4, C.12.1)."""
-    provenance = run.provenance
-    set_element(derived, "DerivationDescription", "ST", plain(provenance.sentence(), 1024))
-    set_element(derived, "DerivationCodeSequence", "SQ", [_code("113087", "Smoothing")])
+    """Say what was done, and to which image or frame (PS3.3 C.7.6.1.1.3, C.12.4; for frames C.7.6.16.2.6)."""
+    if not is_enhanced(source):
+        _set_source(derived, source, file, run)
+        return
+    shared = derived["SharedFunctionalGroupsSequence"].value if "SharedFunctionalGroupsSequence" in derived else []
+    frames = derived["PerFrameFunctionalGroupsSequence"].value
+    for groups in [*shared, *frames]:
+        if "DerivationImageSequence" in groups:
+            del groups["DerivationImageSequence"]
+        for item in groups.get("CTImageFrameTypeSequence", []):
+            set_element(item, "FrameType", "CS", _image_type(label(item, "FrameType", file)))
+    for i, groups in enumerate(frames):
+        item = Dataset()
+        _set_source(item, source, file, run, frame=i + 1)
+        set_element(groups, "DerivationImageSequence", "SQ", [item])
+    set_element(derived, "SourceImageEvidenceSequence", "SQ", [_evidence(source, file)])
+
+
+def _evidence(source: Dataset, file: Path) -> Dataset:
+    """Study, series and instance of the source (PS3.3 C.8.15.2), which an enhanced image names once for all frames."""
+    instance, series, study = Dataset(), Dataset(), Dataset()
+    instance.ReferencedSOPClassUID = label(source, "SOPClassUID", file)
+    instance.ReferencedSOPInstanceUID = label(source, "SOPInstanceUID", file)
+    series.SeriesInstanceUID = label(source, "SeriesInstanceUID", file)
+    series.ReferencedSOPSequence = [instance]
+    study.StudyInstanceUID = label(source, "StudyInstanceUID", file)
+    study.ReferencedSeriesSequence = [series]
+    return study
+
+
+def _set_source(place: Dataset, source: Dataset, file: Path, run: Run, frame: int | None = None) -> None:
+    """Put description, code and source image of the derivation into `place`."""
     image = Dataset()
     image.ReferencedSOPClassUID = label(source, "SOPClassUID", file)
     image.ReferencedSOPInstanceUID = label(source, "SOPInstanceUID", file)
+    if frame is not None:
+        image.ReferencedFrameNumber = frame
     image.SpatialLocationsPreserved = "YES"
     image.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
-    set_element(derived, "SourceImageSequence", "SQ", [image])
+    set_element(place, "DerivationDescription", "ST", plain(run.provenance.sentence(), 1024))
+    set_element(place, "DerivationCodeSequence", "SQ", [_code(*run.provenance.derivation_code)])
+    set_element(place, "SourceImageSequence", "SQ", [image])
+
+
+def _set_equipment(derived: Dataset, run: Run) -> None:
+    """Add the bundle to what contributed to the image (PS3.3 C.12.1)."""
+    provenance = run.provenance
     device = Dataset()
     device.Manufacturer = MANUFACTURER
     device.ManufacturerModelName = plain(provenance.bundle, 64)
     device.SoftwareVersions = plain(provenance.version, 64)
     device.ContributionDateTime = run.now.strftime("%Y%m%d%H%M%S.%f%z")
-    device.ContributionDescription = plain(
-        f"CT denoising with {provenance.network}, weights sha256 {provenance.weights_sha256}, "
-        f"prior {provenance.prior}: {provenance.prior_model}",
-        1024,
-    )
+    device.ContributionDescription = plain(provenance.contribution(), 1024)
     device.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
     if "ContributingEquipmentSequence" in derived:  # those that worked on the source stay
         derived["ContributingEquipmentSequence"].value.append(device)
@@ -157,15 +165,17 @@ def _set_derivation(derived: Dataset, source: Dataset, file: Path, run: Run) -> 
 
 def _set_lossy(derived: Dataset, source: Dataset, file: Path) -> None:
     """Once lossy, always lossy (PS3.3 C.7.6.1.1.5): "01" stays, and is set for a lossy transfer syntax."""
-    method = _LOSSY_METHODS.get(str(source.file_meta.get("TransferSyntaxUID")))
+    method = LOSSY_METHODS.get(str(source.file_meta.get("TransferSyntaxUID")))
     if method is None:
         return
     if label(source, "LossyImageCompression", file) != "01":
         set_element(derived, "LossyImageCompression", "CS", "01")
     if not label(source, "LossyImageCompressionRatio", file):
-        bits = whole_number(source, "BitsStored", file)
+        frames = whole_number(source, "NumberOfFrames", file) if is_enhanced(source) else 1
+        bits = frames * whole_number(source, "BitsStored", file)
         plain_bytes = whole_number(source, "Rows", file) * whole_number(source, "Columns", file) * bits / 8
-        ratio = plain_bytes / len(join_fragments(open_dicom(file, specific_tags=["PixelData"]).PixelData))
+        pixel_data = open_dicom(file, specific_tags=["SOPClassUID", "PixelData"]).PixelData
+        ratio = plain_bytes / sum(map(len, split_frames(pixel_data, frames)))
         set_element(derived, "LossyImageCompressionRatio", "DS", f"{ratio:.2f}")
         set_element(derived, "LossyImageCompressionMethod", "CS", method)
 
@@ -176,9 +186,3 @@ def _code(value: str, meaning: str) -> Dataset:
     item.CodingSchemeDesignator = "DCM"
     item.CodeMeaning = meaning
     return item
-
-
-def plain(words: str, limit: int) -> str:
-    """`words` in at most `limit` printable ASCII characters without backslash: valid in every character set."""
-    ascii_words = words.encode("ascii", "replace").decode("ascii")
-    return re.sub(r"[^ -\[\]-~]+", " ", ascii_words).strip()[:limit]

@@ -11,7 +11,9 @@ from ..errors import BioAttError
 from .headers import numbers, whole_number
 
 SAME_POSITION_MM = 0.01
+ROUNDING_MM = 0.105  # of slice positions in a file
 UNIT_TOLERANCE = 1e-3  # of direction cosines, which files round to few digits
+MAX_PIXELS = 4096 * 4096  # of one slice; a larger matrix is no CT slice but a damaged or hostile header
 AXIAL_COSINE = 0.8  # a normal within 37 degrees of the body axis: a tilted gantry (30 degrees) is still axial
 
 
@@ -31,7 +33,7 @@ def read_plane(dataset: Dataset, where: object) -> Plane:
     Raises:
         BioAttError: Rows, Columns, PixelSpacing, ImageOrientationPatient or ImagePositionPatient missing or invalid.
     """
-    shape = whole_number(dataset, "Rows", where, 1), whole_number(dataset, "Columns", where, 1)
+    shape = read_shape(dataset, where)
     spacing = numbers(dataset, "PixelSpacing", 2, where)
     if spacing.min() <= 0:
         raise BioAttError(f"{where}: PixelSpacing is {spacing.tolist()}, wanted mm above 0; repair the file")
@@ -44,6 +46,21 @@ def read_plane(dataset: Dataset, where: object) -> Plane:
             "wanted two unit vectors at a right angle; repair the file"
         )
     return Plane(shape, spacing, orientation, numbers(dataset, "ImagePositionPatient", 3, where))
+
+
+def read_shape(dataset: Dataset, where: object) -> tuple[int, int]:
+    """Rows and Columns, before anything of that size is made.
+
+    Raises:
+        BioAttError: missing, not whole, or more pixels than a CT slice can have.
+    """
+    shape = whole_number(dataset, "Rows", where, 1), whole_number(dataset, "Columns", where, 1)
+    if shape[0] * shape[1] > MAX_PIXELS:
+        raise BioAttError(
+            f"{where}: Rows x Columns are {shape[0]} x {shape[1]}, more than a CT slice has (4096 x 4096); "
+            "repair the file"
+        )
+    return shape
 
 
 def slice_normal(orientation: np.ndarray) -> np.ndarray:
@@ -61,8 +78,8 @@ def is_axial(orientation: np.ndarray) -> bool:
 def affine_ras(planes: list[Plane], single_spacing_mm: float) -> np.ndarray:
     """Index (column, row, slice) to RAS mm, 4x4, of sorted slices.
 
-    The slice step is the way from the first to the last slice, scaled so that its part along the normal is the
-    median spacing. Of a tilted gantry it keeps the shear.
+    The slice step is the way from the first to the last slice, scaled so that its part along the normal is the mean
+    spacing, or where there are gaps the median one. Of a tilted gantry it keeps the shear.
 
     Args:
         planes: the slices in order.
@@ -72,7 +89,8 @@ def affine_ras(planes: list[Plane], single_spacing_mm: float) -> np.ndarray:
     step = normal * single_spacing_mm
     if len(planes) > 1:
         way = planes[-1].position - first.position
-        step = way * (np.median(np.diff(heights(planes))) / (way @ normal))
+        steps = np.diff(heights(planes))
+        step = way * ((np.median(steps) if gaps(planes) else np.mean(steps)) / (way @ normal))
     lps = np.eye(4)
     lps[:3, 0] = first.orientation[:3] * first.spacing[1]
     lps[:3, 1] = first.orientation[3:] * first.spacing[0]
@@ -88,11 +106,14 @@ def heights(planes: list[Plane]) -> np.ndarray:
 
 
 def gaps(planes: list[Plane]) -> list[str]:
-    """What is irregular in the spacing of sorted slices, one phrase a place; empty where all is even."""
+    """Where the spacing of sorted slices is not the usual one, one phrase a place; empty where all is even.
+
+    Positions rounded to a tenth of a millimetre, as some scanners write them, are no gaps.
+    """
     along = heights(planes)
     steps = np.diff(along)
     if len(steps) < 2:
         return []
     usual = float(np.median(steps))
-    odd = np.flatnonzero(np.abs(steps - usual) > max(0.02 * usual, SAME_POSITION_MM))
+    odd = np.flatnonzero(np.abs(steps - usual) > max(0.05 * usual, ROUNDING_MM))
     return [f"{steps[i]:.2f} mm between {along[i]:.2f} and {along[i + 1]:.2f} mm" for i in odd]

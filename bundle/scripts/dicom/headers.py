@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
+import os
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,51 +16,131 @@ from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.datadict import dictionary_has_tag
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.sequence import Sequence
 
 from ..errors import BioAttError
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-ENHANCED_CT = {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}
+ENHANCED_CT = {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}  # and Legacy Converted Enhanced CT
+
+MAX_INFLATED_BYTES = 1 << 29
+_MAX_FIRST_LENGTH = 256  # of the first element of a file without the DICM prefix
+
+#: Values of ImageType (of FrameType in an enhanced image) of maps that are not HU, whatever RescaleType says:
+#: multi-energy families (PS3.3 C.8.2.1.1.1) and what vendors call their perfusion maps.
+_NOT_HU = set(
+    "MAT_SPECIFIC MAT_FRACTIONAL MAT_VALUE_BASED EFF_ATOMIC_NUM ELECTRON_DENSITY DIVISION "
+    "PERFUSION CBF CBV MTT TTP TTD TMAX PBV".split()
+)
+
+#: Transfer syntaxes that lose detail, or may, with their LossyImageCompressionMethod (PS3.3 C.7.6.1.1.5.1).
+#: JPEG-LS near-lossless and the general JPEG 2000 ones can be without loss; what they are cannot be told from
+#: outside, and calling a lossless image lossy does less harm than the reverse.
+LOSSY_METHODS = {
+    **{f"1.2.840.10008.1.2.4.{n}": "ISO_10918_1" for n in (50, 51, 53, 55)},
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1",
+    **{f"1.2.840.10008.1.2.4.{n}": "ISO_15444_1" for n in (91, 93)},
+    "1.2.840.10008.1.2.4.203": "ISO_15444_15",
+}
 
 
 def open_dicom(file: Path, **kwargs: Any) -> Dataset | None:
-    """Read `file` with pydicom; None if it is not DICOM (no ``DICM`` prefix).
+    """Read `file` with pydicom; None if it is not DICOM.
+
+    Files without preamble and ``DICM`` prefix are read if they begin as a data set does (PS3.5 7.1) and have a
+    SOPClassUID.
 
     Args:
         file: the file.
         **kwargs: for `pydicom.dcmread`, e.g. ``stop_before_pixels=True``.
 
     Raises:
-        BioAttError: the file cannot be opened, or is DICOM but damaged.
+        BioAttError: the file cannot be opened, or is DICOM but damaged, or grows beyond 512 MiB when inflated.
     """
+    has_prefix = True
     try:
-        with quiet_pydicom():
-            return pydicom.dcmread(file, **kwargs)
-    except InvalidDicomError:
-        return None
+        with quiet_pydicom(), _FileReader(file) as stream:
+            head = stream.read(144)
+            has_prefix = head[128:132] == b"DICM"
+            if not has_prefix and not _begins_like_a_dataset(head):
+                return None
+            stream.seek(0)
+            dataset = pydicom.dcmread(stream, force=True, **kwargs)
+            return dataset if has_prefix or "SOPClassUID" in dataset else None
+    except BioAttError:
+        raise
     except OSError as error:
         reason = error.strerror or "the file ends too early"
         raise BioAttError(f"{file} cannot be read: {reason}; check the file and its permissions") from error
-    except Exception as error:  # pydicom raises many kinds of errors on damaged files
+    except Exception as error:  # pydicom raises many kinds of errors on damaged files, some with values in their text
+        if not has_prefix:
+            return None
         raise BioAttError(
-            f"{file} is DICOM but damaged: {one_line(error)}; copy it again, or take it out of the folder"
+            f"{file} is DICOM but damaged ({type(error).__name__}); copy it again, or take it out of the folder"
         ) from error
+
+
+class _FileReader(io.BufferedReader):
+    """Reads a file for pydicom, within bounded memory.
+
+    It never asks for more than the file holds: a length that lies would be allocated before it is missed. And
+    pydicom reads all the rest at once only to inflate it (PS3.5 A.5): then its size is checked before.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(io.FileIO(file))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        """At most `size` bytes, and at most what is left."""
+        left = max(self._size - self.tell(), 0)
+        if size is not None and size >= 0:
+            return super().read(min(size, left))
+        deflated = super().read(left)
+        _check_inflated_size(deflated, self.name)
+        return deflated
+
+
+def _check_inflated_size(deflated: bytes, file: object) -> None:
+    inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while deflated and not inflate.eof:
+        size += len(inflate.decompress(deflated, 1 << 20))
+        deflated = inflate.unconsumed_tail
+        if size > MAX_INFLATED_BYTES:
+            raise BioAttError(
+                f"{file} grows beyond {MAX_INFLATED_BYTES >> 20} MiB when it is inflated; convert it to Explicit VR "
+                "Little Endian with a program you trust, or leave it out"
+            )
+
+
+def _begins_like_a_dataset(head: bytes) -> bool:
+    """Whether the first element is a known one of group 0002 or 0008, in any of the three plain encodings."""
+    if len(head) < 12:
+        return False
+    for order in "<>":
+        group, element, length = struct.unpack_from(f"{order}HHI", head)
+        if group not in (0x0002, 0x0008) or not dictionary_has_tag(group << 16 | element):
+            continue
+        is_explicit = head[4:6].isalpha() and head[4:6].isupper()
+        return is_explicit or (order == "<" and length <= _MAX_FIRST_LENGTH)
+    return False
 
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
     """Keep back pydicom's own warnings and tracebacks, which may hold values; ours are one line."""
     pydicom_logger = logging.getLogger("pydicom")
-    level = pydicom_logger.level
-    pydicom_logger.setLevel(logging.CRITICAL + 1)
+    # A level would do both, but setting one drops the caches of all loggers: on some series half the time of writing.
+    before = pydicom_logger.disabled, pydicom_logger.propagate
+    pydicom_logger.disabled, pydicom_logger.propagate = True, False  # itself, and the loggers below it
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        pydicom_logger.setLevel(level)
+        pydicom_logger.disabled, pydicom_logger.propagate = before
 
 
 def value(dataset: Dataset, keyword: str, where: object) -> Any:
@@ -73,9 +157,21 @@ def value(dataset: Dataset, keyword: str, where: object) -> Any:
     return None if found is None or (hasattr(found, "__len__") and len(found) == 0) else found
 
 
+def items(dataset: Dataset, keyword: str, where: object) -> list[Dataset]:
+    """Items of the sequence `keyword`, none where it is missing or empty.
+
+    Raises:
+        BioAttError: it is no sequence.
+    """
+    found = value(dataset, keyword, where)
+    if found is None or isinstance(found, Sequence):
+        return list(found or [])
+    raise BioAttError(f"{where}: {keyword} is not a sequence; repair the file")
+
+
 def text(dataset: Dataset, keyword: str, where: object) -> str:
     """Value of the element `keyword` as text, several values joined by backslashes, "" where there is none."""
-    found = value(dataset, keyword, where)
+    found = _plain_value(dataset, keyword, where)
     if found is None:
         return ""
     several = not isinstance(found, str) and hasattr(found, "__iter__")
@@ -96,7 +192,7 @@ def numbers(dataset: Dataset, keyword: str, count: int, where: object) -> np.nda
     Raises:
         BioAttError: the element is missing, empty, or holds anything else.
     """
-    found = value(dataset, keyword, where)
+    found = _plain_value(dataset, keyword, where)
     wanted = "a number" if count == 1 else f"{count} numbers"
     if found is None:
         raise BioAttError(f"{where}: {keyword} is missing, wanted {wanted}; export the series again with this element")
@@ -107,6 +203,14 @@ def numbers(dataset: Dataset, keyword: str, count: int, where: object) -> np.nda
     if array.size != count or not np.all(np.isfinite(array)):
         raise BioAttError(f"{where}: {keyword} is {found}, wanted {wanted}; repair or leave out the file")
     return array
+
+
+def _plain_value(dataset: Dataset, keyword: str, where: object) -> Any:
+    """`value` of an element that is no sequence: the items of one could hold anybody's name."""
+    found = value(dataset, keyword, where)
+    if isinstance(found, Sequence):
+        raise BioAttError(f"{where}: {keyword} is a sequence, wanted a plain value; repair the file")
+    return found
 
 
 def whole_number(dataset: Dataset, keyword: str, where: object, smallest: int = 0) -> int:
@@ -138,18 +242,16 @@ def rescale(dataset: Dataset, where: object) -> tuple[float, float]:
 def check_hu_image(dataset: Dataset, where: object) -> None:
     """Raise unless the header describes one grey image whose stored values can be turned into HU.
 
-    MONOCHROME1 is let pass: it turns the display round, not the stored values (PS3.3 C.7.6.3.1.2).
+    MONOCHROME1 is let pass: it turns the display round, not the stored values (PS3.3 C.7.6.3.1.2). So is a
+    RescaleType of US (unspecified): the series says whether it may be taken for HU.
+
+    Args:
+        dataset: a single-frame image, or one of `enhanced.frame_headers`.
+        where: names it in the message.
 
     Raises:
-        BioAttError: colour, several frames, a unit other than HU, or missing rescale.
+        BioAttError: colour, several frames, a quantity other than HU, or missing rescale.
     """
-    sop_class = text(dataset, "SOPClassUID", where)
-    frames = value(dataset, "NumberOfFrames", where)
-    if sop_class in ENHANCED_CT or (frames is not None and whole_number(dataset, "NumberOfFrames", where) != 1):
-        raise BioAttError(
-            f"{where}: Enhanced or multi-frame CT (NumberOfFrames {frames}) is not supported yet; "
-            "convert it to single-frame CT Image Storage"
-        )
     if (samples := whole_number(dataset, "SamplesPerPixel", where)) != 1:
         raise BioAttError(f"{where}: SamplesPerPixel is {samples}, wanted 1 (grey CT, not colour); leave the file out")
     photometric = text(dataset, "PhotometricInterpretation", where)
@@ -157,10 +259,24 @@ def check_hu_image(dataset: Dataset, where: object) -> None:
         raise BioAttError(
             f"{where}: PhotometricInterpretation is {photometric or 'missing'}, wanted MONOCHROME2; leave the file out"
         )
-    unit = text(dataset, "RescaleType", where)
-    if unit.upper() not in ("", "HU", "US"):
+    maps = sorted(_NOT_HU.intersection(text(dataset, "ImageType", where).upper().split("\\")))
+    if maps:
+        raise BioAttError(f"{where}: ImageType says {maps[0]}, a map that is not in HU; choose a series of CT images")
+    unit = text(dataset, "RescaleType", where).upper()
+    if unit not in ("", "HU", "US"):
         raise BioAttError(f"{where}: RescaleType is {unit}, wanted HU; choose a series in Hounsfield units")
     rescale(dataset, where)
+
+
+def is_enhanced(dataset: Dataset) -> bool:
+    """Whether the SOP class is one of the multi-frame CT ones."""
+    return str(dataset.get("SOPClassUID", "")) in ENHANCED_CT
+
+
+def is_lossy(dataset: Dataset, where: object) -> bool:
+    """Whether detail was lost to compression, by LossyImageCompression or by the transfer syntax."""
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID"))
+    return label(dataset, "LossyImageCompression", where) == "01" or syntax in LOSSY_METHODS
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

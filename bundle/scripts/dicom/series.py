@@ -1,32 +1,35 @@
-"""Find CT image series on disk and check that they are what the rest of the bundle takes them for."""
+"""A CT image series, checked to be what the rest of the bundle takes it for."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
 from ..errors import BioAttError
+from .enhanced import frame_headers
 from .geometry import SAME_POSITION_MM, UNIT_TOLERANCE, Plane, affine_ras, gaps, heights, is_axial, read_plane
-from .headers import CT_IMAGE_STORAGE, ENHANCED_CT, check_hu_image, label, numbers, open_dicom, text
+from .headers import check_hu_image, is_enhanced, is_lossy, label, numbers, text
+from .padding import is_wrong_padding
+from .scan import Found, choose, scan, series_number
 
 logger = logging.getLogger(__name__)
 
-_KEYWORDS = (
-    "ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription SliceThickness KVP SpacingBetweenSlices "
-    "ConvolutionKernel StudyInstanceUID SeriesInstanceUID SeriesNumber ImagePositionPatient ImageOrientationPatient "
-    "FrameOfReferenceUID SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows Columns PixelSpacing "
-    "RescaleIntercept RescaleSlope RescaleType"
-).split()
 
-_Found = tuple[Path, Dataset]
+#: Elements that all images of a series share (PS3.3 A.1.2), besides their grid.
+_SHARED = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
+
+
+class _Slice(NamedTuple):
+    file: Path
+    frame: int
+    header: Dataset
+    plane: Plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +41,17 @@ class Series:
 
     Args:
         series_instance_uid: SeriesInstanceUID.
-        files: one file a slice.
+        files: the file of each slice; frames of an Enhanced CT image share one.
         sop_instance_uids: SOPInstanceUID of each slice.
         rows: pixels down.
         columns: pixels across.
         affine: 4x4, index (column, row, slice) to RAS mm, the convention of nibabel and MONAI.
         spacing: mm between columns, rows and slices, in the order of `affine`.
         is_axial: whether the slices lie across the body axis.
+        frames: frame of each slice in its file, from 0.
+        is_enhanced: whether the images are Enhanced CT, of many frames each.
+        gaps: where the spacing of slices is not the usual one, in words.
+        series_number: SeriesNumber, None where there is none.
         description: SeriesDescription, "" where there is none.
         kernel: ConvolutionKernel, "" where there is none.
         slice_thickness_mm: SliceThickness, None where it is not known.
@@ -59,6 +66,10 @@ class Series:
     affine: np.ndarray
     spacing: tuple[float, float, float]
     is_axial: bool
+    frames: tuple[int, ...]
+    is_enhanced: bool = False
+    gaps: tuple[str, ...] = ()
+    series_number: int | None = None
     description: str = ""
     kernel: str = ""
     slice_thickness_mm: float | None = None
@@ -69,18 +80,32 @@ class Series:
         """(slices, rows, columns), the shape of `read_volume`."""
         return len(self.files), self.rows, self.columns
 
+    @property
+    def slice_names(self) -> tuple[str, ...]:
+        """Each slice's SOPInstanceUID; of an enhanced image's frame, UID/frames/NUMBER as in PS3.18 10.4.1."""
+        if not self.is_enhanced:
+            return self.sop_instance_uids
+        return tuple(f"{uid}/frames/{i + 1}" for uid, i in zip(self.sop_instance_uids, self.frames, strict=True))
+
+    def by_file(self) -> dict[Path, dict[int, int]]:
+        """For each file, which slice each of its frames is."""
+        slices: dict[Path, dict[int, int]] = {}
+        for i, (file, frame) in enumerate(zip(self.files, self.frames, strict=True)):
+            slices.setdefault(file, {})[frame] = i
+        return slices
+
 
 def find_series(path: str | os.PathLike[str], refused: list[BioAttError] | None = None) -> list[Series]:
     """All CT image series in a folder, or the one slice in a file.
 
     Only headers are read. A folder is searched recursively, whatever the file names; hidden files and files that
     are not DICOM are passed over. Localizers (scouts), other modalities and second copies of a slice are left out,
-    which is logged.
+    which is logged. Gaps between slices are logged and noted in the series.
 
     Args:
-        path: folder, or one DICOM file: then a series of this slice alone.
-        refused: where series that cannot be used are noted, so that the others are returned. Without it the
-            first such series raises.
+        path: folder, one DICOM file (a series of this slice alone), or a DICOMDIR (its folder).
+        refused: where files and series that cannot be used are noted, so that the others are returned. Without it
+            the first one raises.
 
     Returns:
         The series, sorted by SeriesNumber, then SeriesInstanceUID.
@@ -88,151 +113,86 @@ def find_series(path: str | os.PathLike[str], refused: list[BioAttError] | None 
     Raises:
         BioAttError: nothing there, no CT images, or a series that is not what `Series` promises.
     """
-    found = []
-    for uid, slices in _scan(Path(path)).items():
+    series = []
+    for uid, found in scan(Path(path), refused=refused).items():
         try:
-            found.append(_build(uid, slices))
+            series.append(_build(uid, found, allow_gaps=True))
         except BioAttError as error:
             if refused is None:
                 raise
             refused.append(error)
-    return found
+    return series
 
 
-def select_series(path: str | os.PathLike[str], series_uid: str | None = None, *, tell: bool = True) -> Series:
-    """The one series in `path`, or the one named `series_uid`; the others there are not checked.
+def select_series(
+    path: str | os.PathLike[str],
+    series: str | None = None,
+    *,
+    tell: bool = True,
+    allow_gaps: bool = False,
+    assume_hu: bool = False,
+) -> Series:
+    """The one series in `path`, or the one that `series` names; the others there are not checked.
 
     Args:
-        path: folder, or one DICOM file.
-        series_uid: SeriesInstanceUID.
+        path: folder, one DICOM file, or a DICOMDIR (its folder).
+        series: SeriesInstanceUID or SeriesNumber.
         tell: log what is unusual; for a second look at the same series it was told already.
+        allow_gaps: go on where slices are missing or their spacing changes.
+        assume_hu: take values as HU where RescaleType is US (unspecified).
 
     Raises:
         BioAttError: several series and none named, no series of that name, or see `find_series`.
     """
-    found = _scan(Path(path), tell)
-    if series_uid is None and len(found) > 1:
-        raise BioAttError(f"{path} holds {len(found)} CT series: {_listing(found)}; choose one with --series UID")
-    uid = next(iter(found)) if series_uid is None else str(series_uid).strip()
-    if uid not in found:
-        raise BioAttError(f"{path} holds no CT series {uid}, but {_listing(found)}; choose one with --series UID")
-    return _build(uid, found[uid], tell)
+    found = scan(Path(path), tell)
+    uid = choose(found, Path(path), series)
+    return _build(uid, found[uid], tell, allow_gaps, assume_hu)
 
 
-def _scan(path: Path, tell: bool = True) -> dict[str, list[_Found]]:
-    """Headers of the CT images in `path` by SeriesInstanceUID, localizers left out."""
-    headers = _headers(path)
-    images = [(file, header) for file, header in headers if _is_ct(header)]
-    if not images:
-        kinds = Counter(_kind(header) for _, header in headers)
-        listing = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
-        raise BioAttError(f"{path} holds DICOM but no CT image: {listing}; name a folder with a CT series")
-    slices = [(file, header) for file, header in images if not _is_localizer(header)]
-    if not slices:
-        raise BioAttError(f"{path} holds only CT localizers (scouts), wanted slices; name a folder with a CT series")
-    for count, what in (len(headers) - len(images), "not CT"), (len(images) - len(slices), "CT localizers"):
-        if count and tell:
-            logger.info("%s: left out %d files that are %s", path, count, what)
-    series: dict[str, list[_Found]] = {}
-    for file, header in slices:
-        series.setdefault(_uid(header, "SeriesInstanceUID", file), []).append((file, header))
-    return dict(sorted(series.items(), key=lambda item: (_series_number(item[1][0][1]), item[0])))
-
-
-def _headers(path: Path) -> list[_Found]:
-    if path.is_file():
-        header = open_dicom(path, stop_before_pixels=True, specific_tags=_KEYWORDS)
-        if header is None:
-            raise BioAttError(f"{path} is not a DICOM file; name a folder with a CT series, or one CT image")
-        return [(path, header)]
-    if not path.is_dir():
-        raise BioAttError(f"{path} does not exist; name a folder with a CT series, or one CT image")
-    files, found = 0, []
-    for file in _files(path):
-        files += 1
-        header = open_dicom(file, stop_before_pixels=True, specific_tags=_KEYWORDS)
-        if header is not None:
-            found.append((file, header))
-    if not found:
-        what = f"no DICOM in {files} files" if files else "no files"
-        raise BioAttError(f"{path}: {what}; name a folder with a CT series")
-    return found
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Files below `folder` in a fixed order, hidden ones and hidden folders passed over."""
-
-    def refuse(error: OSError) -> None:
-        raise BioAttError(f"{error.filename} cannot be read: {error.strerror}; check its permissions") from error
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
-        yield from (file for file in files if file.is_file())
-
-
-def _is_ct(header: Dataset) -> bool:
-    return str(header.get("SOPClassUID", "")) in ENHANCED_CT | {CT_IMAGE_STORAGE}
-
-
-def _is_localizer(header: Dataset) -> bool:
-    return "LOCALIZER" in str(header.get("ImageType", "")).upper()
-
-
-def _kind(header: Dataset) -> str:
-    sop_class = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""
-    return f"{header.get('Modality') or 'no Modality'} ({UID(sop_class).name or 'no SOPClassUID'})"
-
-
-def _series_number(header: Dataset) -> int:
-    try:
-        return int(header.get("SeriesNumber"))
-    except (TypeError, ValueError):
-        return 0
-
-
-def _listing(found: dict[str, list[_Found]]) -> str:
-    return ", ".join(
-        f"{uid} ({label(slices[0][1], 'SeriesDescription', slices[0][0]) or 'no description'}, {len(slices)} slices)"
-        for uid, slices in found.items()
-    )
-
-
-def _uid(header: Dataset, keyword: str, file: Path) -> str:
-    found = text(header, keyword, file)
-    if not found:
-        raise BioAttError(f"{file}: {keyword} is missing; export the series again with this element")
-    return found
-
-
-def _build(uid: str, found: list[_Found], tell: bool = True) -> Series:
+def _build(
+    uid: str, found: list[Found], tell: bool = True, allow_gaps: bool = False, assume_hu: bool = False
+) -> Series:
     """Check the slices of one series against each other and put them in order."""
-    for file, header in found:
-        check_hu_image(header, file)
-    slices = [(file, header, read_plane(header, file)) for file, header in found]
+    if not uid:
+        raise BioAttError(f"{found[0][0]}: SeriesInstanceUID is missing; export the series again with this element")
+    slices = [
+        _Slice(file, i, header, _checked_plane(header, file, assume_hu))
+        for file, image in found
+        for i, header in enumerate(frame_headers(image, file))
+    ]
     _check_same_grid(uid, slices)
     slices = _without_copies(slices, tell)
-    order = np.argsort(heights([plane for _, _, plane in slices]), kind="stable")
+    order = np.argsort(heights([one.plane for one in slices]), kind="stable")
     slices = [slices[i] for i in order]
-    planes = [plane for _, _, plane in slices]
+    planes = [one.plane for one in slices]
     for i in np.flatnonzero(np.diff(heights(planes)) < SAME_POSITION_MM):
         raise BioAttError(
-            f"series {uid}: two different slices at one position, {slices[i][0]} and {slices[i + 1][0]} "
+            f"series {uid}: two different slices at one position, {_name(slices[i])} and {_name(slices[i + 1])} "
             f"({heights(planes)[i]:.2f} mm); keep one image a position (one phase, one reconstruction)"
         )
+    odd = gaps(planes)
+    if odd and not allow_gaps:
+        raise BioAttError(
+            f"series {uid}: slices are missing or their spacing changes, {_first_five(odd)}; find the missing slices, "
+            "or go on with --allow-gaps"
+        )
     if tell:
-        _warn(uid, slices)
-    file, header, plane = slices[0]
+        _warn(uid, slices, odd)
+    file, _, header, plane = slices[0]
     affine = affine_ras(planes, _single_spacing(header, file))
     return Series(
         series_instance_uid=uid,
-        files=tuple(file for file, _, _ in slices),
-        sop_instance_uids=tuple(_uid(header, "SOPInstanceUID", file) for file, header, _ in slices),
+        files=tuple(one.file for one in slices),
+        sop_instance_uids=tuple(_instance_uid(one) for one in slices),
         rows=plane.shape[0],
         columns=plane.shape[1],
         affine=affine,
         spacing=tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0)),
         is_axial=is_axial(plane.orientation),
+        frames=tuple(one.frame for one in slices),
+        is_enhanced=is_enhanced(header),
+        gaps=tuple(odd),
+        series_number=series_number(header),
         description=label(header, "SeriesDescription", file),
         kernel=label(header, "ConvolutionKernel", file),
         slice_thickness_mm=_length(header, "SliceThickness", file),
@@ -240,56 +200,92 @@ def _build(uid: str, found: list[_Found], tell: bool = True) -> Series:
     )
 
 
-def _check_same_grid(uid: str, slices: list[tuple[Path, Dataset, Plane]]) -> None:
-    """Raise where a slice differs from the first in shape, spacing, orientation or frame of reference."""
-    first_file, first_header, first = slices[0]
-    for file, header, plane in slices[1:]:
-        pairs = {
-            "Rows": (first.shape[0], plane.shape[0], 0),
-            "Columns": (first.shape[1], plane.shape[1], 0),
-            "PixelSpacing": (first.spacing, plane.spacing, 1e-4 * float(first.spacing.max())),
-            "ImageOrientationPatient": (first.orientation, plane.orientation, UNIT_TOLERANCE),
-        }
-        for keyword, (one, other, tolerance) in pairs.items():
-            if np.abs(np.asarray(one) - np.asarray(other)).max() > tolerance:
+def _checked_plane(header: Dataset, file: Path, assume_hu: bool) -> Plane:
+    check_hu_image(header, file)
+    if label(header, "RescaleType", file).upper() == "US" and not assume_hu:
+        raise BioAttError(
+            f"{file}: RescaleType is US (unspecified), wanted HU; if you know that its values are HU, go on with "
+            "--assume-hu"
+        )
+    return read_plane(header, file)
+
+
+def _check_same_grid(uid: str, slices: list[_Slice]) -> None:
+    """Raise where a slice differs from the first in patient, study, shape, spacing, orientation or reference."""
+    first = slices[0]
+    whose = [label(first.header, keyword, first.file) for keyword in _SHARED]
+    for one in slices[1:]:
+        for keyword, shared in zip(_SHARED, whose, strict=True):
+            if label(one.header, keyword, one.file) != shared:  # the values are nobody's business
                 raise BioAttError(
-                    f"series {uid}: {keyword} differs, {np.asarray(one).tolist()} in {first_file} but "
-                    f"{np.asarray(other).tolist()} in {file}; put slices of one kind in a folder"
+                    f"series {uid}: {keyword} differs between {_name(first)} and {_name(one)}; "
+                    "put slices of one scan in a folder"
                 )
-        if (first_header.get("FrameOfReferenceUID") or "") != (header.get("FrameOfReferenceUID") or ""):
-            raise BioAttError(
-                f"series {uid}: FrameOfReferenceUID differs between {first_file} and {file}, so their positions "
-                "cannot be compared; put slices of one scan in a folder"
-            )
+        pairs = {
+            "SOPClassUID": (is_enhanced(first.header), is_enhanced(one.header), 0),
+            "Rows": (first.plane.shape[0], one.plane.shape[0], 0),
+            "Columns": (first.plane.shape[1], one.plane.shape[1], 0),
+            "PixelSpacing": (first.plane.spacing, one.plane.spacing, 1e-4 * float(first.plane.spacing.max())),
+            "ImageOrientationPatient": (first.plane.orientation, one.plane.orientation, UNIT_TOLERANCE),
+        }
+        for keyword, (ours, other, tolerance) in pairs.items():
+            if np.abs(np.asarray(ours, dtype=float) - np.asarray(other, dtype=float)).max() > tolerance:
+                raise BioAttError(
+                    f"series {uid}: {keyword} differs, {np.asarray(ours).tolist()} in {_name(first)} but "
+                    f"{np.asarray(other).tolist()} in {_name(one)}; put slices of one kind in a folder"
+                )
 
 
-def _without_copies(slices: list[tuple[Path, Dataset, Plane]], tell: bool) -> list[tuple[Path, Dataset, Plane]]:
-    """Take each SOPInstanceUID once; raise if it stands for slices at different places."""
-    taken: dict[str, tuple[Path, Dataset, Plane]] = {}
+def _without_copies(slices: list[_Slice], tell: bool) -> list[_Slice]:
+    """Take each SOPInstanceUID (and frame) once; raise if it stands for slices at different places."""
+    taken: dict[tuple[str, int], _Slice] = {}
     for one in slices:
-        uid = _uid(one[1], "SOPInstanceUID", one[0])
-        file, _, plane = taken.setdefault(uid, one)
-        if np.abs(plane.position - one[2].position).max() > SAME_POSITION_MM:
+        uid = _instance_uid(one)
+        other = taken.setdefault((uid, one.frame), one)
+        if np.abs(other.plane.position - one.plane.position).max() > SAME_POSITION_MM:
             raise BioAttError(
-                f"SOPInstanceUID {uid} stands for two slices at different positions, {file} and {one[0]}; "
-                "export the series again"
+                f"SOPInstanceUID {uid} stands for two slices at different positions, {_name(other)} and "
+                f"{_name(one)}; export the series again"
             )
     if len(taken) < len(slices) and tell:
         logger.warning("left out %d files that are second copies of a slice", len(slices) - len(taken))
     return list(taken.values())
 
 
-def _warn(uid: str, slices: list[tuple[Path, Dataset, Plane]]) -> None:
+def _warn(uid: str, slices: list[_Slice], odd: list[str]) -> None:
     """Log what is unusual but can be worked with."""
-    odd = gaps([plane for _, _, plane in slices])
     if odd:
-        more = f" and {len(odd) - 5} more places" if len(odd) > 5 else ""
-        logger.warning("series %s: irregular slice spacing, %s%s", uid, "; ".join(odd[:5]), more)
-    headers = [header for _, header, _ in slices]
-    if any(header.get("RescaleType") == "US" for header in headers):
+        logger.warning("series %s: irregular slice spacing, %s", uid, _first_five(odd))
+    if any(label(one.header, "RescaleType", one.file).upper() == "US" for one in slices):
         logger.warning("series %s: RescaleType is US (unspecified); its values are taken as HU", uid)
-    if any(header.get("PhotometricInterpretation") == "MONOCHROME1" for header in headers):
+    if any(label(one.header, "PhotometricInterpretation", one.file) == "MONOCHROME1" for one in slices):
         logger.warning("series %s: MONOCHROME1 is about display only; its values are taken as HU, not inverted", uid)
+    if any(is_lossy(one.header, one.file) for one in slices):
+        logger.warning("series %s: lossy compressed; its noise and detail are not those of the scanner", uid)
+    if any(_has_wrong_padding(one) for one in slices):
+        logger.warning("series %s: PixelPaddingValue is a value that tissue has; it is ignored", uid)
+
+
+def _has_wrong_padding(one: _Slice) -> bool:
+    try:
+        return is_wrong_padding(one.header)
+    except BioAttError:  # bits are checked when pixels are read
+        return False
+
+
+def _first_five(odd: list[str]) -> str:
+    return "; ".join(odd[:5]) + (f" and {len(odd) - 5} more places" if len(odd) > 5 else "")
+
+
+def _name(one: _Slice) -> str:
+    return f"{one.file}, frame {one.frame + 1}" if is_enhanced(one.header) else str(one.file)
+
+
+def _instance_uid(one: _Slice) -> str:
+    found = text(one.header, "SOPInstanceUID", one.file)
+    if not found:
+        raise BioAttError(f"{one.file}: SOPInstanceUID is missing; export the series again with this element")
+    return found
 
 
 def _single_spacing(header: Dataset, file: Path) -> float:

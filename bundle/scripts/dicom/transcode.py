@@ -11,6 +11,7 @@ import numpy as np
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.valuerep import VR
 
 #: Bytes to turn round in one number, by VR; values of all other VRs are bytes.
 _WORD_BYTES = {
@@ -21,17 +22,18 @@ _WORD_BYTES = {
 _UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
-def to_explicit_little_endian(dataset: Dataset, signed: bool) -> None:
+def to_explicit_little_endian(dataset: Dataset, signed: bool, keep_private: bool = False) -> None:
     """Put every element of `dataset`, just read from a file, into Explicit VR Little Endian, in place.
 
-    Private and group length elements are removed, in the items of sequences too.
+    Group length elements are removed, and private ones unless asked for, in the items of sequences too.
 
     Args:
         dataset: elements must not have been looked at, else they no longer hold the bytes of the file.
         signed: whether elements that are "US or SS" are SS (PixelRepresentation).
+        keep_private: keep private elements; those without a VR become UN (PS3.5 6.2.2).
     """
     for tag in list(dataset.keys()):
-        if tag.is_private or tag.element == 0:
+        if (tag.is_private and not keep_private) or tag.element == 0:
             del dataset[tag]
             continue
         element = dataset.get_item(tag)
@@ -42,7 +44,7 @@ def to_explicit_little_endian(dataset: Dataset, signed: bool) -> None:
             dataset[tag] = _explicit(element, signed)
         elif element.VR == "SQ":
             for item in element.value:
-                to_explicit_little_endian(item, signed)
+                to_explicit_little_endian(item, signed, keep_private)
     character_set = dataset.original_character_set
     dataset.set_original_encoding(False, True, character_set)
 
@@ -57,6 +59,7 @@ def set_element(dataset: Dataset, keyword_or_tag: str | int, vr: str, value: obj
 
 def _explicit(element: RawDataElement, signed: bool) -> RawDataElement:
     vr = element.VR or _dictionary_vr(element.tag, signed)
+    vr = vr if vr in set(VR) else "UN"  # as a reader takes what it does not know (PS3.5 6.2.2)
     content = element.value or b""
     if not element.is_little_endian:
         width = _WORD_BYTES.get(vr, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
-from ..provenance import Provenance
+from ..provenance import Derivation
 from ..staging import staged_folder
-from .derived import Run, describe
-from .headers import open_dicom, quiet_pydicom, rescale, whole_number
-from .read import Progress, is_signed, padding_limits, padding_mask, read_slice, stored_range
+from .derived import describe
+from .enhanced import frame_headers
+from .headers import is_enhanced, open_dicom, quiet_pydicom, rescale, whole_number
+from .padding import is_signed, padding_limits, padding_mask, stored_range
+from .read import Progress, read_frames
+from .rules import DerivedRules, Run
 from .series import Series
 from .transcode import set_element, to_explicit_little_endian
 
@@ -46,23 +50,26 @@ def write_derived_series(
     series: Series,
     volume_hu: np.ndarray,
     output_dir: str | os.PathLike[str],
-    provenance: Provenance,
+    provenance: Derivation,
     *,
+    rules: DerivedRules | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> WriteSummary:
-    """Write `volume_hu` as a series derived from `series`, one Explicit VR Little Endian file a slice.
+    """Write `volume_hu` as a series derived from `series`: one Explicit VR Little Endian file for each of its files.
 
     Every element of the source is kept bit for bit, but for private ones and those that are not true of the
     derived image (module `derived` lists them). The source's rescale is kept if its slope is at most 1 HU and it
     has 16 bits, else values are stored as signed 16-bit HU. They are rounded to the nearest, and clipped to what
-    the bits hold. Padding pixels keep the source's value. Besides the volume, one slice at a time is in memory.
+    the bits hold. Padding pixels keep the source's value. An Enhanced CT image becomes one of the same class
+    (docs/adr/0006). Besides the volume, one file at a time is in memory.
 
     Args:
         series: the source, from `find_series` or `select_series`.
         volume_hu: HU `(slices, rows, columns)`, in the order of `series.files`.
         output_dir: folder for the files 0001.dcm, 0002.dcm, ... and nothing else; it appears when all are written.
         provenance: what made the volume.
+        rules: how the series is named and what it keeps; None for the defaults.
         overwrite: replace `output_dir` whole if it exists.
         progress: called with (slices done, slices in all).
 
@@ -81,15 +88,18 @@ def write_derived_series(
         )
     folder = Path(output_dir)
     _check_apart(series, folder)
-    run = Run.start(provenance)
-    digits = max(4, len(str(len(series.files))))
-    clipped = rescaled = 0
+    run = Run.start(provenance, rules or DerivedRules(), series.series_instance_uid, volume_hu)
+    sources = series.by_file()
+    digits = max(4, len(str(len(sources))))
+    done = clipped = rescaled = 0
     with staged_folder(folder, overwrite) as staging:
-        for i, file in enumerate(series.files):
-            more_clipped, kept = _write_slice(file, volume_hu[i], staging / f"{i + 1:0{digits}d}.dcm", run)
-            clipped, rescaled = clipped + more_clipped, rescaled + (not kept)
+        for number, (file, slices) in enumerate(sources.items(), 1):
+            target = staging / f"{number:0{digits}d}.dcm"
+            more_clipped, kept = _write_file(file, [volume_hu[slices[i]] for i in sorted(slices)], target, run)
+            done, clipped = done + len(slices), clipped + more_clipped
+            rescaled += 0 if kept else len(slices)
             if progress is not None:
-                progress(i + 1, len(series.files))
+                progress(done, len(series.files))
     if clipped:
         logger.warning("%s: %d pixels were clipped to what the stored bits hold", folder, clipped)
     if rescaled:
@@ -118,30 +128,54 @@ def _check_apart(series: Series, folder: Path) -> None:
             raise BioAttError(f"output folder {folder} holds the source {file}; name another folder")
 
 
-def _write_slice(file: Path, hu: np.ndarray, target: Path, run: Run) -> tuple[int, bool]:
-    """Write one slice; return the number of clipped pixels and whether the source's rescale was kept."""
-    if not np.all(np.isfinite(hu)):
+def _write_file(file: Path, frames_hu: Sequence[np.ndarray], target: Path, run: Run) -> tuple[int, bool]:
+    """Write the image derived from `file`; return the number of clipped pixels and whether its rescale was kept."""
+    if not all(np.all(np.isfinite(hu)) for hu in frames_hu):
         raise BioAttError(f"result for {file} holds values that are not finite, wanted HU; nothing was written")
-    derived, source = _header(file), _header(file)  # one to be copied as it is, one to be read
-    pixels, padded = None, None
-    if padding_limits(source) is not None:
-        pixels, source = read_slice(file)
-        padded = padding_mask(source, pixels)
-    to_explicit_little_endian(derived, is_signed(source, file))
-    describe(derived, source, file, run)
-    slope, intercept = rescale(source, file)
-    kept = 0 < slope <= 1 and whole_number(source, "BitsAllocated", file) == 16
-    if not kept:
-        _set_hu_storage(derived, source, slope, intercept)
-    out_slope, out_intercept = rescale(derived, file)
-    low, high = stored_range(whole_number(derived, "BitsStored", file), is_signed(derived, file))
-    exact = np.rint((np.asarray(hu, dtype=np.float64) - out_intercept) / out_slope)
-    if padded is not None:
-        exact[padded] = pixels[padded] if kept else np.rint(pixels[padded] * slope + intercept).clip(low, high)
-    stored = exact.clip(low, high)
-    set_element(derived, "PixelData", "OW", stored.astype("<i2" if low < 0 else "<u2").tobytes())
-    _save(derived, target)
-    return int(np.count_nonzero(stored != exact)), kept
+    try:
+        with quiet_pydicom():
+            derived, source = _header(file), _header(file)  # one to be copied as it is, one to be read
+            headers = frame_headers(source, file)
+            to_explicit_little_endian(derived, is_signed(source, file), run.rules.keep_private)
+            describe(derived, source, file, run)
+            kept = _keeps_rescale(headers, file)
+            if not kept:
+                _set_hu_storage(derived, headers[0], file)
+            bits, signed = whole_number(derived, "BitsStored", file), is_signed(derived, file)
+            clipped, pixels = _stored_pixels(file, headers, frames_hu, kept, stored_range(bits, signed))
+            set_element(derived, "PixelData", "OW", pixels)
+            _save(derived, target)
+    except (BioAttError, OSError):
+        raise
+    except Exception as error:  # pydicom raises many kinds of errors on damaged elements, some with values
+        raise BioAttError(f"{file}: its header cannot be copied ({type(error).__name__}); repair the file") from error
+    return clipped, kept
+
+
+def _keeps_rescale(headers: Sequence[Dataset], file: Path) -> bool:
+    """Whether the stored values of the source can carry HU: 16 bits, and steps of at most 1 HU."""
+    slopes = [rescale(header, file)[0] for header in headers]
+    return whole_number(headers[0], "BitsAllocated", file) == 16 and all(0 < slope <= 1 for slope in slopes)
+
+
+def _stored_pixels(
+    file: Path, headers: Sequence[Dataset], frames_hu: Sequence[np.ndarray], kept: bool, limits: tuple[int, int]
+) -> tuple[int, bytes]:
+    """Number of clipped pixels, and PixelData: HU rounded and clipped to `limits`, padding as the source has it."""
+    clipped, parts = 0, []
+    has_padding = any(padding_limits(header) is not None for header in headers)
+    sources = read_frames(file) if has_padding else ((None, header) for header in headers)
+    for hu, (pixels, header) in zip(frames_hu, sources, strict=True):
+        slope, intercept = rescale(header, file)
+        out_slope, out_intercept = (slope, intercept) if kept else (1.0, 0.0)
+        exact = np.rint((np.asarray(hu, dtype=np.float64) - out_intercept) / out_slope)
+        padded = None if pixels is None else padding_mask(header, pixels)
+        if padded is not None:
+            exact[padded] = pixels[padded] if kept else np.rint(pixels[padded] * slope + intercept).clip(*limits)
+        stored = exact.clip(*limits)
+        clipped += int(np.count_nonzero(stored != exact))
+        parts.append(stored.astype("<i2" if limits[0] < 0 else "<u2").tobytes())
+    return clipped, b"".join(parts)
 
 
 def _header(file: Path) -> Dataset:
@@ -154,13 +188,20 @@ def _header(file: Path) -> Dataset:
     return header
 
 
-def _set_hu_storage(derived: Dataset, source: Dataset, slope: float, intercept: float) -> None:
-    """Say that pixels are stored as signed 16-bit HU; what was in stored values of the source is moved or removed."""
+def _set_hu_storage(derived: Dataset, header: Dataset, file: Path) -> None:
+    """Say that pixels are stored as signed 16-bit HU; what was in stored values of the source is moved or removed.
+
+    Args:
+        derived: the header to change.
+        header: header of the source, of its first frame.
+        file: the source's file.
+    """
     for keyword, number in ("BitsAllocated", 16), ("BitsStored", 16), ("HighBit", 15), ("PixelRepresentation", 1):
         set_element(derived, keyword, "US", number)
-    set_element(derived, "RescaleSlope", "DS", "1")
-    set_element(derived, "RescaleIntercept", "DS", "0")
-    limits = padding_limits(source)
+    place = _place_of_rescale(derived) if is_enhanced(derived) else derived
+    set_element(place, "RescaleIntercept", "DS", "0")
+    set_element(place, "RescaleSlope", "DS", "1")
+    limits, (slope, intercept) = padding_limits(header), rescale(header, file)
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit", "RealWorldValueMappingSequence"):
         if keyword in derived:
             del derived[keyword]
@@ -169,6 +210,21 @@ def _set_hu_storage(derived: Dataset, source: Dataset, slope: float, intercept: 
         set_element(derived, "PixelPaddingValue", "SS", first)
         if last != first:
             set_element(derived, "PixelPaddingRangeLimit", "SS", last)
+
+
+def _place_of_rescale(derived: Dataset) -> Dataset:
+    """The one item of an enhanced image that says rescale, for all frames."""
+    for groups in derived["PerFrameFunctionalGroupsSequence"].value:
+        for keyword in ("PixelValueTransformationSequence", "RealWorldValueMappingSequence"):
+            if keyword in groups:
+                del groups[keyword]
+    if "SharedFunctionalGroupsSequence" not in derived:
+        set_element(derived, "SharedFunctionalGroupsSequence", "SQ", [Dataset()])
+    shared = derived["SharedFunctionalGroupsSequence"].value[0]
+    item = Dataset()
+    item.RescaleType = "HU"
+    set_element(shared, "PixelValueTransformationSequence", "SQ", [item])
+    return item
 
 
 def _save(derived: Dataset, target: Path) -> None:

@@ -1,0 +1,180 @@
+"""Look through a folder for CT images, and say which series they make."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from ..errors import BioAttError
+from .headers import CT_IMAGE_STORAGE, ENHANCED_CT, label, open_dicom, text
+
+logger = logging.getLogger(__name__)
+
+_KEYWORDS = (
+    "ImageType SOPClassUID SOPInstanceUID Modality SeriesDescription PatientID SliceThickness KVP "
+    "SpacingBetweenSlices ConvolutionKernel StudyInstanceUID SeriesInstanceUID SeriesNumber ImagePositionPatient "
+    "ImageOrientationPatient FrameOfReferenceUID SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows "
+    "Columns PixelSpacing BitsStored PixelRepresentation PixelPaddingValue RescaleIntercept RescaleSlope RescaleType "
+    "LossyImageCompression SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
+).split()
+_DICOMDIR = "1.2.840.10008.1.3.10"
+
+Found = tuple[Path, Dataset]  # a file and its header, without the pixels
+
+
+def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None) -> dict[str, list[Found]]:
+    """Headers of the CT images in `path` by SeriesInstanceUID, ordered by SeriesNumber; localizers left out.
+
+    A DICOMDIR stands for its folder: its records may be out of date, or point elsewhere, and are not followed.
+
+    Args:
+        path: folder, DICOM file or DICOMDIR.
+        tell: log what was left out.
+        refused: where files that cannot be read are noted; without it the first one raises.
+
+    Raises:
+        BioAttError: nothing there, no CT images, or a damaged file.
+    """
+    headers = _headers(path, refused)
+    images = [(file, header) for file, header in headers if _is_ct(header)]
+    if not images:
+        kinds = Counter(_kind(header) for _, header in headers)
+        listing = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
+        raise BioAttError(f"{path} holds DICOM but no CT image: {listing}; name a folder with a CT series")
+    slices = [(file, header) for file, header in images if not _is_localizer(header)]
+    if not slices:
+        raise BioAttError(f"{path} holds only CT localizers (scouts), wanted slices; name a folder with a CT series")
+    for count, what in (len(headers) - len(images), "not CT"), (len(images) - len(slices), "CT localizers"):
+        if count and tell:
+            logger.info("%s: left out %d files that are %s", path, count, what)
+    series: dict[str, list[Found]] = {}
+    for file, header in slices:
+        series.setdefault(text(header, "SeriesInstanceUID", file), []).append((file, header))
+    return dict(sorted(series.items(), key=lambda item: (series_number(item[1][0][1]) or 0, item[0])))
+
+
+def choose(found: dict[str, list[Found]], path: Path, series: str | None) -> str:
+    """SeriesInstanceUID of the only series, or of the one that `series` names by UID or SeriesNumber.
+
+    Raises:
+        BioAttError: several and none named, none of that name, or several of that number; the series are logged
+            as a table before.
+    """
+    if series is None:
+        chosen, what = list(found), f"holds {len(found)} CT series"
+    else:
+        name = str(series).strip()
+        chosen = [uid for uid in found if uid == name]
+        chosen = chosen or [uid for uid, files in found.items() if str(series_number(files[0][1])) == name]
+        what = f"holds {len(chosen) or 'no'} CT series {name}"
+    if len(chosen) == 1:
+        return chosen[0]
+    for line in _table(found):
+        logger.warning("%s", line)
+    listing = ", ".join(f"{uid or 'no UID'} (number {series_number(files[0][1])})" for uid, files in found.items())
+    raise BioAttError(f"{path} {what}; it has {listing}; choose one with --series UID or --series NUMBER")
+
+
+def series_number(header: Dataset) -> int | None:
+    """SeriesNumber, None where there is none."""
+    try:
+        return int(_plain(header, "SeriesNumber"))
+    except ValueError:  # missing, or no number
+        return None
+
+
+def _table(found: dict[str, list[Found]]) -> Iterator[str]:
+    """One line a series for people to choose by."""
+    row = "{:>8}  {:<32}  {:>6}  {:>12}  {:<12}  {}"
+    yield row.format("number", "description", "images", "thickness mm", "kernel", "SeriesInstanceUID")
+    for uid, files in found.items():
+        file, header = files[0]
+        number = series_number(header)
+        images = sum(_frames(header) for _, header in files)
+        keywords = ("SeriesDescription", "SliceThickness", "ConvolutionKernel")
+        description, thickness, kernel = (printable(label(header, keyword, file)) for keyword in keywords)
+        yield row.format(
+            "-" if number is None else number, description[:32] or "-", images, thickness or "-", kernel or "-", uid
+        )
+
+
+def printable(words: str) -> str:
+    """`words` without line breaks, control characters and what could not be decoded: safe to show."""
+    return "".join(letter if letter.isprintable() and letter != "\ufffd" else " " for letter in words).strip()
+
+
+def _headers(path: Path, refused: list[BioAttError] | None) -> list[Found]:
+    if path.is_file():
+        header = _header(path)
+        if header is None:
+            raise BioAttError(f"{path} is not a DICOM file; name a folder with a CT series, or one CT image")
+        if not _is_dicomdir(header):
+            return [(path, header)]
+        path = path.parent
+    if not path.is_dir():
+        raise BioAttError(f"{path} does not exist; name a folder with a CT series, or one CT image")
+    files, found = 0, []
+    for file in _files(path):
+        files += 1
+        try:
+            header = _header(file)
+        except BioAttError as error:
+            if refused is None:
+                raise
+            refused.append(error)
+            continue
+        if header is not None and not _is_dicomdir(header):
+            found.append((file, header))
+    if not found:
+        what = f"no DICOM in {files} files" if files else "no files"
+        raise BioAttError(f"{path}: {what}; name a folder with a CT series")
+    return found
+
+
+def _header(file: Path) -> Dataset | None:
+    return open_dicom(file, stop_before_pixels=True, specific_tags=_KEYWORDS)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files below `folder` in a fixed order, hidden ones and hidden folders passed over."""
+
+    def refuse(error: OSError) -> None:
+        raise BioAttError(f"{error.filename} cannot be read: {error.strerror}; check its permissions") from error
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        files = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+        yield from (file for file in files if file.is_file())
+
+
+def _is_dicomdir(header: Dataset) -> bool:
+    return _plain(header.file_meta, "MediaStorageSOPClassUID") == _DICOMDIR
+
+
+def _is_ct(header: Dataset) -> bool:
+    return _plain(header, "SOPClassUID") in ENHANCED_CT | {CT_IMAGE_STORAGE}
+
+
+def _is_localizer(header: Dataset) -> bool:
+    return "LOCALIZER" in _plain(header, "ImageType").upper()
+
+
+def _kind(header: Dataset) -> str:
+    sop_class = _plain(header, "SOPClassUID") or _plain(header.file_meta, "MediaStorageSOPClassUID")
+    name = UID(sop_class).name if sop_class else "no SOPClassUID"
+    return f"{printable(_plain(header, 'Modality')) or 'no Modality'} ({printable(name)})"
+
+
+def _frames(header: Dataset) -> int:
+    frames = _plain(header, "NumberOfFrames")
+    return int(frames) if frames.isdecimal() else 1
+
+
+def _plain(header: Dataset, keyword: str) -> str:
+    return label(header, keyword, "")

@@ -1,0 +1,344 @@
+"""Mutated DICOM through reader and writer: `python tests/fuzz_dicom.py --inputs 20000 --seed 1`.
+
+Each input is made from a seed file by a generator of (seed, number), so a failure can be made again by its number.
+Seeds are pydicom's own test files and small synthetic CT. Half of the mutations change elements (value, length, VR,
+presence; nested ones too), the others bytes. Every input must give the right volume, and a derived series that reads
+back to it, or our one error class; without a crash, without 10 s of work, and without a file outside the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import multiprocessing
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.data import get_testdata_file
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.uid import RLELossless
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "bundle")]
+
+from dicom_cases import PROVENANCE, SYNTAXES, changed, write_enhanced_ct
+from scripts.dicom import find_series, read_volume, write_derived_series
+from scripts.errors import BioAttError
+from scripts.phantom import write_ct_series
+
+STAGES = ("parsing", "pixels", "writer", "right")
+SECONDS = 10.0
+MEMORY = 4 << 30
+#: pydicom's files: CT as it is, and others that are made CT to get further.
+CT_FILES = ("CT_small.dcm", "693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm")
+OTHER_FILES = (
+    "MR_small.dcm MR_small_RLE.dcm MR_small_bigendian.dcm MR_small_implicit.dcm MR_small_jp2klossless.dcm "
+    "MR_small_jpeg_ls_lossless.dcm MR_small_padded.dcm MR_truncated.dcm JPEG2000.dcm JPGExtended.dcm JPEG-lossy.dcm "
+    "image_dfl.dcm rtplan.dcm test-SR.dcm nested_priv_SQ.dcm priv_SQ.dcm UN_sequence.dcm badVR.dcm no_meta.dcm "
+    "ExplVR_BigEndNoMeta.dcm SC_rgb_small_odd.dcm liver_1frame.dcm empty_charset_LEI.dcm reportsi.dcm"
+).split()
+
+
+def seed_files(folder):
+    """(name, content) of each file to start from; synthetic CT and CT_small weigh most."""
+    seeds = []
+    small = {"shape": (32, 40), "slices": 1}
+    for i, syntax in enumerate(SYNTAXES):
+        for signed in (False, True):
+            more = {"padding": -2000} if signed else {"bits_stored": 12, "slope": 0.5 if i % 2 else 2.0}
+            source = write_ct_series(folder / f"{i}{signed}", transfer_syntax=syntax, signed=signed, **more, **small)
+            seeds.append((f"synthetic {syntax.name}", (source / "0001.dcm").read_bytes()))
+    for syntax in (None, SYNTAXES[-1]):
+        file, _ = write_enhanced_ct(folder / f"enhanced{syntax}", shape=(32, 40), slices=3, syntax=syntax)
+        seeds.append(("synthetic enhanced", file.read_bytes()))
+    whole = [(name, Path(get_testdata_file(name, download=False)).read_bytes()) for name in CT_FILES]
+    others = []
+    for name in OTHER_FILES:
+        content = Path(get_testdata_file(name, download=False)).read_bytes()
+        others += [(name, content), (f"{name} as CT", as_ct(content))]
+    return [*seeds * 6, *whole[:1] * 12, *whole[1:] * 4, *others]
+
+
+def as_ct(content):
+    """A file of another kind with what a CT image must have, as far as it can be put in."""
+    dataset = pydicom.dcmread(io.BytesIO(content), force=True)
+    changed(
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.2",
+        SOPInstanceUID="1.2.3",
+        SeriesInstanceUID="1.2",
+        StudyInstanceUID="1.1",
+        ImagePositionPatient=[0, 0, 0],
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        PixelSpacing=[1, 1],
+        RescaleSlope=1,
+        RescaleIntercept=0,
+    )(dataset, 0)
+    return written(dataset, content)
+
+
+def written(dataset, otherwise):
+    """The file that a data set makes; `otherwise` where pydicom refuses to write it."""
+    buffer = io.BytesIO()
+    try:
+        pydicom.dcmwrite(buffer, dataset)
+    except Exception:
+        return otherwise
+    return buffer.getvalue()
+
+
+def mutate(content, rng):
+    """Change a file by one to three elements, or by some bytes."""
+    if rng.random() < 0.55:
+        return mutate_elements(content, rng)
+    return mutate_bytes(content, rng)
+
+
+def mutate_elements(content, rng):
+    """Change elements, of items too, in the file's own encoding."""
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(content), force=True)
+    except Exception:
+        return mutate_bytes(content, rng)
+    for _ in range(int(rng.integers(1, 4))):
+        place = dataset
+        while True:
+            tags = [tag for tag in place.keys() if tag.group > 2]
+            if not tags:
+                break
+            tag = tags[int(rng.integers(len(tags)))]
+            element = place.get_item(tag)
+            items = list(element.value) if isinstance(element, DataElement) and element.VR == "SQ" else []
+            if not items or rng.random() < 0.3:
+                change_element(place, tag, element, rng)
+                break
+            place = items[int(rng.integers(len(items)))]
+    return written(dataset, content)
+
+
+def change_element(place, tag, element, rng):
+    """Remove, empty, repeat or garble one element."""
+    kind = rng.integers(8)
+    if kind == 0 or not isinstance(element, RawDataElement):
+        del place[tag]
+        return
+    value = element.value or b""
+    garbled = [
+        b"",
+        value[: len(value) // 2],
+        value + value,
+        bytes(rng.integers(0, 256, max(2, len(value)), dtype=np.uint8)),
+        bytes([int(rng.choice([0, 0x20, 0x30, 0x2D, 0x5C, 0x7F, 0xFF]))]) * max(2, len(value)),
+        b"\\".join([value.strip()] * 3) + b" ",
+        _interesting(rng),
+    ][kind - 1]
+    vr = element.VR
+    if vr is not None and rng.random() < 0.15:
+        vr = str(rng.choice(["UN", "LO", "US", "SQ", "OB", "FD", "UI", "IS"]))
+    place._dict[tag] = element._replace(
+        value=garbled, VR=vr, length=len(garbled)
+    )  # as it is: pydicom would look into it
+
+
+def _interesting(rng):
+    words = [
+        "-1",
+        "0",
+        "1e400",
+        "nan",
+        "inf",
+        "99999999999",
+        "1\\1\\1",
+        "-0.0",
+        "../../x",
+        "MONOCHROME1",
+        "1e-300",
+        "32768",
+    ]
+    if rng.random() < 0.5:
+        return str(rng.choice(words)).encode().ljust(4)
+    return int(rng.choice([0, 1, 2, 7, 8, 12, 15, 16, 32, 255, 4096, 65535])).to_bytes(2, "little")
+
+
+def mutate_bytes(content, rng):
+    """Flip, cut, repeat or insert bytes, anywhere or in the pixels."""
+    data = bytearray(content)
+    start = max(data.rfind(b"\xe0\x7f\x10\x00"), 0) if rng.random() < 0.6 else 0
+    if len(data) - start < 16:
+        start = 0
+    for _ in range(int(rng.integers(1, 6))):
+        at = int(rng.integers(start, len(data)))
+        kind = rng.random()
+        if kind < 0.8:
+            data[at] = int(rng.integers(256))
+        elif kind < 0.87:
+            data[at : at + 4] = bytes(rng.choice([[0, 0, 0, 0], [255] * 4, [0, 0, 0, 128]]).astype(np.uint8))
+        elif kind < 0.92:
+            del data[at : at + int(rng.integers(1, 9))]
+        elif kind < 0.97:
+            data[at:at] = data[at : at + int(rng.integers(1, 17))]
+        else:
+            del data[max(at, 400) :]
+        if len(data) < 20:
+            return content
+    return bytes(data)
+
+
+class TooSlow(BaseException):
+    """10 s of work on one input."""
+
+
+def _too_slow(*_):
+    raise TooSlow
+
+
+def examine(content, scratch):
+    """Take one input through reader and writer.
+
+    Returns:
+        the stage where it ended, and what is wrong with that (empty if nothing).
+    """
+    source, target = scratch / "in", scratch / "out"
+    shutil.rmtree(target, ignore_errors=True)
+    source.mkdir(exist_ok=True)
+    (source / "IM0").write_bytes(content)
+    stage = "parsing"
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    try:
+        series = find_series(source)[0]
+        stage = "pixels"
+        volume = read_volume(series)
+        stage = "writer"
+        write_derived_series(series, volume, target, PROVENANCE)
+        back = read_volume(find_series(target)[0])
+        stage = "right"
+        wrong = _differences(source / "IM0", volume, back, series)
+    except BioAttError as error:
+        wrong = "\n" * (str(error).count("\n")) or ("out of memory" if _is_memory(error) else "")
+    except TooSlow:
+        wrong = f"more than {SECONDS:g} s"
+    except Exception as error:
+        wrong = f"{type(error).__name__}: {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    found = {path.relative_to(scratch).as_posix() for path in scratch.rglob("*")}
+    if not found <= {"in", "in/IM0", "out", "out/0001.dcm"} or (source / "IM0").read_bytes() != content:
+        wrong = f"files elsewhere, or a changed source: {sorted(found)}"
+    if stage != "right" and target.exists():
+        wrong = wrong or "an output folder after an error"
+    return stage, wrong
+
+
+def _is_memory(error):
+    while error is not None:
+        if isinstance(error, MemoryError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _differences(file, volume, back, series):
+    """Compare with pydicom's own pixels, and with what was read back."""
+    low, high = (-(2**15), 2**15 - 1)
+    with warnings.catch_warnings(action="ignore"):
+        dataset = pydicom.dcmread(io.BytesIO(file.read_bytes()), force=True)
+        is_rle = dataset.file_meta.get("TransferSyntaxUID") == RLELossless
+        slope = abs(float(dataset.RescaleSlope)) if "RescaleSlope" in dataset else 1.0
+        fits = np.abs(back - volume) <= max(0.51, 0.51 * min(slope, 1.0), np.abs(volume).max() * 1e-6)
+        clipped = (volume <= low) | (volume >= high)
+        if not (fits | clipped).all():
+            return "the derived series reads back to other HU"
+        if (
+            series.is_enhanced
+            or dataset.BitsStored != dataset.BitsAllocated
+            or "TransferSyntaxUID" not in dataset.file_meta
+        ):
+            return ""
+        dataset.pixel_array_options(decoding_plugin="pydicom" if is_rle else "")  # pylibjpeg-rle aborts on damaged data
+        expected = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+    if not np.allclose(volume[0], expected.astype(np.float32), rtol=1e-6):
+        return "pydicom reads other HU"
+    return ""
+
+
+def work(seed, numbers, connection):
+    """Examine inputs in a process of its own and tell of each."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    signal.signal(signal.SIGPROF, _too_slow)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = seed_files(Path(folder))
+        (Path(folder) / "scratch").mkdir()
+        for number in numbers:
+            connection.send(("begins", number, "", ""))
+            name, content = make_input(seeds, seed, number)
+            stage, wrong = examine(content, Path(folder) / "scratch")
+            connection.send((stage, number, name, wrong))
+    connection.send(("done", 0, "", ""))
+
+
+def make_input(seeds, seed, number):
+    """Input `number` of the run `seed`: the name of its seed file, and its content."""
+    rng = np.random.default_rng([seed, number])
+    name, content = seeds[int(rng.integers(len(seeds)))]
+    return name, mutate(content, rng)
+
+
+def run(seed, inputs, tell=print):
+    """Examine `inputs` inputs; return how many ended at each stage, and the failures."""
+    counts, failures, numbers = Counter(), [], range(inputs)
+    context = multiprocessing.get_context("spawn")
+    while numbers:
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=work, args=(seed, numbers, theirs))
+        process.start()
+        theirs.close()
+        number = None
+        try:
+            while (message := ours.recv())[0] != "done":
+                stage, number, name, wrong = message
+                if stage == "begins":
+                    continue
+                counts[stage] += 1
+                if wrong:
+                    failures.append((number, name, stage, wrong))
+                    tell(f"input {number} from {name}, {stage}: {wrong}")
+                if sum(counts.values()) % 1000 == 0:
+                    tell(f"{sum(counts.values())} inputs: {dict(counts)}, {len(failures)} failures")
+            numbers = range(0)
+        except EOFError:  # the process died
+            if number is None:
+                raise RuntimeError("the seeds could not be made") from None
+            counts["crash"] += 1
+            failures.append((number, "", "crash", "the process died"))
+            tell(f"input {number}: the process died")
+            numbers = range(number + 1, inputs)
+        process.join()
+    return counts, failures
+
+
+def main():
+    """Run and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--inputs", type=int, default=20000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    counts, failures = run(options.seed, options.inputs, lambda line: print(line, flush=True))
+    total = sum(counts.values())
+    for stage in (*STAGES, "crash"):
+        print(f"{stage:<8} {counts[stage]:>7} {counts[stage] / total:>7.1%}")
+    print(f"{total} inputs, seed {options.seed}, {len(failures)} failures")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
