@@ -1,155 +1,150 @@
-"""PSNR, SSIM and RMSE against the full dose, in HU, for the denoised image and for its input."""
+"""PSNR, SSIM and RMSE against the full dose inside a HU window; noise, and the HU bias of each tissue."""
 
 from __future__ import annotations
 
-import csv
-import json
-import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from ignite.engine import Engine, Events
+import torch
+from monai.metrics import PSNRMetric, RMSEMetric, SSIMMetric
 
-from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
-from ..hu import WINDOWS_HU
+from ..dose.image_noise import TISSUES_HU, flat_soft_tissue, noise_sd_hu, tissue_mask
+from ..errors import BioAttError
+from ..hu import WINDOWS_HU, to_window
+
+#: Metrics that are measured inside a window: their name in configs, and the measure they give.
+WINDOWED = {"psnr": "psnr_db", "ssim": "ssim", "rmse": "rmse_hu"}
+#: Metrics that are measured on the image as it is, and the measures they give.
+UNWINDOWED = {"noise": ("noise_sd_hu",), "bias": tuple(f"bias_{t.replace(' ', '_')}_hu" for t in TISSUES_HU)}
+METRICS = (*WINDOWED, *UNWINDOWED)
+#: A slice with fewer pixels of a tissue does not measure its bias, nor its noise (`flat_soft_tissue`).
+FEWEST_PIXELS = 200
 
 
-def image_quality(image_hu: np.ndarray, full_hu: np.ndarray, window: str = "abdomen") -> dict[str, float]:
-    """Compare an image with the full dose inside a HU window.
+def image_quality(
+    image_hu: np.ndarray,
+    full_hu: np.ndarray,
+    window: str = "abdomen",
+    metrics: Sequence[str] = tuple(WINDOWED),
+) -> dict[str, float]:
+    """Compare an image with the full dose inside a HU window, by MONAI's metrics.
+
+    Both images become grey values in [0, 1], clipped at the window's ends, as they would be displayed; the data
+    range is the window's width. SSIM is that of Wang et al. (IEEE Trans Image Process 13 (2004) 600, eq. 13): a
+    Gaussian window of 11x11 pixels with SD 1.5, K1 = 0.01, K2 = 0.03, averaged where the window fits into the image.
 
     Args:
-        image_hu, full_hu: (H, W) in HU.
-        window: a name in `WINDOWS_HU`; both images are clipped to it, and its width is the data range.
+        image_hu, full_hu: (H, W) in HU, at least 11x11.
+        window: a name in `WINDOWS_HU`.
+        metrics: of ``psnr``, ``ssim``, ``rmse``.
 
     Returns:
-        ``psnr_db``, ``ssim`` and ``rmse_hu``, by scikit-image.
-    """
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+        ``psnr_db``, ``ssim`` and ``rmse_hu``. The PSNR of an image that equals the full dose is infinite.
 
+    Raises:
+        BioAttError: there is no such window or metric.
+
+    Example::
+
+        image_quality(denoised_hu, full_hu, "lung")["psnr_db"]
+    """
+    check_names("metrics", metrics, tuple(WINDOWED))
+    check_names("windows", [window], tuple(WINDOWS_HU))
     lower, upper = WINDOWS_HU[window]
-    image, full = (np.asarray(x, dtype=np.float64).clip(lower, upper) for x in (image_hu, full_hu))
-    width = upper - lower
-    return {
-        "psnr_db": float(peak_signal_noise_ratio(full, image, data_range=width)),
-        "ssim": float(structural_similarity(full, image, data_range=width)),
-        "rmse_hu": float(np.sqrt(np.mean((image - full) ** 2))),
-    }
+    # float64: in float32 the mean over half a million squares is good for five digits only
+    image, full = (torch.from_numpy(to_window(np.asarray(x, np.float64), (lower, upper))) for x in (image_hu, full_hu))
+    measured = {}
+    for name in metrics:
+        value = _WINDOWED_METRIC[name]()(image[None, None], full[None, None]).item()
+        measured[WINDOWED[name]] = value * (upper - lower) if name == "rmse" else value
+    return measured
 
 
-class ImageQuality:
-    """Compares an evaluator's input and output with the full dose and writes the means per patient.
-
-    Needs ``image``, ``label`` and ``pred`` in HU in the engine's output, one slice an item, and ``patient`` in its
-    decollated batch.
-
-    Args:
-        path: JSON file for the result; ``{patient: {low | denoised: {measure: mean}}}`` with ``slices``.
-        window: a name in `WINDOWS_HU`.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], window: str = "abdomen") -> None:
-        self.path = Path(path)
-        self.window = window
-        self.means: dict[str, Any] = {}
-        self._rows: list[tuple[str, dict[str, dict[str, float]]]] = []
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to an evaluator."""
-        engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.measure)
-        engine.add_event_handler(Events.COMPLETED, self.finish)
-
-    def start(self, engine: Engine) -> None:
-        """Forget the last run."""
-        self._rows = []
-
-    def measure(self, engine: Engine) -> None:
-        """Measure the slices of one iteration."""
-        for item, source in zip(engine.state.output, engine.state.batch, strict=True):
-            low, full, out = (item[key].cpu().numpy()[0] for key in ("image", "label", "pred"))
-            mask = flat_soft_tissue(low)
-            row = {}
-            for name, image in (("low", low), ("denoised", out)):
-                row[name] = image_quality(image, full, self.window)
-                row[name]["noise_sd_hu"] = noise_sd_hu(image, mask)
-            self._rows.append((source["patient"], row))
-
-    def finish(self, engine: Engine) -> None:
-        """Average per patient, print and write."""
-        self.means = {
-            patient: _means([row for name, row in self._rows if name == patient])
-            for patient in sorted({name for name, _ in self._rows})
-        }
-        engine.state.metrics.update(_flat(self.means))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps({"window": self.window, "patients": self.means}, indent=2) + "\n")
-        for patient, mean in self.means.items():
-            low, out = mean["low"], mean["denoised"]
-            print(
-                f"{patient}: {mean['slices']} slices, PSNR {low['psnr_db']:.2f} -> {out['psnr_db']:.2f} dB, "
-                f"SSIM {low['ssim']:.4f} -> {out['ssim']:.4f}, RMSE {low['rmse_hu']:.2f} -> {out['rmse_hu']:.2f} HU, "
-                f"noise {low['noise_sd_hu']:.1f} -> {out['noise_sd_hu']:.1f} HU ({self.window} window)",
-                flush=True,
-            )
+# New with each slice: a MONAI metric keeps every value it has given until it is told to forget.
+_WINDOWED_METRIC: Mapping[str, Callable[[], PSNRMetric | SSIMMetric | RMSEMetric]] = {
+    "psnr": lambda: PSNRMetric(max_val=1.0),
+    "ssim": lambda: SSIMMetric(spatial_dims=2, data_range=1.0),
+    "rmse": RMSEMetric,
+}
 
 
-class TrainingCurve:
-    """Writes one CSV line per epoch: loss, learning rate and, where it ran, the validator's means.
+class TissueBias(NamedTuple):
+    """Mean of image minus reference over the pixels of a tissue, in HU, and how many pixels there were."""
+
+    mean_hu: float
+    pixels: int
+
+
+def tissue_bias(image_hu: np.ndarray, reference_hu: np.ndarray) -> dict[str, TissueBias]:
+    """HU bias in lung, fat, soft tissue and bone.
 
     Args:
-        path: the CSV file; it is begun anew with each training.
-        validator: the evaluator whose metrics are written.
+        image_hu: (H, W) or (slices, H, W) in HU.
+        reference_hu: same shape; tissues are where *its* 9x9 mean lies in their range (`TISSUES_HU`), so the mask
+            is the same for every image that is compared with it.
+
+    Returns:
+        For each tissue the bias, NaN where no pixel shows it.
     """
-
-    def __init__(self, path: str | os.PathLike[str], validator: Engine) -> None:
-        self.path = Path(path)
-        self.validator = validator
-        self._losses: list[float] = []
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to a trainer, after its validation handler."""
-        engine.add_event_handler(Events.STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
-
-    def start(self, engine: Engine) -> None:
-        """Write the head of the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "w", newline="") as file:
-            csv.writer(file).writerow(["epoch", "iteration", "loss", "learning_rate", "psnr_db", "ssim", "rmse_hu"])
-
-    def collect(self, engine: Engine) -> None:
-        """Keep the loss of one iteration."""
-        self._losses.append(float(engine.state.output[0]["loss"]))
-
-    def write(self, engine: Engine) -> None:
-        """Write the line of one epoch; the validator's columns are empty where it did not run."""
-        rate = engine.optimizer.param_groups[0]["lr"]
-        loss, self._losses = float(np.mean(self._losses)), []
-        ran = self.validator.state.metrics if engine.state.epoch == self.validator.state.epoch else {}
-        print(f"epoch {engine.state.epoch}/{engine.state.max_epochs}: loss {loss:.5f}, lr {rate:.2e}", flush=True)
-        with open(self.path, "a", newline="") as file:
-            writer = csv.writer(file)
-            measures = [ran.get(f"denoised_{name}", "") for name in ("psnr_db", "ssim", "rmse_hu")]
-            writer.writerow([engine.state.epoch, engine.state.iteration, loss, rate, *measures])
+    biases = {}
+    for tissue in TISSUES_HU:
+        mask = tissue_mask(reference_hu, tissue)
+        pixels = int(mask.sum())
+        difference = np.asarray(image_hu, np.float64)[mask] - np.asarray(reference_hu, np.float64)[mask]
+        biases[tissue] = TissueBias(float(difference.mean()) if pixels else math.nan, pixels)
+    return biases
 
 
-def _means(rows: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
-    """Mean of each measure over slices, ignoring where there was nothing to measure."""
-    means: dict[str, Any] = {"slices": len(rows)}
-    for image in rows[0]:
-        means[image] = {key: _mean([row[image][key] for row in rows]) for key in rows[0][image]}
-    return means
+def slice_measures(
+    images_hu: Mapping[str, np.ndarray],
+    full_hu: np.ndarray,
+    metrics: Sequence[str] = METRICS,
+    windows: Sequence[str] = ("abdomen",),
+) -> dict[str, dict[str, float]]:
+    """All `metrics` of the images of one slice against its full dose.
+
+    Noise is measured where the first image is flat (`flat_soft_tissue`), in every image at the same place.
+
+    Args:
+        images_hu: name to image (H, W) in HU; the low-dose input first.
+        full_hu: (H, W) in HU.
+        metrics: names in `METRICS`.
+        windows: names in `WINDOWS_HU`; see `measure_name`.
+
+    Returns:
+        For each image its measures by name; NaN where the slice shows too little of a tissue.
+    """
+    flat = flat_soft_tissue(next(iter(images_hu.values()))) if "noise" in metrics else None
+    windowed = [name for name in metrics if name in WINDOWED]
+    measured = {}
+    for name, image in images_hu.items():
+        row: dict[str, float] = {}
+        for window in windows:
+            values = image_quality(image, full_hu, window, windowed)
+            row |= {measure_name(measure, window, windows): value for measure, value in values.items()}
+        if flat is not None:
+            row["noise_sd_hu"] = noise_sd_hu(image, flat)
+        if "bias" in metrics:
+            biases = tissue_bias(image, full_hu).values()
+            values = [one.mean_hu if one.pixels >= FEWEST_PIXELS else math.nan for one in biases]
+            row |= dict(zip(UNWINDOWED["bias"], values, strict=True))
+        measured[name] = row
+    return measured
 
 
-def _mean(values: list[float]) -> float:
-    known = [value for value in values if not np.isnan(value)]
-    return float(np.mean(known)) if known else float("nan")
+def measure_name(measure: str, window: str, windows: Sequence[str]) -> str:
+    """Name of a windowed measure: in the first of `windows` as it is, e.g. ``psnr_db``, else ``psnr_db_lung``."""
+    return measure if window == windows[0] else f"{measure}_{window}"
 
 
-def _flat(means: Mapping[str, Any]) -> dict[str, float]:
-    """Mean over patients of the denoised images' measures, as Ignite metrics."""
-    names = next(iter(means.values()))["denoised"] if means else {}
-    return {f"denoised_{name}": _mean([mean["denoised"][name] for mean in means.values()]) for name in names}
+def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse names that are not known; a metric that is dropped in silence would be missed too late.
+
+    Raises:
+        BioAttError: names them and those that are known.
+    """
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise BioAttError(f"{what}: {', '.join(map(repr, unknown))} is unknown; name some of {', '.join(known)}")

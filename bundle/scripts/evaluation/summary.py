@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from monai.engines import IterationEvents
 
 from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
@@ -30,11 +31,13 @@ class InferenceSummary:
         self.output_dir = output_dir
         self._began = 0.0
         self._slices = 0
+        self._before: dict[int, np.ndarray] = {}
         self._noise: list[tuple[float, float]] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator that runs volumes (B, 1, H, W, slices) in network range."""
         engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.look)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.measure)
         engine.add_event_handler(Events.COMPLETED, self.tell)
 
@@ -44,16 +47,22 @@ class InferenceSummary:
         self._slices = 0
         self._noise = []
 
+    def look(self, engine: Engine) -> None:
+        """Keep some slices as they are before the inferer, which may work in place; count them all."""
+        image = engine.state.batch["image"]
+        count = image.shape[-1]
+        self._slices += image.shape[0] * count
+        chosen = np.unique(np.linspace(0, count - 1, MEASURED_SLICES + 2).round().astype(int)[1:-1])
+        self._before = {int(i): _slice_hu(image, int(i)) for i in chosen}
+
     def measure(self, engine: Engine) -> None:
-        """Count the slices and measure the noise of some."""
-        before, after = engine.state.output["image"], engine.state.output["pred"]
-        count = before.shape[-1]
-        self._slices += before.shape[0] * count
-        for i in np.unique(np.linspace(0, count - 1, MEASURED_SLICES + 2).round().astype(int)[1:-1]):
-            low, out = (network_to_hu(x[0, 0, ..., int(i)].as_tensor().cpu().numpy()) for x in (before, after))
+        """Measure the noise of these slices before and after."""
+        for i, low in self._before.items():
             mask = flat_soft_tissue(low)
             if mask.any():
+                out = _slice_hu(engine.state.output["pred"], i)
                 self._noise.append((noise_sd_hu(low, mask), noise_sd_hu(out, mask)))
+        self._before = {}
 
     def tell(self, engine: Engine) -> None:
         """Print the summary."""
@@ -70,7 +79,13 @@ class InferenceSummary:
             ("slices", self._slices),
             ("prior", self.provenance.prior_model),
             ("weights", f"{self.provenance.network}, sha256 {self.provenance.weights_sha256[:16]}"),
+            ("strength", f"{self.provenance.strength:g}"),
             ("noise (SD)", noise),
             ("seconds", f"{seconds:.1f} ({seconds / max(1, self._slices):.2f} per slice)"),
             ("output", self.output_dir),
         ]
+
+
+def _slice_hu(volumes: MetaTensor, i: int) -> np.ndarray:
+    """Slice i of the first of `volumes` (B, 1, H, W, slices), from network range to HU; a copy."""
+    return network_to_hu(volumes[0, 0, ..., i].as_tensor().cpu().numpy())

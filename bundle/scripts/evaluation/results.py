@@ -1,0 +1,130 @@
+"""The figures of an evaluation: by slice as CSV; by patient, region and overall as JSON."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..hu import WINDOWS_HU
+from ..staging import staged_file
+from .intervals import paired_interval, patient_interval
+from .quality import UNWINDOWED, WINDOWED, measure_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceResult:
+    """What was measured on one slice.
+
+    Args:
+        patient: pseudonym.
+        region: head, chest, abdomen, pelvis or unknown.
+        uid: SOPInstanceUID, or nothing.
+        measures: image (``low``, ``denoised``) to measures by name, see `slice_measures`.
+    """
+
+    patient: str
+    region: str
+    uid: str
+    measures: dict[str, dict[str, float]]
+
+
+def summarise(slices: Sequence[SliceResult]) -> dict[str, Any]:
+    """Figures by patient and over patients.
+
+    Returns:
+        ``patients``: pseudonym to ``slices`` (how many) and, for each image, the mean over them of each measure
+        (NaN where none could be measured). ``overall``: for ``low``, ``denoised`` and ``difference`` (denoised -
+        low, paired by patient) each measure as `patient_interval` gives it.
+    """
+    patients = {name: _means([one for one in slices if one.patient == name]) for name in _sorted(slices, "patient")}
+
+    def by_patient(image: str, measure: str) -> dict[str, float]:
+        return {name: mean[image][measure] for name, mean in patients.items()}
+
+    measures = slices[0].measures["low"] if slices else ()
+    overall = {image: {m: patient_interval(by_patient(image, m)) for m in measures} for image in ("low", "denoised")}
+    difference = {m: paired_interval(by_patient("denoised", m), by_patient("low", m)) for m in measures}
+    return {"patients": patients, "overall": overall | {"difference": difference}}
+
+
+def summary_document(slices: Sequence[SliceResult], metrics: Sequence[str], windows: Sequence[str]) -> dict[str, Any]:
+    """`summarise` of all slices and, under ``regions``, of each region's, with what was measured.
+
+    ``window`` is the one of the measures that have no window in their name.
+    """
+    regions = {name: summarise([one for one in slices if one.region == name]) for name in _sorted(slices, "region")}
+    return {
+        "window": windows[0],
+        "windows_hu": {name: WINDOWS_HU[name] for name in windows},
+        "metrics": list(metrics),
+        **summarise(slices),
+        "regions": regions,
+    }
+
+
+def write_json(path: str | os.PathLike[str], document: dict[str, Any]) -> None:
+    """Write `document` whole; NaN and infinity, which JSON has not, become null.
+
+    Raises:
+        BioAttError: see `staged_file`.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
+    with staged_file(path) as partial:
+        partial.write_text(text)
+
+
+def write_csv(
+    path: str | os.PathLike[str], slices: Iterable[SliceResult], metrics: Sequence[str], windows: Sequence[str]
+) -> None:
+    """Write a line per slice, image and window; the file appears whole.
+
+    Columns: patient, region, uid, image, window, then the measures. Noise and bias have no window: they stand in the
+    line of each. An empty cell is what the slice shows too little of.
+
+    Raises:
+        BioAttError: see `staged_file`.
+    """
+    windowed = [WINDOWED[name] for name in metrics if name in WINDOWED]
+    others = [measure for name in metrics for measure in UNWINDOWED.get(name, ())]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with staged_file(path) as partial, open(partial, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["patient", "region", "uid", "image", "window", *windowed, *others])
+        for one in slices:
+            for image, row in one.measures.items():
+                for window in windows:
+                    values = [row[measure_name(measure, window, windows)] for measure in windowed]
+                    values += [row[measure] for measure in others]
+                    cells = ["" if math.isnan(value) else value for value in values]
+                    writer.writerow([one.patient, one.region, one.uid, image, window, *cells])
+
+
+def _sorted(slices: Iterable[SliceResult], attribute: str) -> list[str]:
+    return sorted({getattr(one, attribute) for one in slices})
+
+
+def _means(slices: Sequence[SliceResult]) -> dict[str, Any]:
+    """Number of slices, and for each image the mean of each measure over those that could be measured."""
+    means: dict[str, Any] = {"slices": len(slices)}
+    for image, row in slices[0].measures.items():
+        means[image] = {}
+        for measure in row:
+            values = [one.measures[image][measure] for one in slices]
+            known = [value for value in values if not math.isnan(value)]
+            means[image][measure] = math.fsum(known) / len(known) if known else math.nan
+    return means
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

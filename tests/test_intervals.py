@@ -1,0 +1,65 @@
+"""Intervals over patients: textbook values, coverage, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from scripts.errors import BioAttError
+from scripts.evaluation import paired_interval, patient_interval
+
+
+def by_patient(*values):
+    return {f"P{i}": value for i, value in enumerate(values)}
+
+
+def test_the_interval_is_that_of_students_t():
+    values = [30.1, 32.4, 29.8, 33.0, 31.2]
+    got = patient_interval(by_patient(*values))
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert got["n"] == 5 and got["mean"] == pytest.approx(np.mean(values))
+    assert got["sd"] == pytest.approx(np.std(values, ddof=1))
+    assert got["interval_95"] == pytest.approx(list(expected))
+
+
+def test_three_patients_by_hand():
+    # t(0.975, 2) = 4.3027; SD 1, so the margin is 4.3027 / sqrt(3)
+    assert patient_interval(by_patient(1.0, 2.0, 3.0))["interval_95"] == pytest.approx([-0.4841, 4.4841], abs=1e-4)
+
+
+@pytest.mark.parametrize(("values", "sd"), [((), None), ((5.0,), None), ((5.0, 7.0), math.sqrt(2))])
+def test_below_three_patients_there_is_no_interval(values, sd):
+    got = patient_interval(by_patient(*values))
+    assert got["interval_95"] is None and got["n"] == len(values)
+    assert got["sd"] == (None if sd is None else pytest.approx(sd))
+
+
+def test_a_patient_without_a_value_does_not_count():
+    got = patient_interval(by_patient(1.0, math.nan, 2.0, 3.0))
+    assert got["n"] == 3 and got["mean"] == 2.0
+    assert patient_interval(by_patient(1.0, math.nan, 2.0))["interval_95"] is None
+
+
+def test_the_interval_holds_the_true_mean_in_95_of_100_samples():
+    generator = np.random.default_rng(0)
+    samples = generator.normal(3.0, 2.0, size=(2000, 4))
+    intervals = [patient_interval(by_patient(*sample))["interval_95"] for sample in samples]
+    held = np.mean([lower <= 3.0 <= upper for lower, upper in intervals])
+    assert held == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 2000))
+
+
+def test_paired_differences_are_free_of_what_differs_between_patients():
+    a, b = by_patient(30.0, 40.0, 50.0, 60.0), by_patient(29.0, 38.9, 49.1, 59.0)
+    paired = paired_interval(a, b)
+    assert paired["mean"] == pytest.approx(1.0) and paired["n"] == 4
+    lower, upper = paired["interval_95"]
+    assert 0.8 < lower < 1.0 < upper < 1.2
+    assert paired_interval(b, a)["interval_95"] == pytest.approx([-upper, -lower])
+    assert paired_interval(dict(reversed(a.items())), b)["sd"] == pytest.approx(paired["sd"]), "paired by name"
+
+
+def test_other_patients_are_refused():
+    with pytest.raises(BioAttError, match="same patients on both sides, but P1, Q stand on one side"):
+        paired_interval({"P0": 1.0, "P1": 2.0}, {"P0": 1.0, "Q": 2.0})
