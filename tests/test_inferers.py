@@ -176,3 +176,19 @@ def test_bf16_runs_in_bfloat16_and_returns_float32(volume):
 def test_training_inferer_passes_the_prior(volume):
     out = AutocastInferer()(volume[..., 0], prior_network, torch.eye(11)[5:6])
     torch.testing.assert_close(out - volume[..., 0], torch.full((1, 1, 24, 30), 5.0))
+
+
+def test_in_place_gives_the_same_result_in_the_inputs_memory(volume):
+    network, image = lively_network(), MetaTensor(volume * 10, meta={"kind": "nifti"})
+    image[0, 0, 1, 2, 3] = float("nan")
+    expected = SlicePriorInferer(prior_source=IndexPrior(), batch_size=2)(image.clone(), network)
+    before = image.data_ptr()
+    out = SlicePriorInferer(prior_source=IndexPrior(), batch_size=2, in_place=True)(image, network)
+    assert out.data_ptr() == before and out.meta["kind"] == "nifti"
+    torch.testing.assert_close(out.as_tensor(), expected.as_tensor(), equal_nan=True)
+
+
+def test_the_input_is_left_alone_by_default(volume):
+    kept = volume.clone()
+    SlicePriorInferer(batch_size=2)(volume, prior_network)
+    assert torch.equal(volume, kept)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import scripts.networks  # noqa: F401 (registers BioAtt)
 from scripts import workflow
+from scripts.data.splits import Split
 from scripts.errors import BioAttError
 from scripts.workflow import begin, check_overrides, check_prior_fits, check_training
 
@@ -111,12 +112,14 @@ def test_a_prior_of_another_number_of_descriptors_is_refused():
 
 
 def test_finished_weights_are_not_trained_over(tmp_path):
-    (tmp_path / "data" / "A").mkdir(parents=True)
-    from scripts.phantom import write_ct_series
-
-    write_ct_series(tmp_path / "data" / "A", slices=1)
-    check_training(tmp_path / "data", tmp_path / "out", [], ["A"])
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "model.pt").write_text("weeks of work")
+    split = Split(kind="patient", parts={"train": ("P-1",), "validate": ("P-2",), "test": ()})
+    check_training(tmp_path, split)
+    (tmp_path / "model.pt").write_text("weeks of work")
     with pytest.raises(BioAttError, match="model.pt holds the weights of a finished training"):
-        check_training(tmp_path / "data", tmp_path / "out", [], ["A"])
+        check_training(tmp_path, split)
+
+
+def test_nobody_to_validate_on_is_refused(tmp_path):
+    split = Split(kind="patient", parts={"train": ("P-1",), "validate": (), "test": ("P-2",)})
+    with pytest.raises(BioAttError, match="no patient is left to validate on"):
+        check_training(tmp_path, split)

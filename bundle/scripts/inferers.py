@@ -34,10 +34,12 @@ class SlicePriorInferer(Inferer):
         batch_size: slices at a time. On a CPU one is fastest: larger batches outgrow the caches and make the
             allocator return memory again and again.
         bf16: run the network in bfloat16 where that is fast (recent CPUs and GPUs).
+        strength: in [0, 1]; the result is input + strength * (output - input), the same in network range as in HU.
+        in_place: put the result where the input was, so that a long series is in memory once.
         progress: show a bar on the terminal.
 
     Raises:
-        BioAttError: a volume that is not (B, 1, H, W, slices).
+        BioAttError: a setting out of its range, or a volume that is not (B, 1, H, W, slices).
     """
 
     def __init__(
@@ -46,14 +48,20 @@ class SlicePriorInferer(Inferer):
         prior_source: PriorSource | None = None,
         batch_size: int = 1,
         bf16: bool = False,
+        strength: float = 1.0,
+        in_place: bool = False,
         progress: bool = False,
     ) -> None:
         super().__init__()
+        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
+            raise BioAttError(f"strength is {strength!r}, wanted a number from 0 (input) to 1 (denoised)")
         if not isinstance(batch_size, int) or batch_size < 1:
             raise BioAttError(f"batch_size must be at least 1 slice, got {batch_size!r}; give a whole number")
         self.prior_source = prior_source
         self.batch_size = batch_size
         self.bf16 = bf16
+        self.strength = float(strength)
+        self.in_place = in_place
         self.progress = progress
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -66,7 +74,8 @@ class SlicePriorInferer(Inferer):
             raise BioAttError(f"the inferer wants a volume (B, 1, H, W, slices), got {list(inputs.shape)}")
         values = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         meta = inputs.meta if isinstance(inputs, MetaTensor) else {}
-        result = torch.empty_like(values, dtype=torch.float32)
+        in_place = self.in_place and values.dtype == torch.float32
+        result = values if in_place else torch.empty_like(values, dtype=torch.float32)
         with torch.inference_mode(), bar(values.shape[0] * values.shape[-1], "denoising", self.progress) as advance:
             for number, (item, out) in enumerate(zip(values, result, strict=True)):
                 keys = slice_keys_from_meta(meta, values.shape[-1], number)
@@ -90,7 +99,8 @@ class SlicePriorInferer(Inferer):
             prior = self.prior_source(network_to_hu(finite).float().cpu(), keys).to(image)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
             denoised = network(image, prior)
-        return torch.where(inside, denoised[:, 0].float().clamp(lower, upper), stack.float())
+        denoised = torch.lerp(image[:, 0].float(), denoised[:, 0].float().clamp(lower, upper), self.strength)
+        return torch.where(inside, denoised, stack.float())
 
 
 class AutocastInferer(SimpleInferer):

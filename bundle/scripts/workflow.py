@@ -19,7 +19,9 @@ from monai.bundle.config_item import ComponentLocator
 from torch import nn
 
 from .data.save import check_places
-from .data.volume import find_inputs, is_nifti, load_volume, series_folders
+from .data.splits import Split
+from .data.volume import find_inputs, is_nifti, load_volume
+from .device import keep_freed_memory
 from .dicom import select_series
 from .errors import BioAttError, find_bioatt_error
 from .networks import weights_sha256
@@ -55,6 +57,7 @@ def begin() -> None:
     quiet_libraries()
     if not _is_monai_bundle(sys.argv[0] if sys.argv else ""):
         return
+    keep_freed_memory()
     sys.excepthook = _one_line_excepthook
     options = _options(sys.argv[1:])
     if "args_file" in options:
@@ -94,38 +97,38 @@ def check_overrides(overrides: Iterable[str], config_files: Sequence[str | os.Pa
 
 
 def check_inference(
-    dataset_dir: str, output_dir: str, *, series: str = "", assume_hu: bool = False, overwrite: bool = False
+    dataset_dir: str,
+    output_dir: str,
+    *,
+    series: str | int = "",
+    assume_hu: bool = False,
+    allow_gaps: bool = False,
+    overwrite: bool = False,
 ) -> list[dict[str, str]]:
     """Look at input and output before anything is loaded, and return the data list of the inference workflow.
 
     Raises:
         BioAttError: see `find_inputs`, `select_series` and `check_places`.
     """
-    dataset_dir, output_dir = str(dataset_dir), str(output_dir)
+    dataset_dir, output_dir, series = str(dataset_dir), str(output_dir), str(series)
     inputs = find_inputs(dataset_dir)
     check_places(dataset_dir, output_dir, overwrite)
     for path in inputs:
         if is_nifti(path) and (series or len(inputs) > 1):  # a lone file is read right away: one look is enough
             load_volume(path, series=series, assume_hu=assume_hu)
         elif not is_nifti(path):
-            select_series(path, series or None, tell=False)
+            select_series(path, series or None, tell=False, allow_gaps=allow_gaps, assume_hu=assume_hu)
     return [{"image": str(path)} for path in inputs]
 
 
-def check_training(
-    dataset_dir: str, output_dir: str, train_patients: Sequence[str], validate_patients: Sequence[str]
-) -> None:
-    """Refuse patients that both train and validate, none to validate on, and a folder with finished weights.
+def check_training(output_dir: str, split: Split) -> None:
+    """Refuse a split with nobody to train or to validate on, and a folder with finished weights.
 
     Raises:
         BioAttError: names them.
     """
-    both = sorted(set(train_patients) & set(validate_patients))
-    if both:
-        raise BioAttError(f"patients {', '.join(both)} are in train_patients and validate_patients; keep them in one")
-    known = series_folders(dataset_dir)
-    if not validate_patients:
-        raise BioAttError(f"validate_patients is empty; name patients to leave out of training, of {', '.join(known)}")
+    for part in ("train", "validate"):
+        split.patients(part)
     finished = Path(output_dir) / "model.pt"
     if finished.exists():
         raise BioAttError(f"{finished} holds the weights of a finished training; name another output folder")
@@ -145,7 +148,9 @@ def check_prior_fits(network: nn.Module, prior_source: PriorSource) -> None:
         )
 
 
-def make_provenance(network: nn.Module, weights: str, prior_source: PriorSource, version: str) -> Provenance:
+def make_provenance(
+    network: nn.Module, weights: str, prior_source: PriorSource, version: str, strength: float = 1.0
+) -> Provenance:
     """Put together what is recorded with every result.
 
     Args:
@@ -153,6 +158,7 @@ def make_provenance(network: nn.Module, weights: str, prior_source: PriorSource,
         weights: path of its weights file.
         prior_source: where its priors come from.
         version: the bundle's version, from metadata.json.
+        strength: share of the network's output in the result.
     """
     check_prior_fits(network, prior_source)
     logger.info("prior: %s", prior_source.model)
@@ -162,6 +168,7 @@ def make_provenance(network: nn.Module, weights: str, prior_source: PriorSource,
         weights_sha256=weights_sha256(weights),
         prior=prior_source.name,
         prior_model=prior_source.model,
+        strength=strength,
     )
 
 

@@ -1,23 +1,34 @@
 """Studies on disk to volumes in HU and back, pairs for training, and the dict transforms of the configs."""
 
-from .orientation import radiological_slices
+from .orientation import OrientSlicesd, radiological_slices
+from .pairs import training_pairs
+from .patches import EpochSampler, GridPatchd, RandPairPatchesd, SeededDataset, grid_patches
 from .reader import SeriesReader
 from .save import SaveSeries
-from .simulated import simulated_pairs
-from .transforms import HUToNetworkd, LoadPaird, LoadSeriesd, NetworkToHUd, denser_than_air
+from .splits import make_split
+from .studies import find_studies
+from .transforms import HUToNetworkd, LoadPaird, LoadSeriesd, NetworkToHUd, collate_one
 from .volume import Volume, find_inputs, load_volume
 
 __all__ = [
+    "EpochSampler",
+    "GridPatchd",
     "HUToNetworkd",
     "LoadPaird",
     "LoadSeriesd",
     "NetworkToHUd",
+    "OrientSlicesd",
+    "RandPairPatchesd",
     "SaveSeries",
+    "SeededDataset",
     "SeriesReader",
     "Volume",
-    "denser_than_air",
+    "collate_one",
     "find_inputs",
+    "find_studies",
+    "grid_patches",
     "load_volume",
+    "make_split",
     "radiological_slices",
-    "simulated_pairs",
+    "training_pairs",
 ]

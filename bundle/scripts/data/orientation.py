@@ -3,17 +3,82 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureChannelFirstd, Orientationd
+from monai.transforms import Compose, InvertibleTransform, MapTransform
 
 from .reader import SeriesReader
 from .transforms import LoadSeriesd
 
 #: Axes of a volume (rows, columns, slices): rows run to posterior, columns to the patient's left, slices to superior.
 RADIOLOGICAL_AXES = "PLS"
+
+
+class OrientSlicesd(MapTransform, InvertibleTransform):
+    """A volume to (1, rows, columns, slices) in radiological orientation, in its own memory; invertible.
+
+    What MONAI's EnsureChannelFirstd and Orientationd do together, but those copy the volume to keep its axes in the
+    order of memory, there and back, and a long series does not fit into memory three times. Here axes are only
+    renamed, and reversed ones are turned slice by slice; so the input must not be used any more.
+
+    Args:
+        keys: where the volumes stand, MetaTensors (X, Y, Z) or (1, X, Y, Z) with an affine to RAS.
+    """
+
+    def __init__(self, keys: KeysCollection = "image") -> None:
+        super().__init__(keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Turn the volumes under `keys`."""
+        return dict(data) | {key: self._turn(data[key]) for key in self.key_iterator(data)}
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Turn the volumes under `keys` back, (1, X, Y, Z)."""
+        return dict(data) | {key: self._turn_back(data[key]) for key in self.key_iterator(data)}
+
+    def _turn(self, volume: MetaTensor) -> MetaTensor:
+        from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+        values, affine = volume.as_tensor(), np.asarray(volume.affine, dtype=np.float64)
+        values = values if values.dim() == 4 else values[None]
+        change = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(RADIOLOGICAL_AXES)))
+        axes, reversed_axes = np.argsort(change[:, 0]).tolist(), np.flatnonzero(change[:, 1] < 0).tolist()
+        _reverse(values, reversed_axes)
+        turned = MetaTensor(
+            values.permute(0, *(axis + 1 for axis in axes)),
+            meta=dict(volume.meta) | {"affine": torch.as_tensor(affine @ inv_ornt_aff(change, values.shape[1:]))},
+            applied_operations=volume.applied_operations,
+        )
+        self.push_transform(
+            turned,
+            orig_size=tuple(values.shape[1:]),
+            extra_info={"axes": axes, "reversed": reversed_axes, "affine": affine},
+        )
+        return turned
+
+    def _turn_back(self, volume: MetaTensor) -> MetaTensor:
+        done = self.pop_transform(volume)["extra_info"]
+        values = volume.as_tensor().permute(0, *(int(axis) + 1 for axis in np.argsort(done["axes"])))
+        _reverse(values, done["reversed"])
+        return MetaTensor(
+            values,
+            meta=dict(volume.meta) | {"affine": torch.as_tensor(done["affine"])},
+            applied_operations=volume.applied_operations,
+        )
+
+
+def _reverse(volume: torch.Tensor, axes: list[int]) -> None:
+    """Reverse spatial `axes` of `volume` (1, X, Y, Z) in its own memory, in pieces along the axis that is coarsest."""
+    for axis in (int(axis) + 1 for axis in axes):
+        _, coarsest = max((volume.stride(other), other) for other in (1, 2, 3) if other != axis)
+        for i in range(volume.shape[coarsest]):
+            piece = volume.narrow(coarsest, i, 1)
+            piece.copy_(piece.flip(axis))
 
 
 class RadiologicalSlices:
@@ -47,8 +112,7 @@ def radiological_slices(path: str | os.PathLike[str], **reader: Any) -> Radiolog
     load = Compose(
         [
             LoadSeriesd("image", SeriesReader(**reader)),
-            EnsureChannelFirstd("image", channel_dim="no_channel"),
-            Orientationd("image", axcodes=RADIOLOGICAL_AXES),
+            OrientSlicesd("image"),
         ]
     )
     return RadiologicalSlices(str(path), load({"image": path})["image"])

@@ -22,18 +22,23 @@ class SeriesReader(ImageReader):
     SOPInstanceUID and never by position.
 
     Args:
-        series: SeriesInstanceUID, where a folder holds several.
-        assume_hu: take a NIfTI's numbers as HU although they do not look like it.
+        series: SeriesInstanceUID or SeriesNumber, where a folder holds several.
+        assume_hu: take a NIfTI's numbers as HU although they do not look like it, and DICOM's although RescaleType
+            is US (unspecified).
+        allow_gaps: go on where slices of a DICOM series are missing or their spacing changes.
         progress: show a bar on the terminal while slices are read.
 
     Raises:
         BioAttError: on reading, see `load_volume`.
     """
 
-    def __init__(self, *, series: str = "", assume_hu: bool = False, progress: bool = False) -> None:
+    def __init__(
+        self, *, series: str | int = "", assume_hu: bool = False, allow_gaps: bool = False, progress: bool = False
+    ) -> None:
         super().__init__()
-        self.series = series
+        self.series = str(series)  # MONAI's command line reads a SeriesNumber as a number
         self.assume_hu = assume_hu
+        self.allow_gaps = allow_gaps
         self.progress = progress
 
     def verify_suffix(self, filename: Sequence[os.PathLike | str] | os.PathLike | str) -> bool:
@@ -43,7 +48,9 @@ class SeriesReader(ImageReader):
     def read(self, data: Sequence[os.PathLike | str] | os.PathLike | str, **kwargs: Any) -> Volume:
         """Read the one path in `data`."""
         path = data if isinstance(data, (str, os.PathLike)) else data[0]
-        return load_volume(path, series=self.series, assume_hu=self.assume_hu, progress=self.progress)
+        return load_volume(
+            path, series=self.series, assume_hu=self.assume_hu, allow_gaps=self.allow_gaps, progress=self.progress
+        )
 
     def get_data(self, img: Volume) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the array and the meta data that LoadImaged makes a MetaTensor of."""

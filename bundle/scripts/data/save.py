@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-from ..dicom import select_series, write_derived_series
+from ..dicom import DerivedRules, select_series, write_derived_series
 from ..errors import BioAttError
 from ..progress import bar
-from ..provenance import Provenance
+from ..provenance import Derivation
 from ..staging import check_output_folder, staged_folder
 from .volume import write_nifti
 
@@ -31,6 +31,7 @@ class SaveSeries:
     Args:
         output_dir: a folder that does not exist yet, or is replaced whole with `overwrite`.
         provenance: what made the results.
+        rules: how a derived series is named and what it keeps; None for the defaults.
         overwrite: replace an existing folder.
         progress: show a bar on the terminal while slices are written.
 
@@ -41,13 +42,15 @@ class SaveSeries:
     def __init__(
         self,
         output_dir: str | os.PathLike[str],
-        provenance: Provenance,
+        provenance: Derivation,
         *,
+        rules: DerivedRules | None = None,
         overwrite: bool = False,
         progress: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.provenance = provenance
+        self.rules = rules
         self.overwrite = overwrite
         self.progress = progress
         self._staging = ExitStack()
@@ -70,13 +73,16 @@ class SaveSeries:
             meta = item["image"].meta
             hu = item["pred"].cpu().numpy()[0]
             if meta["kind"] == "dicom":
-                series = select_series(meta["filename_or_obj"], meta["series_instance_uid"], tell=False)
+                series = select_series(  # what is unusual about it was told and allowed when it was read
+                    meta["filename_or_obj"], meta["series_instance_uid"], tell=False, allow_gaps=True, assume_hu=True
+                )
                 with bar(len(series.files), "writing", self.progress) as advance:
                     write_derived_series(
                         series,
                         hu.transpose(2, 1, 0),
                         self.output_dir,
                         self.provenance,
+                        rules=self.rules,
                         overwrite=self.overwrite,
                         progress=lambda done, total: advance(1),
                     )
@@ -96,11 +102,16 @@ class SaveSeries:
     def _write_nifti(self, source: Path, hu: np.ndarray) -> None:
         if self._folder is None:
             self._folder = self._staging.enter_context(staged_folder(self.output_dir, self.overwrite))
-        clipped = write_nifti(source, hu, self._folder / source.name)
-        if clipped:
-            logger.warning("%s: %d voxels were clipped to the range of its data type", source.name, clipped)
-        record: dict[str, Any] = {"source": source.name, **self.provenance.as_dict()}
-        (self._folder / f"{source.name}.json").write_text(json.dumps(record, indent=2) + "\n")
+        write_nifti_result(source, hu, self._folder, self.provenance)
+
+
+def write_nifti_result(source: Path, hu: np.ndarray, folder: Path, provenance: Derivation) -> None:
+    """Write `hu` into `folder` as `source` is stored and named, with a .json beside it that tells what made it."""
+    clipped = write_nifti(source, hu, folder / source.name)
+    if clipped:
+        logger.warning("%s: %d voxels were clipped to the range of its data type", source.name, clipped)
+    record: dict[str, Any] = {"source": source.name, **provenance.as_dict()}
+    (folder / f"{source.name}.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 def check_places(dataset_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str], overwrite: bool) -> None:

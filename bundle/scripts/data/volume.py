@@ -25,7 +25,8 @@ class Volume:
         source: the path it came from.
         kind: ``dicom`` or ``nifti``.
         series_instance_uid: of a DICOM series, else empty.
-        sop_instance_uids, files: one per slice of the third axis, of a DICOM series, else empty.
+        sop_instance_uids, files: one per slice of the third axis, of a DICOM series, else empty; of a frame of an
+            Enhanced CT image, UID/frames/NUMBER.
     """
 
     hu: np.ndarray
@@ -72,14 +73,21 @@ def _is_dicom(path: Path) -> bool:
 
 
 def load_volume(
-    path: str | os.PathLike[str], *, series: str = "", assume_hu: bool = False, progress: bool = False
+    path: str | os.PathLike[str],
+    *,
+    series: str = "",
+    assume_hu: bool = False,
+    allow_gaps: bool = False,
+    progress: bool = False,
 ) -> Volume:
     """Read a DICOM series, a single DICOM file or a NIfTI file as HU.
 
     Args:
         path: folder or file.
-        series: SeriesInstanceUID, where a folder holds several.
-        assume_hu: take a NIfTI's numbers as HU although they do not look like it.
+        series: SeriesInstanceUID or SeriesNumber, where a folder holds several.
+        assume_hu: take a NIfTI's numbers as HU although they do not look like it, and DICOM's although RescaleType
+            is US (unspecified).
+        allow_gaps: go on where slices of a DICOM series are missing or their spacing changes.
         progress: show a bar on the terminal while slices are read.
 
     Raises:
@@ -89,7 +97,7 @@ def load_volume(
         if series:
             raise BioAttError(f"--series chooses among DICOM series; {path} is a NIfTI file, leave it out")
         return read_nifti(path, assume_hu=assume_hu)
-    chosen = select_series(path, series or None)
+    chosen = select_series(path, series or None, allow_gaps=allow_gaps, assume_hu=assume_hu)
     with bar(len(chosen.files), "reading", progress) as advance:
         hu = read_volume(chosen, lambda done, total: advance(1))
     return Volume(
@@ -98,7 +106,7 @@ def load_volume(
         source=Path(path),
         kind="dicom",
         series_instance_uid=chosen.series_instance_uid,
-        sop_instance_uids=chosen.sop_instance_uids,
+        sop_instance_uids=chosen.slice_names,
         files=tuple(str(file) for file in chosen.files),
     )
 
@@ -110,18 +118,24 @@ def read_nifti(path: str | os.PathLike[str], *, assume_hu: bool = False) -> Volu
         BioAttError: unreadable, not numeric, not 3-D, or not in HU.
     """
     image = _open_nifti(path)
-    if image.get_data_dtype().kind not in "iuf":
-        raise BioAttError(f"{path} holds {image.get_data_dtype()} values, wanted numbers in HU; export it as HU")
-    shape = image.shape[:3] if len(image.shape) > 3 and set(image.shape[3:]) == {1} else image.shape
-    if len(shape) not in (2, 3) or 0 in shape:
-        raise BioAttError(f"{path} has shape {image.shape}, wanted one 3-D volume; split it into volumes")
+    shape = _checked_shape(image, path)
     try:
-        hu = np.asarray(image.dataobj, dtype=np.float32).reshape(*shape, *((1,) * (3 - len(shape))))
+        hu = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
     except Exception as error:
         raise BioAttError(f"{path} cannot be decoded ({error}); copy or export it again") from error
     if not assume_hu:
         _check_hu(hu, path)
     return Volume(hu=hu, affine=_checked_affine(image, path), source=Path(path), kind="nifti")
+
+
+def nifti_geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Shape and affine (4x4, index to RAS in mm) of a NIfTI file, by its header alone.
+
+    Raises:
+        BioAttError: unreadable, not numeric, not 3-D, or without geometry.
+    """
+    image = _open_nifti(path)
+    return _checked_shape(image, path), _checked_affine(image, path)
 
 
 def write_nifti(source: str | os.PathLike[str], hu: np.ndarray, target: str | os.PathLike[str]) -> int:
@@ -135,14 +149,15 @@ def write_nifti(source: str | os.PathLike[str], hu: np.ndarray, target: str | os
     image = _open_nifti(source)
     dtype = image.get_data_dtype()
     slope, intercept = image.dataobj.slope, image.dataobj.inter
-    stored = (np.asarray(hu, dtype=np.float64).reshape(image.shape) - intercept) / slope
-    clipped = 0
-    if dtype.kind in "iu":
-        stored = np.rint(np.nan_to_num(stored))
-        limits = np.iinfo(dtype)
-        clipped = int(np.count_nonzero((stored < limits.min) | (stored > limits.max)))
-        stored = stored.clip(limits.min, limits.max)
-    result = type(image)(stored.astype(dtype), image.affine, image.header.copy())
+    stored, clipped = np.empty(hu.shape, dtype, order="F"), 0
+    for i in range(hu.shape[-1]):  # slice by slice: float64 of the whole volume would be larger than all else
+        exact = (np.asarray(hu[..., i], dtype=np.float64) - intercept) / slope
+        if dtype.kind in "iu":
+            exact, limits = np.rint(np.nan_to_num(exact)), np.iinfo(dtype)
+            clipped += int(np.count_nonzero((exact < limits.min) | (exact > limits.max)))
+            exact = exact.clip(limits.min, limits.max)
+        stored[..., i] = exact
+    result = type(image)(stored.reshape(image.shape, order="F"), image.affine, image.header.copy())
     result.header.set_data_dtype(dtype)
     result.header.set_slope_inter(slope, intercept)
     nibabel.save(result, target)
@@ -160,6 +175,16 @@ def _open_nifti(path: str | os.PathLike[str]):
         raise BioAttError(f"{path} is no readable NIfTI file ({error}); copy or export it again") from error
 
 
+def _checked_shape(image, path: str | os.PathLike[str]) -> tuple[int, int, int]:  # noqa: ANN001 (nibabel has no types)
+    """The three axes, if the file holds one volume (or one slice) of numbers."""
+    if image.get_data_dtype().kind not in "iuf":
+        raise BioAttError(f"{path} holds {image.get_data_dtype()} values, wanted numbers in HU; export it as HU")
+    shape = image.shape[:3] if len(image.shape) > 3 and set(image.shape[3:]) == {1} else image.shape
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise BioAttError(f"{path} has shape {image.shape}, wanted one 3-D volume; split it into volumes")
+    return (*shape, *((1,) * (3 - len(shape))))
+
+
 def _checked_affine(image, path: str | os.PathLike[str]) -> np.ndarray:  # noqa: ANN001 (nibabel has no types)
     """The affine, if the file says where its voxels lie: without it no slice is known to be axial."""
     from nibabel.nifti1 import Nifti1Pair
@@ -174,10 +199,12 @@ def _checked_affine(image, path: str | os.PathLike[str]) -> np.ndarray:  # noqa:
 
 def _check_hu(hu: np.ndarray, path: str | os.PathLike[str]) -> None:
     """Refuse what cannot be a CT in HU: windowed, normalised, or some other quantity."""
-    finite = hu[np.isfinite(hu)]
-    if not finite.size:
+    lowest, highest = np.inf, -np.inf
+    for image in np.moveaxis(hu, -1, 0):
+        finite = image[np.isfinite(image)]
+        lowest, highest = min(lowest, finite.min(initial=np.inf)), max(highest, finite.max(initial=-np.inf))
+    if lowest > highest:
         raise BioAttError(f"{path} holds no finite value; export it again in HU")
-    lowest, highest = float(finite.min()), float(finite.max())
     if lowest >= 0.0 and highest <= 255.0:
         found = "values in [0, 1], as after normalisation" if highest <= 1.0 else "values in [0, 255], as a picture"
     elif lowest > -200.0:
