@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import torch
 from scripts.data import load_volume
-from scripts.networks import BioAtt
+from scripts.networks import BioAtt, BioAttUNet
 
 
 def lively_network(channels: int = 8, seed: int = 0) -> BioAtt:
@@ -21,6 +22,22 @@ def lively_network(channels: int = 8, seed: int = 0) -> BioAtt:
         for layer in (network.conv2, network.conv3, network.conv4, network.conv5, network.deconv1, network.deconv2):
             layer.weight.mul_(2.0)
     return network
+
+
+def save_default_network(path: Path, seed: int = 0) -> Path:
+    """Untrained weights of inference.json's network, whose output differs visibly and hangs on its prior."""
+    torch.manual_seed(seed)
+    configs = Path(__file__).parents[1] / "bundle" / "configs"
+    definition = json.loads((configs / "inference.json").read_text())["network_def"]
+    assert definition.pop("_target_") == "BioAttUNet"
+    network = BioAttUNet(**definition)
+    with torch.no_grad():
+        for slot in network.slots:
+            slot.conv.weight.mul_(20.0)
+        for layer in (network.head, network.tail, *network.up):
+            layer.weight.mul_(2.0)
+    torch.save(network.state_dict(), path)
+    return path
 
 
 def save_network(path: Path, **arguments: int) -> Path:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
+from scripts.data.studies import pseudonym_of
 from scripts.hu import VALID_RANGE_HU, hu_to_network
-from scripts.networks import BioAtt, load_weights
+from scripts.model_card import PRIORS, fill, performance_table, prior_table
+from scripts.networks import BioAtt, BioAttUNet, load_weights, weights_sha256
 from scripts.phantom import write_ct_series
 
 
@@ -72,10 +75,13 @@ def test_train_and_inference_have_one_network_and_one_view_of_the_prior(bundle_r
         assert train[key] == inference[key], key
 
 
-def test_the_shipped_weights_fit_the_network_and_hang_on_the_prior(bundle_root):
-    definition = dict(read(bundle_root, "inference.json")["network_def"])
-    assert definition.pop("_target_") == "BioAtt"
-    network = load_weights(BioAtt(**definition), bundle_root / "models" / "model.pt")
+@pytest.mark.parametrize(
+    ("config", "weights"), [("inference.json", "model.pt"), ("network_bioatt32.json", "bioatt32.pt")]
+)
+def test_the_shipped_weights_fit_the_network_and_hang_on_the_prior(bundle_root, config, weights):
+    definition = dict(read(bundle_root, config)["network_def"])
+    kind = {"BioAtt": BioAtt, "BioAttUNet": BioAttUNet}[definition.pop("_target_")]
+    network = load_weights(kind(**definition), bundle_root / "models" / weights)
     torch.manual_seed(0)
     image = hu_to_network(40 + 30 * torch.randn(1, 1, 96, 96))
     lungs, liver = torch.eye(11)[[2]], torch.eye(11)[[4]]
@@ -90,17 +96,20 @@ def test_network_overrides_name_the_papers_networks(bundle_root, name, attention
     assert definition == {"_target_": "BioAtt", "channels": 96, "attention": attention}
 
 
-def test_the_model_card_names_the_weights_and_figures_that_are_there(bundle_root):
-    import hashlib
+EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence" / "fast_weights"
 
+
+def test_the_model_card_names_the_weights_and_figures_that_are_there(bundle_root):
     card = (bundle_root / "docs" / "README.md").read_text()
-    assert hashlib.sha256((bundle_root / "models" / "model.pt").read_bytes()).hexdigest() in card
-    evidence = bundle_root.parent / "docs" / "evidence" / "first_weights" / "evaluation.json"
-    for patient, mean in json.loads(evidence.read_text())["patients"].items():
-        low, out = mean["low"], mean["denoised"]
-        pairs = ((low[key], out[key], form) for key, form in (("psnr_db", ".2f"), ("ssim", ".4f"), ("rmse_hu", ".2f")))
-        cells = [f"{value:{form}}" for before, after, form in pairs for value in (before, after)]
-        assert f"| {patient} | {mean['slices']} | {' | '.join(cells)} |" in card
+    evaluations = {one: json.loads((EVIDENCE / f"evaluation_{one}.json").read_text()) for one in PRIORS}
+    names = {pseudonym_of(name): name for name in ("CRLM-CT-1004", "CRLM-CT-1006")}
+    assert set(evaluations["compact"]["patients"]) == set(names)
+    sections = {
+        "weights": f"`models/model.pt`, sha256 `{weights_sha256(bundle_root / 'models' / 'model.pt')}`",
+        "performance": performance_table(evaluations["compact"], names),
+        "priors": prior_table(evaluations, names),
+    }
+    assert fill(card, sections) == card
 
 
 def test_checksums_are_those_of_the_files(bundle_root):
@@ -108,14 +117,12 @@ def test_checksums_are_those_of_the_files(bundle_root):
 
     models = bundle_root / "models"
     lines = [line.split("  ") for line in (models / "SHA256SUMS").read_text().splitlines()]
-    assert {name for _, name in lines} == {"model.pt", "prior/open_clip_model.safetensors"}
+    assert {name for _, name in lines} == {"model.pt", "bioatt32.pt", "prior/open_clip_model.safetensors"}
     for digest, name in lines:
         assert hashlib.sha256((models / name).read_bytes()).hexdigest() == digest, name
 
 
 def test_metadata_has_the_figures_of_the_evidence(bundle_root):
-    evidence = bundle_root.parent / "docs" / "evidence" / "first_weights" / "evaluation.json"
-    patients = json.loads(evidence.read_text())["patients"].values()
-    for name, value in read(bundle_root, "metadata.json")["eval_metrics"].items():
-        mean = sum(patient["denoised"][name] for patient in patients) / len(patients)
-        assert value == pytest.approx(mean, abs=0.006 if name == "psnr_db" else 6e-5)
+    means = json.loads((EVIDENCE / "evaluation_compact.json").read_text())["overall"]["denoised"]
+    metrics = read(bundle_root, "metadata.json")["eval_metrics"]
+    assert metrics == {"psnr_db": round(means["psnr_db"]["mean"], 2), "ssim": round(means["ssim"]["mean"], 4)}

@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from .data import radiological_slices
 from .data.volume import series_folders
 from .dose.image_noise import TISSUES_HU, flat_soft_tissue, local_sd, noise_sd_hu, tissue_mask
+from .evaluation import tissue_bias
 from .evaluation.edges import EDGES_HU, edge_width, find_edge_lines
 from .evaluation.figures import comparison_figure
 from .hu import VALID_RANGE_HU
@@ -43,15 +44,14 @@ def judge_series(source: Path, denoised: Path) -> dict[str, Any]:
         if flat.any():
             noise.append((noise_sd_hu(low, flat), noise_sd_hu(out, flat)))
             spread.append((float(np.median(local_sd(low)[soft])), float(np.median(local_sd(out)[soft]))))
-        for tissue, values in bias.items():
-            mask = tissue_mask(low, tissue)
-            if mask.any():
-                values.append(((out - low)[mask].sum(dtype=np.float64), int(mask.sum())))
+        for tissue, one in tissue_bias(out, low).items():
+            if one.pixels:
+                bias[tissue].append(one)
     return {
         "slices": len(before),
         "noise_sd_hu": _median_pair(noise),
         "soft_tissue_sd_hu": _median_pair(spread),
-        "bias_hu": {t: sum(s for s, _ in v) / sum(n for _, n in v) for t, v in bias.items() if v},
+        "bias_hu": {t: sum(b.mean_hu * b.pixels for b in v) / sum(b.pixels for b in v) for t, v in bias.items() if v},
         "edges": _edges(before, after),
     }
 
