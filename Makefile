@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-all evidence lint format
+.PHONY: setup demo test test-data test-pacs test-all evidence benchmark lint format
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -22,11 +23,29 @@ test: setup  ## the fast suite: no network, no data but what it makes
 test-data: setup  ## the tests on real CT; BIOATT_DATA must name the data
 	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m data
 
+test-pacs: setup  ## a round trip with Orthanc, which it installs (Debian) where it is missing
+	@for program in Orthanc storescu dciodvfy; do command -v $$program >/dev/null || missing=yes; done; \
+	if [ -n "$$missing" ]; then $(SUDO) apt-get install --yes --no-install-recommends orthanc dcmtk dicom3tools; fi
+	$(BIN)/python -m pytest -m pacs
+
 test-all: setup  ## everything but what needs a model hub
-	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub'
+	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs'
+
+EVIDENCE := docs/evidence/fast_weights
+HELD_OUT := CRLM-CT-1004 CRLM-CT-1006
 
 evidence: setup  ## judge the shipped weights on real series; BIOATT_DATA must name the data
-	cd bundle && ../$(BIN)/python -m scripts.judge_series $(abspath $(BIOATT_DATA))/ct ../docs/evidence/first_weights --work ../runs/evidence
+	mkdir -p $(EVIDENCE)
+	for prior in compact uniform random; do \
+	  $(BIN)/bioatt evaluate $(BIOATT_DATA)/ct runs/evaluation_$$prior --validate $(HELD_OUT) --set cache_dir=runs/cache \
+	    prior=$$(test $$prior = random && echo random:0 || echo $$prior) || exit 2; \
+	  cp runs/evaluation_$$prior/evaluation.json $(EVIDENCE)/evaluation_$$prior.json; \
+	done
+	cd bundle && ../$(BIN)/python -m scripts.judge_series $(abspath $(BIOATT_DATA))/ct ../$(EVIDENCE) --work ../runs/evidence
+	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(EVIDENCE) --name $(HELD_OUT)
+
+benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile
+	$(BIN)/bioatt benchmark --output runs/benchmark --page docs/evidence/performance.md
 
 lint: setup  ## ruff, on code and format
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from scripts.networks import BioAtt, load_weights
 from scripts.networks.reference import to_reference
 from scripts.phantom import write_ct_series
 
-COMMANDS = ("denoise", "priors", "train", "evaluate", "convert", "demo")
+COMMANDS = ("denoise", "priors", "train", "evaluate", "simulate", "convert", "demo")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

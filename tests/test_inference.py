@@ -17,12 +17,12 @@ from monai.bundle import ConfigWorkflow
 from scripts.command_line import main
 from scripts.data import load_volume
 from scripts.phantom import write_ct_series
-from studies import as_nifti, save_network
+from studies import as_nifti, save_default_network
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    return save_network(tmp_path_factory.mktemp("weights") / "lively.pt", channels=32)
+    return save_default_network(tmp_path_factory.mktemp("weights") / "lively.pt")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,13 @@ def test_the_derived_series_is_read_by_highdicom(series, denoised):
 
 def test_the_result_names_version_weights_and_prior(denoised):
     text = pydicom.dcmread(next(denoised.iterdir())).DerivationDescription
-    for part in ("ct_low_dose_denoising_bioatt", "BioAtt(channels=32", "sha256", "not BiomedCLIP", "not a medical"):
+    for part in (
+        "ct_low_dose_denoising_bioatt",
+        "BioAttUNet(widths=48-96-192",
+        "sha256",
+        "not BiomedCLIP",
+        "not a medical",
+    ):
         assert part in text
 
 
@@ -255,7 +261,7 @@ def bad_inputs(folder, weights):
         "missing": (["x"], "x does not exist"),
         "empty": (["empty"], "no files"),
         "no DICOM": (["text"], "no DICOM in 1 files"),
-        "several": (["two"], "holds 2 CT series: .*choose one with --series UID"),
+        "several": (["two"], "holds 2 CT series; .*choose one with --series UID"),
         "unknown series": (["two", "--series", "1.2.3"], "holds no CT series 1.2.3"),
         "no geometry": (["nowhere"], "ImagePositionPatient"),
         "pixels cut": (["broken"], "0002.dcm: PixelData is cut short"),
@@ -266,7 +272,7 @@ def bad_inputs(folder, weights):
         "weights": (["good", "--weights", "none.pt"], "weights file none.pt does not exist"),
         "prior": (["good", "--prior", "magic"], "magic"),
         "network": (["good", "--network", "none"], "no config network_none.json"),
-        "other architecture": (["good", "--network", "bioatt96"], "conv1.weight has shape"),
+        "other architecture": (["good", "--network", "bioatt96"], "does not fit BioAtt; choose the network_def"),
         "device": (["good", "--device", "abacus"], "device 'abacus' is not usable"),
         "batch": (["good", "--batch-size", "0"], "batch_size must be at least 1"),
     }, good

@@ -28,14 +28,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bioatt",
         description="Denoise low-dose CT with an anatomical prior (BioAtt, a MONAI bundle).",
-        epilog=f"Exit codes: 0 done, 2 input or usage. {_NOTICE}",
+        epilog=f"Exit codes: 0 done, 1 some series of several failed, 2 input or usage. {_NOTICE}",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_denoise(commands)
     _add_priors(commands)
+    _add_data(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_ablate(commands)
+    _add_simulate(commands)
     _add_convert(commands)
+    _add_export(commands)
+    _add_benchmark(commands)
     _add_demo(commands)
     return parser
 
@@ -66,6 +71,26 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     _add_network(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="slices at a time")
     parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16 (GPUs, recent CPUs)")
+    parser.add_argument(
+        "--strength", type=float, default=1.0, metavar="S", help="0 to 1: blend of input (0) and denoised (1, default)"
+    )
+    parser.add_argument(
+        "--series-description",
+        metavar="TEXT",
+        help="SeriesDescription of the result (default: '{source} {derivation}', the source's and what was done)",
+    )
+    parser.add_argument(
+        "--series-number-step", type=int, metavar="N", help="added to the source's SeriesNumber (default: 1000)"
+    )
+    parser.add_argument("--stable-uids", action="store_true", help="the same run gives the same UIDs, not new ones")
+    parser.add_argument("--keep-private", action="store_true", help="keep private DICOM elements")
+    parser.add_argument(
+        "--cohort",
+        action="store_true",
+        help="SERIES is a list: a text file with a path a line, or a CSV with the columns input and output; each "
+        "result is a folder in OUT. Several processes with the same list and OUT share the work",
+    )
+    parser.add_argument("--resume", action="store_true", help="with --cohort: leave out what is finished in OUT")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -82,10 +107,23 @@ def _add_priors(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the table")
 
 
-def _add_input(parser: argparse.ArgumentParser) -> None:
+def _add_series(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input", metavar="SERIES", help="folder of a DICOM series, a DICOM file, a NIfTI file or folder"
     )
+    parser.add_argument(
+        "--series", default="", metavar="UID", help="SeriesInstanceUID or SeriesNumber, if a folder holds several"
+    )
+    parser.add_argument(
+        "--assume-hu",
+        action="store_true",
+        help="take NIfTI values as HU although they do not look it, DICOM values although their unit is not said",
+    )
+    parser.add_argument("--allow-gaps", action="store_true", help="go on where slices of a DICOM series are missing")
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    _add_series(parser)
     parser.add_argument("--prior", default="compact", metavar="PRIOR", help="where the anatomical prior comes from")
     parser.add_argument(
         "--prior-preparation",
@@ -101,19 +139,28 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         default=(-160.0, 240.0),
         help="that HU window (default: -160 240)",
     )
-    parser.add_argument("--series", default="", metavar="UID", help="SeriesInstanceUID, if a folder holds several")
-    parser.add_argument("--assume-hu", action="store_true", help="take NIfTI values as HU although they do not look it")
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda if there is one)")
+
+
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "data",
+        help="list what a data set holds for training, patient by patient",
+        description="List the studies of DATA: layout, slices, thickness, body region, which doses there are, and what "
+        "was refused and why. Patients are named by pseudonym. docs/data.md shows the layouts.",
+    )
+    _add_data_set(parser)
+    parser.add_argument("--key", metavar="FILE", help="write the key, pseudonym to folder name, to this JSON file")
 
 
 def _add_train(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "train",
-        help="train on full-dose series, low doses simulated",
-        description="Start the training workflow (configs/train.json). DATA holds one folder per patient.",
+        help="train on real low doses, or on low doses simulated from full ones",
+        description="Start the training workflow (configs/train.json).",
     )
     _add_workflow(parser)
-    parser.add_argument("--validate", nargs="+", metavar="PATIENT", required=True, help="folders left out of training")
+    _add_validate(parser, "patients to validate on, left out of training (default: drawn, see split_fractions)")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -123,14 +170,26 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         description="Start the evaluation workflow (configs/train.json with evaluate.json).",
     )
     _add_workflow(parser)
-    parser.add_argument("--validate", nargs="+", metavar="PATIENT", required=True, help="folders to evaluate on")
+    _add_validate(parser, "patients to evaluate on (default: the test part of the split.json beside the weights)")
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
 
 
+def _add_validate(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--validate", nargs="+", metavar="PATIENT", default=[], help=f"{what}; folders or pseudonyms")
+
+
+def _add_data_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATA", help="folder with one folder per patient, or a MONAI datalist (JSON)")
+
+
 def _add_workflow(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", metavar="DATA", help="folder with one folder of DICOM files per patient")
+    _add_data_set(parser)
     parser.add_argument("output", metavar="OUT", help="folder for checkpoints, curve and figures")
     _add_network(parser)
+    _add_settings(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         nargs="+",
@@ -144,6 +203,89 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--network", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 or redcnn")
 
 
+def _add_ablate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "ablate",
+        help="train and compare networks and priors on the same data",
+        description="Train and evaluate every combination of networks, priors, seeds and patients left out, with the "
+        "same data and budget, and write one table and one plot. Finished runs are kept: start it again to go on.",
+        epilog=_PRIORS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_data_set(parser)
+    parser.add_argument("output", metavar="OUT", help="folder for runs, table and plot")
+    parser.add_argument(
+        "--networks",
+        default="redcnn,channel,spatial,bioatt",
+        metavar="N,N",
+        help="what stands in the attention slots: redcnn (nothing), channel, spatial, bioatt (prior); default: all",
+    )
+    parser.add_argument("--priors", default="compact,uniform,random:0", metavar="P,P", help="of bioatt, see below")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each kind (default: 3)")
+    parser.add_argument(
+        "--leave-out", nargs="+", default=[], metavar="PATIENT", help="test on each of these in turn (default: all)"
+    )
+    parser.add_argument(
+        "--backbone", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 (default: the fast network)"
+    )
+    _add_settings(parser)
+
+
+def _add_simulate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "simulate",
+        help="make a low-dose series from a routine one",
+        description="Simulate a lower dose: a DICOM series becomes a derived DICOM series, marked as simulated, NIfTI "
+        "becomes NIfTI. Only the noise by which the doses differ is added; docs/simulation.md tells how.",
+        epilog=f"example: bioatt simulate study/series3 study/series3_quarter --dose 0.25\n\n{_NOTICE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_series(parser)
+    parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
+    parser.add_argument("--dose", type=float, required=True, metavar="K", help="share of the dose of SERIES, in (0, 1]")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
+    parser.add_argument(
+        "--realisations", type=int, default=1, metavar="N", help="several series, in OUT/realisation_1 and so on"
+    )
+    parser.add_argument(
+        "--filter",
+        default="hann",
+        metavar="NAME",
+        help="reconstruction filter, the noise texture: ramp, shepp-logan, cosine, hamming or hann, with a cut-off if "
+        "wanted as in hann:0.8 (default: hann)",
+    )
+    parser.add_argument(
+        "--photons",
+        type=_number_or_auto,
+        metavar="N",
+        help="per ray at the dose of SERIES, or auto: found from the noise of SERIES (default: auto)",
+    )
+    parser.add_argument(
+        "--electronic", type=float, default=1.0, metavar="SD", help="electronic noise in photons (default: 1)"
+    )
+    parser.add_argument(
+        "--tube-current",
+        default="",
+        metavar="FROM",
+        help="its profile: header (XRayTubeCurrent of each slice), or a file with a number a slice from inferior to "
+        "superior (default: the same for all slices)",
+    )
+    parser.add_argument("--views", type=int, default=1000, metavar="N", help="angles over half a turn (default: 1000)")
+    parser.add_argument(
+        "--projector",
+        choices=("fourier", "scikit-image"),
+        default="fourier",
+        help="how line integrals and images are computed (default: fourier, the fast one)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _number_or_auto(text: str) -> float | None:
+    """None for ``auto``."""
+    return None if text == "auto" else float(text)
+
+
 def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "convert",
@@ -154,6 +296,38 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("input", metavar="CHECKPOINT", help="the authors' .pth file")
     parser.add_argument("output", metavar="WEIGHTS.pt", help="the file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write the network as ONNX, torch.export or TorchScript",
+        description="Write the network for other runtimes, and compare it with PyTorch. Inputs are image "
+        "(B, 1, H, W) in network range, (HU + 500) / 500, and prior (B, 11); B, H and W are free.",
+        epilog=_NOTICE,
+    )
+    parser.add_argument("output", metavar="OUT", help="the file: .onnx, .pt2 (exported) or .ts (torchscript)")
+    parser.add_argument("--format", choices=("onnx", "exported", "torchscript"), default="onnx", help="(default: onnx)")
+    parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
+    _add_network(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+
+
+def _add_benchmark(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "benchmark",
+        help="measure how fast this machine denoises",
+        description="Measure, in one run and in turn: the rate of matrix products, RED-CNN as everyone runs it, the "
+        "same output by the fastest path, the default network, and a whole series from reading to writing. Leave the "
+        "machine alone meanwhile. docs/performance.md explains the figures.",
+    )
+    parser.add_argument("--output", default="benchmark", metavar="DIR", help="folder for benchmark.json, .md and .png")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="medians are over N (default: 5)")
+    parser.add_argument("--size", type=int, default=512, metavar="N", help="images are N x N (default: 512)")
+    parser.add_argument("--slices", type=int, default=100, metavar="N", help="of the made series (default: 100)")
+    parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch on the CPU (default: its own choice)")
+    parser.add_argument("--series", metavar="PATH", help="a series to denoise in place of a made one")
+    parser.add_argument("--page", metavar="FILE", help="write benchmark.md also here, and the plot beside it")
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:

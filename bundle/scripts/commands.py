@@ -9,33 +9,42 @@ import logging.config
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .device import find_device
+from .device import find_device, keep_freed_memory
 from .errors import BioAttError, find_bioatt_error
 from .progress import bar
 from .staging import staged_file
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigWorkflow
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = BUNDLE_ROOT / "configs"
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the command that was parsed and return its exit code: 0, or 2 for bad input."""
+    """Run the command that was parsed; return its exit code: 0, 1 if some series of several failed, 2 for bad input."""
     logging.config.fileConfig(CONFIGS / "logging.conf", disable_existing_loggers=False)
     from .workflow import quiet_libraries
 
     quiet_libraries()
+    keep_freed_memory()
     command = {
         "denoise": denoise,
         "priors": priors,
+        "data": data,
         "train": train,
         "evaluate": evaluate,
+        "ablate": ablate,
+        "simulate": simulate,
         "convert": convert,
+        "export": export,
+        "benchmark": benchmark,
         "demo": demo,
     }[options.command]
     try:
-        command(options)
+        return command(options) or 0
     except KeyboardInterrupt:
         print("stopped; nothing half-written is left", file=sys.stderr)
         return 130
@@ -45,16 +54,26 @@ def run(options: argparse.Namespace) -> int:
             raise
         print(f"error: {ours}", file=sys.stderr)
         return 2
-    return 0
 
 
 def run_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str, Any]) -> None:
     """Run a workflow of the bundle's configs, as `python -m monai.bundle run` does.
 
     Args:
+        run_id, config_names, overrides: see `open_workflow`.
+    """
+    workflow = open_workflow(run_id, config_names, overrides)
+    workflow.run()
+    workflow.finalize()
+
+
+def open_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str, Any]) -> ConfigWorkflow:
+    """A workflow of the bundle's configs, ready to run; its parts are made when they are asked for.
+
+    Args:
         run_id: ``inference``, ``training`` or ``evaluation``.
         config_names: files in configs/, later ones override earlier ones.
-        overrides: config keys and values.
+        overrides: config keys and values; a value may be a ready object, such as a network.
     """
     from monai.bundle import ConfigWorkflow
 
@@ -76,30 +95,41 @@ def run_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str, 
         **overrides,
     )
     workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    return workflow
 
 
-def denoise(options: argparse.Namespace) -> None:
-    """`bioatt denoise`: the inference workflow."""
+def denoise(options: argparse.Namespace) -> int:
+    """`bioatt denoise`: the inference workflow, for one input or for each of a list."""
     overrides: dict[str, Any] = {
         "dataset_dir": options.input,
         "output_dir": options.output,
         "series": options.series,
         "assume_hu": options.assume_hu,
+        "allow_gaps": options.allow_gaps,
         "overwrite": options.overwrite,
+        "strength": options.strength,
+        "stable_uids": options.stable_uids,
+        "keep_private": options.keep_private,
         "prior": options.prior,
         "prior_preparation": options.prior_preparation,
         "prior_window_hu": list(options.prior_window),
         "bf16": options.bf16,
         "progress": not options.quiet,
     }
-    for name in ("weights", "batch_size"):
+    for name in ("weights", "batch_size", "series_description", "series_number_step"):
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
     if options.device:
         overrides["device"] = find_device(options.device)
-    run_workflow("inference", ["inference.json", *_network_config(options)], overrides)
+    configs = ["inference.json", *_network_config(options)]
+    if options.cohort:
+        from .cohort import denoise_cohort
+
+        return denoise_cohort(options.input, options.output, configs, overrides, resume=options.resume)
+    if options.resume:
+        raise BioAttError("--resume goes on with a list of series; give it together with --cohort")
+    run_workflow("inference", configs, overrides)
+    return 0
 
 
 def priors(options: argparse.Namespace) -> None:
@@ -125,7 +155,13 @@ def priors(options: argparse.Namespace) -> None:
     )
     rows = []
     for path in inputs:
-        volume = radiological_slices(path, series=options.series, assume_hu=options.assume_hu, progress=True)
+        volume = radiological_slices(
+            path,
+            series=options.series,
+            assume_hu=options.assume_hu,
+            allow_gaps=options.allow_gaps,
+            progress=True,
+        )
         keys = slice_keys_from_meta(volume.meta, len(volume))
         with bar(len(volume), "priors") as advance:
             for start in range(0, len(volume), 16):
@@ -143,6 +179,16 @@ def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def data(options: argparse.Namespace) -> None:
+    """`bioatt data`: what a data set holds, and what was refused."""
+    from .data.studies import describe, find_studies, write_key
+
+    found = find_studies(options.data)
+    if options.key:
+        write_key(options.key, found)
+    print(describe(found))
+
+
 def train(options: argparse.Namespace) -> None:
     """`bioatt train`: the training workflow."""
     run_workflow("training", ["train.json", *_network_config(options)], _training_overrides(options))
@@ -153,7 +199,57 @@ def evaluate(options: argparse.Namespace) -> None:
     overrides = _training_overrides(options)
     if options.weights:
         overrides["weights"] = options.weights
+    if not overrides.keys() & {"split_file", "validate_patients", "test_patients"}:
+        # Not a new split: that could hand over patients these weights were trained on.
+        kept = Path(options.weights or BUNDLE_ROOT / "models" / "model.pt").with_name("split.json")
+        if not kept.exists():
+            raise BioAttError(f"no patients to evaluate on: there is no {kept}; name some with --validate")
+        overrides["split_file"] = str(kept)
     run_workflow("evaluation", ["train.json", "evaluate.json", *_network_config(options)], overrides)
+
+
+def ablate(options: argparse.Namespace) -> None:
+    """`bioatt ablate`: networks, priors, seeds and patients left out, in one table."""
+    from .ablation import run_ablation
+
+    run_ablation(
+        options.data,
+        Path(options.output),
+        networks=options.networks.split(","),
+        priors=options.priors.split(","),
+        seeds=options.seeds,
+        left_out=options.leave_out,
+        network_config=options.backbone or "",
+        settings=_settings(options.set),
+    )
+
+
+def simulate(options: argparse.Namespace) -> None:
+    """`bioatt simulate`: a low-dose series from a routine one."""
+    from .simulate_series import Simulation, simulate_series
+
+    simulation = Simulation(
+        dose_fraction=options.dose,
+        filter_name=options.filter,
+        photons=options.photons,
+        electronic_sd=options.electronic,
+        views=options.views,
+        projector=options.projector,
+        tube_current=options.tube_current,
+        seed=options.seed,
+        realisations=options.realisations,
+    )
+    lines = simulate_series(
+        options.input,
+        options.output,
+        simulation,
+        version=json.loads((CONFIGS / "metadata.json").read_text(encoding="utf-8"))["version"],
+        series=options.series,
+        assume_hu=options.assume_hu,
+        overwrite=options.overwrite,
+        progress=not options.quiet,
+    )
+    print("\n".join(lines), options.output, sep="\n")
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -184,6 +280,39 @@ def convert(options: argparse.Namespace) -> None:
     print(f"{network.title}: weights in {target}, network_def in {beside}")
 
 
+def export(options: argparse.Namespace) -> None:
+    """`bioatt export`: the network as a file for other runtimes."""
+    from .export import export_network
+
+    target = Path(options.output)
+    if target.exists() and not options.overwrite:
+        raise BioAttError(f"{target} exists; name another file, or replace it with --overwrite")
+    overrides = {"device": find_device("cpu"), "prior": "uniform"}  # the prior comes in from outside
+    overrides |= {"weights": options.weights} if options.weights else {}
+    workflow = open_workflow("inference", ["inference.json", *_network_config(options)], overrides)
+    network = workflow.parser.get_parsed_content("network")
+    made_by = workflow.parser.get_parsed_content("provenance").as_dict()
+    record = {key: made_by[key] for key in ("bundle", "version", "network", "weights_sha256", "notice")}
+    difference = export_network(network, target, options.format, record=record)
+    print(f"{network.title}: {target}, within {difference:.1g} of PyTorch (network range)")
+
+
+def benchmark(options: argparse.Namespace) -> None:
+    """`bioatt benchmark`: how fast the networks and the whole way are on this machine."""
+    from .benchmark import run_benchmark
+
+    lines = run_benchmark(
+        options.output,
+        shape=(options.size, options.size),
+        repeats=options.repeats,
+        slices=options.slices,
+        series=options.series,
+        threads=options.threads,
+        page=options.page,
+    )
+    print("\n".join(lines))
+
+
 def demo(options: argparse.Namespace) -> None:
     """`bioatt demo`: a phantom at low dose, denoised."""
     from .demo import run_demo
@@ -196,7 +325,7 @@ def _training_overrides(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "dataset_dir": options.data,
         "output_dir": options.output,
-        "validate_patients": options.validate,
+        **({"validate_patients": options.validate} if options.validate else {}),
         **_settings(options.set),
     }
 

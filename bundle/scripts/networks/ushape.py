@@ -56,7 +56,7 @@ class BioAttUNet(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int] = (64, 128, 256),
+        widths: Sequence[int] = (48, 96, 192),
         fold: int = 2,
         attention: str = "prior",
         num_descriptors: int = 11,

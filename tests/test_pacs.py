@@ -1,0 +1,153 @@
+"""A round trip with a PACS: Orthanc on this machine, filled and asked by DCMTK's programs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_cases import CASES, write_enhanced_ct
+from pydicom.uid import generate_uid
+from scripts.command_line import main
+from scripts.dicom import read_volume, select_series
+from scripts.phantom import write_ct_series
+from studies import save_default_network
+
+pytestmark = [
+    pytest.mark.pacs,
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("Orthanc", "storescu", "getscu"))), reason="needs Orthanc and DCMTK (make test-pacs)"
+    ),
+]
+
+
+class Pacs:
+    """Orthanc with a folder of its own, spoken to from this machine only.
+
+    Args:
+        folder: for its data and configuration; made.
+    """
+
+    def __init__(self, folder):
+        self.http, self.dicom = free_port(), free_port()
+        folder.mkdir()
+        caller = {"AET": "BIOATT", "Host": "127.0.0.1", "Port": 104, "AllowGet": True}
+        settings = {
+            "StorageDirectory": str(folder / "data"),
+            "IndexDirectory": str(folder / "data"),
+            "HttpPort": self.http,
+            "DicomPort": self.dicom,
+            "DicomAet": "PACS",
+            "RemoteAccessAllowed": False,
+            "DicomAlwaysAllowEcho": False,
+            "DicomAlwaysAllowStore": False,
+            "DicomCheckModalityHost": True,
+            "DicomModalities": {"bioatt": caller},
+        }
+        (folder / "orthanc.json").write_text(json.dumps(settings))
+        self.process = subprocess.Popen(
+            ["Orthanc", folder / "orthanc.json"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def wait(self):
+        """Wait until it answers."""
+        for _ in range(300):
+            try:
+                return self.ask("system")
+            except OSError:
+                assert self.process.poll() is None, "Orthanc ended"
+                time.sleep(0.2)
+        raise TimeoutError("Orthanc does not answer")
+
+    def ask(self, path):
+        """Answer of its REST interface."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/{path}", timeout=30) as answer:
+            content = answer.read()
+        return content if path.endswith("/file") else json.loads(content)
+
+    def send(self, folder):
+        """C-STORE all files of a folder."""
+        self._call("storescu", [], ["+sd", "+r", folder])
+
+    def get(self, series_instance_uid, study_instance_uid, folder):
+        """C-GET a series into a folder."""
+        folder.mkdir()
+        keys = [f"SeriesInstanceUID={series_instance_uid}", f"StudyInstanceUID={study_instance_uid}"]
+        keys = [word for key in ["QueryRetrieveLevel=SERIES", *keys] for word in ("-k", key)]
+        self._call("getscu", ["-S", *keys, "-od", folder], [])
+
+    def _call(self, program, options, files):
+        place = ["-aet", "BIOATT", "-aec", "PACS", "127.0.0.1", str(self.dicom)]
+        subprocess.run([program, *options, *place, *files], check=True, capture_output=True, timeout=120)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def pacs(tmp_path_factory):
+    server = Pacs(tmp_path_factory.mktemp("pacs") / "orthanc")
+    try:
+        server.wait()
+        yield server
+    finally:
+        server.process.terminate()
+        server.process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return save_default_network(tmp_path_factory.mktemp("weights") / "lively.pt")
+
+
+@pytest.mark.parametrize("case", ["plain", "padding named, -3024 HU", "enhanced"])
+def test_both_series_stand_in_one_study(pacs, weights, tmp_path, case):
+    if case == "enhanced":
+        file, _ = write_enhanced_ct(tmp_path / "made", seed=8)
+        source = file.parent
+    else:
+        source = write_ct_series(tmp_path / "made", seed=len(case), **CASES[case])
+    study = str(generate_uid(entropy_srcs=[case]))  # one of its own for each case
+    for path in source.iterdir():
+        image = pydicom.dcmread(path)
+        image.StudyInstanceUID = study
+        image.save_as(path)
+    series = select_series(source)
+
+    pacs.send(source)
+    pacs.get(series.series_instance_uid, study, tmp_path / "fetched")
+    np.testing.assert_array_equal(read_volume(select_series(tmp_path / "fetched")), read_volume(series))
+    words = ["--weights", str(weights), "--prior", "uniform", "--quiet", "--strength", "0.5"]
+    assert main(["denoise", str(tmp_path / "fetched"), str(tmp_path / "denoised"), *words]) == 0
+    pacs.send(tmp_path / "denoised")
+
+    (held,) = [one for one in map(pacs.ask, paths(pacs, "studies")) if main_tag(one, "StudyInstanceUID") == study]
+    both = [pacs.ask(f"series/{one}") for one in held["Series"]]
+    assert len(both) == 2 and len({len(one["Instances"]) for one in both}) == 1
+    derived = select_series(tmp_path / "denoised")
+    (ours,) = [one for one in both if main_tag(one, "SeriesInstanceUID") == derived.series_instance_uid]
+    assert main_tag(ours, "SeriesDescription") == f"{series.description} BioAtt denoised 0.5"
+    (tmp_path / "returned").mkdir()
+    for number, instance in enumerate(ours["Instances"]):
+        (tmp_path / "returned" / str(number)).write_bytes(pacs.ask(f"instances/{instance}/file"))
+    returned = select_series(tmp_path / "returned")
+    np.testing.assert_array_equal(read_volume(returned), read_volume(derived))
+    np.testing.assert_allclose(returned.affine, series.affine)
+    assert np.abs(read_volume(returned) - read_volume(series)).max() > 1
+
+
+def paths(pacs, kind):
+    return [f"{kind}/{one}" for one in pacs.ask(kind)]
+
+
+def main_tag(resource, keyword):
+    return resource["MainDicomTags"].get(keyword)
