@@ -466,6 +466,14 @@ def test_padding_beside_impossible_bits_is_refused_in_one_line(tmp_path, bits):
         read_volume(find_series(file)[0])
 
 
+def test_pixels_of_another_vr_are_refused(tmp_path):
+    """Found by fuzzing: PixelData written as a whole number."""
+    file = write_ct_series(tmp_path, slices=1, modify=changed(PixelData=None)) / "0001.dcm"
+    file.write_bytes(file.read_bytes() + b"\xe0\x7f\x10\x00IS\x02\x001 ")
+    with pytest.raises(BioAttError, match="PixelData has VR IS, wanted OW or OB"):
+        read_slice(file)
+
+
 def test_a_lone_length_that_lies_is_not_allocated(tmp_path):
     """Found by fuzzing: pydicom asks for as many bytes as an element claims."""
     file = write_ct_series(tmp_path, slices=1) / "0001.dcm"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
@@ -13,6 +14,7 @@ from scripts.commands import CONFIGS, run_workflow
 from scripts.data.studies import pseudonym_of
 from scripts.networks import BioAttUNet, load_weights
 from scripts.phantom import write_ct_series
+from studies import as_nifti
 
 SMALL = [
     "views=60",
@@ -142,3 +144,32 @@ def test_other_losses_train(dataset, tmp_path, loss):
     assert main(["train", *words, "train#trainer#max_epochs=3", "val_interval=3"]) == 0
     losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "out" / "curve.csv").open())]
     assert losses[-1] < losses[0]
+
+
+def test_every_layout_trains_and_is_evaluated(tmp_path):
+    """Mayo, TCIA and NIfTI pairs have their own low doses, a full-dose series gets simulated ones."""
+    data = tmp_path / "data"
+    places = {
+        "mayo": ("L067/full_1mm", "L067/quarter_1mm"),
+        "tcia": ("C002/01-01-2020-1/1.0-Full Dose Images-1", "C002/01-01-2020-1/2.0-Low Dose Images-2"),
+    }
+    small = {"shape": (96, 96), "spacing": (3.5, 3.5), "slices": 2}
+    for seed, (name, (full, low)) in enumerate(places.items()):
+        ima = {"name": "L067_{:04d}.IMA"} if name == "mayo" else {}
+        write_ct_series(data / full, noise_sd=6.0, seed=seed, **small, **ima)
+        write_ct_series(data / low, noise_sd=24.0, seed=seed + 10, **small, **ima)
+    for seed, (dose, noise) in enumerate((("full", 6.0), ("low", 24.0))):
+        write_ct_series(tmp_path / dose, noise_sd=noise, seed=seed + 20, **small)
+        (data / "N").mkdir(exist_ok=True)
+        as_nifti(tmp_path / dose, data / "N" / f"{dose}.nii.gz")
+    write_ct_series(data / "F", noise_sd=12.0, seed=30, **small)
+    out = tmp_path / "out"
+    few = [one for one in SMALL if "max_epochs" not in one and "val_interval" not in one]
+    words = [str(data), str(out), "--validate", "N", "--set", *few, "train#trainer#max_epochs=2", "val_interval=2"]
+    assert main(["train", *words, 'test_patients=["C002"]']) == 0
+    realisations = sorted(len(np.load(path)["low"]) for path in (out / "cache").glob("*/*.npz"))
+    assert realisations == [1, 1, 1, 1, 3, 3], "two slices each: real doses of Mayo and NIfTI, three simulated ones"
+    assert (
+        main(["evaluate", str(data), str(tmp_path / "e"), "--weights", str(out / "model.pt"), "--set", *few[:3]]) == 0
+    )
+    assert list(json.loads((tmp_path / "e" / "evaluation.json").read_text())["patients"]) == [pseudonym_of("C002")]

@@ -141,6 +141,8 @@ def _check_pixel_data(
     data = value(dataset, "PixelData", path)
     if data is None:
         raise BioAttError(f"{path}: PixelData is missing; export the image again with its pixels")
+    if not isinstance(data, bytes | bytearray):
+        raise BioAttError(f"{path}: PixelData has VR {dataset['PixelData'].VR}, wanted OW or OB; repair the file")
     if syntax.is_compressed:
         return _look_into_codestreams(data, path, shape, is_rle=syntax == _RLE)
     frames, rows, columns = shape
