@@ -57,7 +57,8 @@ def assert_same_weights(one, other):
 def test_a_killed_training_ends_with_the_same_weights(dataset, whole, tmp_path, bundle_root):
     out = tmp_path / "out"
     code = "import sys; from scripts.command_line import main; sys.exit(main(sys.argv[1:]))"
-    environment = {**os.environ, "PYTHONPATH": str(bundle_root)}
+    # Sums over other numbers of threads round otherwise.
+    environment = {**os.environ, "PYTHONPATH": str(bundle_root), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     # Epochs are as short as milliseconds: validating each one gives the kill something to interrupt.
     process = subprocess.Popen(
         [sys.executable, "-c", code, *words(dataset, out, "val_interval=1")],
