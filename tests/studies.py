@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scripts.data import load_volume
 from scripts.networks import BioAtt, BioAttUNet
+from scripts.phantom import write_ct_series
 
 
 def lively_network(channels: int = 8, seed: int = 0) -> BioAtt:
@@ -44,6 +45,13 @@ def save_network(path: Path, **arguments: int) -> Path:
     """Weights of a `lively_network`."""
     torch.save(lively_network(**arguments).state_dict(), path)
     return path
+
+
+def write_patients(root: Path, names: str, slices: int) -> Path:
+    """Full-dose series for training, small and each with its own noise: a folder of `root` for each letter."""
+    for seed, name in enumerate(names):
+        write_ct_series(root / name, shape=(96, 96), spacing=(3.5, 3.5), slices=slices, noise_sd=12.0, seed=seed)
+    return root
 
 
 def as_nifti(series: Path, path: Path, *, axes: tuple[int, int, int] = (0, 1, 2), flip: tuple[int, ...] = ()) -> Path:

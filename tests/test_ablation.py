@@ -13,8 +13,8 @@ from scripts.ablation import Arm, plan, swap_priors
 from scripts.command_line import main
 from scripts.data.pairs import CachedPair
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
 from scripts.priors import SliceKey
+from studies import write_patients
 
 SMALL = [
     *("views=60", "network_def#widths=[4,6]", "patch_shape=[32,32]", "patches_per_slice=4", "num_workers=0"),
@@ -29,10 +29,7 @@ def words(dataset, out, *more, networks="redcnn,bioatt", priors="uniform,random:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("dataset")
-    for seed, name in enumerate("ABC"):
-        write_ct_series(root / name, shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=12.0, seed=seed)
-    return root
+    return write_patients(tmp_path_factory.mktemp("dataset"), "ABC", 2)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import time
 import pytest
 import torch
 from scripts.command_line import main
-from scripts.phantom import write_ct_series
 from scripts.training import clip_gradients
+from studies import write_patients
 
 SMALL = [
     *("views=60", "prior=uniform", "network_def#widths=[4,6]", "patch_shape=[32,32]", "patches_per_slice=4"),
@@ -24,10 +24,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("dataset")
-    for seed, name in enumerate(("A", "B")):
-        write_ct_series(root / name, shape=(96, 96), spacing=(3.5, 3.5), slices=3, noise_sd=12.0, seed=seed)
-    return root
+    return write_patients(tmp_path_factory.mktemp("dataset"), "AB", 3)
 
 
 def words(dataset, out, *settings):

@@ -226,6 +226,15 @@ def test_existing_output_is_kept_unless_it_may_be_replaced(source, tmp_path, cap
     assert simulate(source, source, "--dose", "0.5", "--overwrite") == 2
 
 
+def test_a_series_with_a_gap_is_simulated_when_it_is_allowed(tmp_path, capsys):
+    series = write_ct_series(tmp_path / "gap", **CT | {"slices": 5})
+    sorted(series.iterdir())[1].unlink()
+    assert simulate(tmp_path / "gap", tmp_path / "out", "--dose", "0.5") == 2
+    assert "--allow-gaps" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert simulate(tmp_path / "gap", tmp_path / "out", "--dose", "0.5", "--allow-gaps") == 0
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
 def test_pixels_that_are_not_square_and_series_without_soft_tissue_are_refused(tmp_path, capsys):
     wide = write_ct_series(tmp_path / "wide", shape=(48, 64), spacing=(6.0, 5.0), slices=2)
     assert simulate(wide, tmp_path / "out") == 2

@@ -14,7 +14,7 @@ from scripts.commands import CONFIGS, run_workflow
 from scripts.data.studies import pseudonym_of
 from scripts.networks import BioAttUNet, load_weights
 from scripts.phantom import write_ct_series
-from studies import as_nifti
+from studies import as_nifti, write_patients
 
 SMALL = [
     "views=60",
@@ -31,10 +31,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    root = tmp_path_factory.mktemp("dataset")
-    for seed, name in enumerate(("A", "B")):
-        write_ct_series(root / name, shape=(96, 96), spacing=(3.5, 3.5), slices=3, noise_sd=12.0, seed=seed)
-    return root
+    return write_patients(tmp_path_factory.mktemp("dataset"), "AB", 3)
 
 
 @pytest.fixture(scope="module")

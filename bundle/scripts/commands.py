@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .device import find_device, keep_freed_memory
 from .errors import BioAttError, find_bioatt_error
 from .progress import bar
-from .staging import staged_file
+from .staging import check_output_file, staged_file
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -141,11 +141,7 @@ def priors(options: argparse.Namespace) -> None:
     from .data.reader import slice_keys_from_meta
     from .priors import make_prior, write_prior_table
 
-    target = Path(options.output)
-    if target.exists() and not options.overwrite:
-        raise BioAttError(f"{target} exists; name another file, or replace it with --overwrite")
-    if not target.absolute().parent.is_dir():
-        raise BioAttError(f"{target} cannot be written: its folder does not exist; make it, or choose another place")
+    target = check_output_file(options.output, options.overwrite)
     inputs = find_inputs(options.input)
     source = make_prior(
         options.prior,
@@ -246,6 +242,7 @@ def simulate(options: argparse.Namespace) -> None:
         version=json.loads((CONFIGS / "metadata.json").read_text(encoding="utf-8"))["version"],
         series=options.series,
         assume_hu=options.assume_hu,
+        allow_gaps=options.allow_gaps,
         overwrite=options.overwrite,
         progress=not options.quiet,
     )
@@ -263,8 +260,7 @@ def convert(options: argparse.Namespace) -> None:
     if target.suffix != ".pt":
         raise BioAttError(f"{target} must end in .pt; name the weights file so")
     for path in (target, beside):
-        if path.exists() and not options.overwrite:
-            raise BioAttError(f"{path} exists; name another file, or replace it with --overwrite")
+        check_output_file(path, options.overwrite)
     network = load_reference_checkpoint(options.input)
     definition = {
         "network_def": {
@@ -284,9 +280,7 @@ def export(options: argparse.Namespace) -> None:
     """`bioatt export`: the network as a file for other runtimes."""
     from .export import export_network
 
-    target = Path(options.output)
-    if target.exists() and not options.overwrite:
-        raise BioAttError(f"{target} exists; name another file, or replace it with --overwrite")
+    target = check_output_file(options.output, options.overwrite)
     overrides = {"device": find_device("cpu"), "prior": "uniform"}  # the prior comes in from outside
     overrides |= {"weights": options.weights} if options.weights else {}
     workflow = open_workflow("inference", ["inference.json", *_network_config(options)], overrides)

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from .data import radiological_slices
+from .data.orientation import RadiologicalSlices
 from .data.volume import series_folders
 from .dose.image_noise import TISSUES_HU, flat_soft_tissue, local_sd, noise_sd_hu, tissue_mask
 from .evaluation import tissue_bias
@@ -35,7 +36,11 @@ def judge_series(source: Path, denoised: Path) -> dict[str, Any]:
         ``slices``; ``noise_sd_hu`` and ``soft_tissue_sd_hu`` as [before, after] pairs; ``bias_hu`` per tissue; and
         ``edges``: width in mm per edge for input, denoised, gaussian and nlm, the filters at the noise of denoised.
     """
-    before, after = radiological_slices(source), radiological_slices(denoised)
+    return judge_slices(radiological_slices(source), radiological_slices(denoised))
+
+
+def judge_slices(before: RadiologicalSlices, after: RadiologicalSlices) -> dict[str, Any]:
+    """What `judge_series` returns, of volumes that are read already."""
     noise, spread, bias = [], [], {tissue: [] for tissue in TISSUES_HU}
     for i in range(len(before)):
         low, out = (x[i].clip(*VALID_RANGE_HU) for x in (before, after))
@@ -61,7 +66,7 @@ def _median_pair(pairs: list[tuple[float, float]]) -> list[float]:
     return np.median(pairs, axis=0).tolist() if pairs else [float("nan")] * 2
 
 
-def _edges(before: Any, after: Any) -> dict[str, dict[str, float]]:
+def _edges(before: RadiologicalSlices, after: RadiologicalSlices) -> dict[str, dict[str, float]]:
     """Edge widths in mm of the input, the denoised series, and two filters tuned to the same noise."""
     with_tissue = [i for i in range(len(before)) if flat_soft_tissue(before[i]).any()]
     if not with_tissue:
@@ -200,16 +205,16 @@ def main() -> None:
         if not target.exists():
             overrides = {"dataset_dir": str(folder), "output_dir": str(target), "weights": str(options.weights)}
             run_workflow("inference", ["inference.json"], overrides)
-        results["series"][name] = judge_series(folder, target)
-        _picture(folder, target, options.output / f"{name}.png")
+        before, after = radiological_slices(folder), radiological_slices(target)
+        results["series"][name] = judge_slices(before, after)
+        _picture(before, after, options.output / f"{name}.png")
         print(json.dumps({name: results["series"][name]}), flush=True)
     (options.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (options.output / "README.md").write_text(page(results))
     print(markdown(results))
 
 
-def _picture(source: Path, denoised: Path, path: Path) -> None:
-    before, after = radiological_slices(source), radiological_slices(denoised)
+def _picture(before: RadiologicalSlices, after: RadiologicalSlices, path: Path) -> None:
     middle = len(before) // 2 if len(before) > 20 else 0
     comparison_figure(path, {"input": before[middle], "denoised": after[middle]}, ("input", "denoised"))
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .data.save import check_places, write_nifti_result
+from .data.save import check_places, write_dicom_result, write_nifti_result
 from .data.volume import Volume, find_inputs, is_nifti, load_volume
-from .dicom import select_series, write_derived_series
 from .dicom.headers import numbers, open_dicom
 from .dose import DoseSimulator, ParallelBeam, calibrate_on_series, modulated
 from .dose.filters import split_filter_name
@@ -99,6 +98,7 @@ def simulate_series(
     version: str,
     series: str = "",
     assume_hu: bool = False,
+    allow_gaps: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> list[str]:
@@ -115,6 +115,7 @@ def simulate_series(
         version: the bundle's, for the record.
         series: SeriesInstanceUID, where a folder holds several.
         assume_hu: take a NIfTI's numbers as HU although they do not look like it.
+        allow_gaps: go on where slices of a DICOM series are missing.
         overwrite: replace an existing folder.
         progress: show bars on the terminal.
 
@@ -128,7 +129,7 @@ def simulate_series(
     lines = []
     with nullcontext(Path(output_dir)) if alone else staged_folder(output_dir, overwrite) as folder:
         for path in inputs:
-            volume = load_volume(path, series=series, assume_hu=assume_hu, progress=progress)
+            volume = load_volume(path, series=series, assume_hu=assume_hu, allow_gaps=allow_gaps, progress=progress)
             slices = _AxialSlices(volume.hu, volume.affine)
             current = _tube_current(volume, simulation.tube_current, len(slices))
             simulator = _calibrated(volume, slices, current, simulation)
@@ -296,8 +297,7 @@ def _low_dose(
 def _write(volume: Volume, low_hu: np.ndarray, folder: Path, record: SimulatedDose, *, overwrite: bool) -> None:
     """Write one realisation in the form of its source."""
     if volume.kind == "dicom":
-        chosen = select_series(volume.source, volume.series_instance_uid, tell=False)
-        write_derived_series(chosen, low_hu.transpose(2, 1, 0), folder, record, overwrite=overwrite)
+        write_dicom_result(volume.source, volume.series_instance_uid, low_hu, folder, record, overwrite=overwrite)
         return
     folder.mkdir(exist_ok=True)
     write_nifti_result(volume.source, low_hu, folder, record)

@@ -29,6 +29,20 @@ def check_output_folder(target: str | os.PathLike[str], overwrite: bool) -> Path
     return folder
 
 
+def check_output_file(target: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Return `target` as a path if a file may be put there.
+
+    Raises:
+        BioAttError: it exists (and `overwrite` is false), or its folder does not.
+    """
+    file = Path(target)
+    if file.exists() and not overwrite:
+        raise BioAttError(f"{file} exists; name another file, or replace it with --overwrite")
+    if not file.absolute().parent.is_dir():
+        raise BioAttError(f"{file} cannot be written: its folder does not exist; make it, or choose another place")
+    return file
+
+
 @contextmanager
 def staged_folder(target: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `target` that takes its place when the block ends without an error.
@@ -64,10 +78,8 @@ def staged_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         BioAttError: the folder does not exist, is not writable, or the disk is full.
     """
-    file = Path(target)
+    file = check_output_file(target, overwrite=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    if not file.absolute().parent.is_dir():
-        raise BioAttError(f"{file} cannot be written: its folder does not exist; make it, or choose another place")
     try:
         yield partial
         os.replace(partial, file)

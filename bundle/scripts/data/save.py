@@ -73,19 +73,16 @@ class SaveSeries:
             meta = item["image"].meta
             hu = item["pred"].cpu().numpy()[0]
             if meta["kind"] == "dicom":
-                series = select_series(  # what is unusual about it was told and allowed when it was read
-                    meta["filename_or_obj"], meta["series_instance_uid"], tell=False, allow_gaps=True, assume_hu=True
+                write_dicom_result(
+                    Path(meta["filename_or_obj"]),
+                    meta["series_instance_uid"],
+                    hu,
+                    self.output_dir,
+                    self.provenance,
+                    rules=self.rules,
+                    overwrite=self.overwrite,
+                    progress=self.progress,
                 )
-                with bar(len(series.files), "writing", self.progress) as advance:
-                    write_derived_series(
-                        series,
-                        hu.transpose(2, 1, 0),
-                        self.output_dir,
-                        self.provenance,
-                        rules=self.rules,
-                        overwrite=self.overwrite,
-                        progress=lambda done, total: advance(1),
-                    )
             else:
                 self._write_nifti(Path(meta["filename_or_obj"]), hu)
 
@@ -103,6 +100,32 @@ class SaveSeries:
         if self._folder is None:
             self._folder = self._staging.enter_context(staged_folder(self.output_dir, self.overwrite))
         write_nifti_result(source, hu, self._folder, self.provenance)
+
+
+def write_dicom_result(
+    source: Path,
+    series_instance_uid: str,
+    hu: np.ndarray,
+    folder: Path,
+    provenance: Derivation,
+    *,
+    rules: DerivedRules | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> None:
+    """Write `hu` (columns, rows, slices) as a series derived from one in `source`, to `folder`, which appears whole."""
+    # What is unusual about the series was told and allowed when it was read.
+    series = select_series(source, series_instance_uid, tell=False, allow_gaps=True, assume_hu=True)
+    with bar(len(series.files), "writing", progress) as advance:
+        write_derived_series(
+            series,
+            hu.transpose(2, 1, 0),
+            folder,
+            provenance,
+            rules=rules,
+            overwrite=overwrite,
+            progress=lambda done, total: advance(1),
+        )
 
 
 def write_nifti_result(source: Path, hu: np.ndarray, folder: Path, provenance: Derivation) -> None:
