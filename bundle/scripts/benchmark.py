@@ -26,6 +26,8 @@ from .staging import staged_file
 
 STOCK = "RED-CNN, stock PyTorch form"
 EXACT = "RED-CNN, exact path"
+#: Instruction sets, by PyTorch's names, for which oneDNN has no bf16: a slice of RED-CNN takes minutes.
+_WITHOUT_BF16 = ("NO AVX", "DEFAULT", "AVX2")
 _SEED = 0
 
 
@@ -178,7 +180,10 @@ def _networks(scratch: Path, shape: tuple[int, int]) -> tuple[list[Contestant], 
             EXACT: _as_inference_loads_it(stock, scratch, device),
             f"default network, {default.title}": _as_inference_loads_it(default, scratch, device),
         }
-        for precision in ("fp32", "bf16"):
+        slow = device == "cpu" and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BF16
+        if slow:
+            notes.append("bf16 on the CPU: left out, this processor has no instructions for it")
+        for precision in ("fp32",) if slow else ("fp32", "bf16"):
             for name, network in forms.items():
                 contestants.append(_contestant(name, network, device, precision, image, prior))
     theirs = _ldct_benchmark()
