@@ -19,7 +19,7 @@ import torch
 
 from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU
-from ..priors import PriorSource, RandomPrior, SliceKey, UniformPrior
+from ..priors import PriorSource, SliceKey
 from ..progress import bar
 from ..staging import staged_file
 from .orientation import RadiologicalSlices, radiological_slices
@@ -40,7 +40,7 @@ class CachedPair:
 
     Args:
         path: .npz with ``full`` (H, W) and ``low`` (R, H, W), int16 HU; R is 1 where the low dose is real.
-        priors: (R, K), one per realisation, of the whole low-dose slice.
+        priors: (R, K), or dense (R, K, h, w), one per realisation, of the whole low-dose slice.
         patient: pseudonym.
         key: the slice whose priors these are: of the low dose if that is real, else of the full dose.
         uid: its SOPInstanceUID, or what stands for it where there is none.
@@ -200,8 +200,9 @@ class _Cache:
         stack = study.low or study.full
         priors = self._priors(path, stack.keys[index])
         region = study.region
-        if region == UNKNOWN and not isinstance(self.prior_source, (UniformPrior, RandomPrior)):  # these know nothing
-            region = region_of_prior(priors.mean(0), self.prior_source.descriptors)
+        if region == UNKNOWN and self.prior_source.name.partition(":")[0] not in ("uniform", "random"):  # know nothing
+            whole = priors.mean(axis=(0, *range(2, priors.ndim)))  # over realisations, and the places of a dense prior
+            region = region_of_prior(whole, self.prior_source.descriptors)
         return CachedPair(
             path=path,
             priors=priors,

@@ -112,7 +112,8 @@ class LoadPaird(RandomizableTransform, MapTransform):
     """One low-dose realisation of a cached pair, drawn anew each time, with its full dose and its prior.
 
     Takes ``{"pair": CachedPair}`` (see `training_pairs`) and gives ``image`` and ``label`` (1, H, W) in HU, and
-    ``prior`` (K,), all of one slice, with its ``patient`` (pseudonym), ``region`` and ``uid``; other keys are kept.
+    ``prior`` (K,) or (K, h, w), all of one slice, with its ``patient`` (pseudonym), ``region`` and ``uid``; other
+    keys are kept.
 
     Args:
         keys: where the pair stands, usually ``pair``.
