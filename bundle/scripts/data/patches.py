@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,6 +32,10 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
     its edges sharper, and simulated noise from elsewhere in the slice is added. So the network also sees targets that
     are cleaner than a scanner's full dose, and learns to denoise input of routine dose.
 
+    Where the item has a cleaned full dose under ``target`` (`CleanedTargets`), what the network shall give lies
+    between it and the full dose: full + c (target - full), with one c for simulated low doses and another for a share
+    of patches that get no simulated noise, as routine-dose input has none.
+
     One transform and not a chain of MONAI's crops and flips, since it moves noise between places (docs/adr/0007).
 
     A dense prior (K, h, w) under ``prior`` becomes each patch's own, (K, rows, columns), turned like it.
@@ -46,6 +51,9 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
             coarser, as smooth kernels make it, below 1 finer. Else the network learns to take away the texture of
             simulated noise alone, and to keep that of scanners, which its targets have.
         shift_hu: both doses are shifted by up to so much.
+        routine_probability: share of patches without simulated noise, in [0, 1]; needs targets, or the network
+            learns to do nothing.
+        cleaning: c for patches with simulated noise, and for those without; above 1 takes off more than the target.
     """
 
     def __init__(
@@ -59,6 +67,8 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
         shrink_factors: Sequence[int] = (2, 3),
         noise_zoom: tuple[float, float] = (1.0, 1.0),
         shift_hu: float = 0.0,
+        routine_probability: float = 0.0,
+        cleaning: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, 1.0)
@@ -70,20 +80,26 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
         self.shrink_factors = tuple(shrink_factors)
         self.noise_zoom = tuple(noise_zoom)
         self.shift_hu = shift_hu
+        self.routine_probability = routine_probability
+        self.cleaning = tuple(cleaning)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         """Return `num_patches` items with patches (1, h, w) in place of the slices."""
         low, full = (self._at_least_a_patch(data[key]) for key in (self.low, self.full))
         noise = low - full
+        target = self._at_least_a_patch(data["target"]) if "target" in data else full
         rows, columns = _body(full[0])
         prior = data.get("prior")
         dense = prior if prior is not None and prior.dim() == 3 else None
         shape = tuple(data[self.full].shape[-2:])
-        return [dict(data) | self._patch(full, noise, rows, columns, dense, shape) for _ in range(self.num_patches)]
+        kept = {key: value for key, value in data.items() if key != "target"}
+        draw = partial(self._patch, full, target - full, noise, rows, columns, dense, shape)
+        return [kept | draw() for _ in range(self.num_patches)]
 
     def _patch(
         self,
         full: Tensor,
+        cleaner: Tensor,
         noise: Tensor,
         rows: Tensor,
         columns: Tensor,
@@ -94,13 +110,15 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
         if self.R.uniform() < self.shrink_probability:
             fitting = [s for s in self.shrink_factors if self._fits(s, full)]
             factor = int(self.R.choice(fitting)) if fitting else 1
+        routine = self.R.uniform() < self.routine_probability
         place = self._place(full.shape[1:], rows, columns, factor)
-        label = full[place]
+        patch, change = full[place], self.cleaning[routine] * cleaner[place]
         patch_noise = noise[place]
         if factor > 1:
-            label = F.avg_pool2d(label, factor)
+            patch, change = (F.avg_pool2d(x, factor) for x in (patch, change))
             patch_noise = self._zoomed(noise[self._place(full.shape[1:], rows, columns, 1)])
-        image = label + gain * patch_noise
+        image = patch if routine else patch + gain * patch_noise
+        label = patch + change
         shift = self.R.uniform(-self.shift_hu, self.shift_hu)
         turns, flip = int(self.R.randint(4)), bool(self.R.randint(2))
         patches = {self.low: image + shift, self.full: label + shift}
