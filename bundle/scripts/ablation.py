@@ -19,6 +19,7 @@ from .commands import CONFIGS, run_workflow
 from .data import find_studies
 from .data.pairs import CachedPair
 from .data.regions import UNKNOWN, region_of_prior
+from .data.studies import Collection
 from .errors import BioAttError
 from .evaluation.results import write_json
 from .priors import DESCRIPTORS
@@ -174,7 +175,7 @@ def run_ablation(
     for number, (file, run) in enumerate(files.items(), 1):
         if file in missing:
             print(f"run {number} of {len(runs)}: {run.arm}, seed {run.seed}, without {run.left_out}", flush=True)
-            _run(run, everyone, dataset_dir, output_dir, file, matrix, shared)
+            _run(run, studies, output_dir, file, matrix, shared)
     write_report(list(files), matrix.baselines, page or output_dir / "README.md", output_dir / "summary.json")
 
 
@@ -217,20 +218,19 @@ def _region(pair: CachedPair, descriptors: Sequence[str]) -> str:
 
 def _run(
     run: Run,
-    everyone: Sequence[str],
-    dataset_dir: str,
+    studies: Collection,
     output_dir: Path,
     file: Path,
     matrix: Matrix,
     shared: Mapping[str, Any],
 ) -> None:
     """Train one run, going on where it stopped, evaluate it, and write its record."""
-    work = output_dir / "work" / file.stem
+    work, everyone = output_dir / "work" / file.stem, shared["patients"]
     others = [patient for patient in everyone if patient != run.left_out]
     validating = others[everyone.index(run.left_out) % len(others)]
     configs = ["train.json", *([f"network_{matrix.backbone}.json"] if matrix.backbone else [])]
     overrides = {
-        "dataset_dir": dataset_dir,
+        "studies": studies,  # found once for all runs
         "output_dir": str(work),
         "cache_dir": str(output_dir / "cache"),
         "seed": run.seed,
