@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-all evidence benchmark lint format
+.PHONY: setup demo test test-data test-pacs test-all evidence study benchmark lint format
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -43,6 +43,11 @@ evidence: setup  ## judge the shipped weights on real series; BIOATT_DATA must n
 	done
 	cd bundle && ../$(BIN)/python -m scripts.judge_series $(abspath $(BIOATT_DATA))/ct ../$(EVIDENCE) --work ../runs/evidence
 	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(EVIDENCE) --name $(HELD_OUT)
+
+study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data
+	PYTHONPATH=bundle $(BIN)/python -m scripts.prior_study $(BIOATT_DATA)/ct runs/study/priors --page docs/evidence/prior_models.md
+	$(BIN)/bioatt ablate $(BIOATT_DATA)/ct runs/study --study priors --seeds 2 \
+	  --records docs/evidence/runs/priors --page docs/evidence/priors.md
 
 benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile
 	$(BIN)/bioatt benchmark --output runs/benchmark --page docs/evidence/performance.md

@@ -234,6 +234,11 @@ def _add_ablate(commands: argparse._SubParsersAction) -> None:
         help="what stands in the attention slots: redcnn (nothing), channel, spatial, bioatt (prior); default: all",
     )
     parser.add_argument("--priors", default="compact,uniform,random:0", metavar="P,P", help="of bioatt, see below")
+    parser.add_argument(
+        "--study",
+        metavar="NAME",
+        help="arms and budget of configs/study_NAME.json in place of --networks and --priors, e.g. priors",
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each kind (default: 3)")
     parser.add_argument(
         "--leave-out", nargs="+", default=[], metavar="PATIENT", help="test on each of these in turn (default: all)"
@@ -241,6 +246,8 @@ def _add_ablate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--backbone", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 (default: the fast network)"
     )
+    parser.add_argument("--records", metavar="DIR", help="where finished runs are kept (default: OUT/runs)")
+    parser.add_argument("--page", metavar="FILE", help="write the page here (default: OUT/README.md)")
     _add_settings(parser)
 
 

@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> int:
         return 2
 
 
-def run_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str, Any]) -> None:
-    """Run a workflow of the bundle's configs, as `python -m monai.bundle run` does.
+def run_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str, Any]) -> ConfigWorkflow:
+    """Run a workflow of the bundle's configs, as `python -m monai.bundle run` does, and return it with its parts.
 
     Args:
         run_id, config_names, overrides: see `open_workflow`.
@@ -65,6 +65,7 @@ def run_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str, 
     workflow = open_workflow(run_id, config_names, overrides)
     workflow.run()
     workflow.finalize()
+    return workflow
 
 
 def open_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str, Any]) -> ConfigWorkflow:
@@ -208,17 +209,21 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def ablate(options: argparse.Namespace) -> None:
     """`bioatt ablate`: networks, priors, seeds and patients left out, in one table."""
-    from .ablation import run_ablation
+    from .ablation import matrix_of, read_matrix, run_ablation
 
+    settings, backbone = _settings(options.set), options.backbone or ""
+    if options.study:
+        matrix = read_matrix(options.study, settings, backbone)
+    else:
+        matrix = matrix_of(options.networks.split(","), options.priors.split(","), settings, backbone)
     run_ablation(
         options.data,
         Path(options.output),
-        networks=options.networks.split(","),
-        priors=options.priors.split(","),
+        matrix,
         seeds=options.seeds,
         left_out=options.leave_out,
-        network_config=options.backbone or "",
-        settings=_settings(options.set),
+        records_dir=Path(options.records) if options.records else None,
+        page=Path(options.page) if options.page else None,
     )
 
 
