@@ -70,6 +70,25 @@ def together(*modifies):
     return modify
 
 
+def code(value, scheme, meaning="words"):
+    """A sequence with one code."""
+    return [_item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)]
+
+
+def units(value):
+    """RealWorldValueMappingSequence to the units of this code."""
+    mapping = _item(
+        RealWorldValueFirstValueMapped=0,
+        RealWorldValueLastValueMapped=4095,
+        RealWorldValueSlope=0.1,
+        RealWorldValueIntercept=0.0,
+        LUTExplanation="words",
+        LUTLabel="words",
+        MeasurementUnitsCodeSequence=code(value, "UCUM"),
+    )
+    return [mapping]
+
+
 def shear(dataset, i):
     """A gantry tilted by 15 degrees: slices are shifted along their rows' direction."""
     tilt = np.deg2rad(15)

@@ -8,40 +8,14 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from dicom_cases import changed, derive, in_slice, together, write_enhanced_ct
+from dicom_cases import changed, code, derive, in_slice, together, units, write_enhanced_ct
 from PIL import Image
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSLossless
 from scripts.dicom import find_series, read_slice, read_volume, select_series
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
-
-
-def item(**elements):
-    """A sequence of one item."""
-    made = Dataset()
-    changed(**elements)(made, 0)
-    return [made]
-
-
-def code(value, scheme, meaning="words"):
-    """A sequence with one code."""
-    return item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)
-
-
-def units(value):
-    """RealWorldValueMappingSequence to the units of this code."""
-    return item(
-        RealWorldValueFirstValueMapped=0,
-        RealWorldValueLastValueMapped=4095,
-        RealWorldValueSlope=0.1,
-        RealWorldValueIntercept=0.0,
-        LUTExplanation="words",
-        LUTLabel="words",
-        MeasurementUnitsCodeSequence=code(value, "UCUM"),
-    )
 
 
 def image_type(*words):

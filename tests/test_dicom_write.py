@@ -459,6 +459,7 @@ def test_uids_are_new_each_time_unless_they_shall_be_stable(tmp_path):
         {"weights_sha256": "cd" * 32},
         {"prior": "uniform"},
         {"prior_model": "another window"},
+        {"prior_digest": "ef" * 32},
         {"strength": 0.5},
         {"network": "BioAtt(channels=96, attention=prior)"},
         None,  # other pixels, whatever made them

@@ -50,6 +50,7 @@ class Provenance(Derivation):
         weights_sha256: hex digest of the weights file.
         prior: the prior string as chosen, e.g. ``compact``.
         prior_model: what it stood for, in words, e.g. ``compact prior model (not BiomedCLIP)``.
+        prior_digest: hex digest of all that decides a prior: weights, descriptors, window, or the rows of a table.
         strength: share of the network's output in the result, from 0 to 1; the rest is the input.
     """
 
@@ -57,6 +58,7 @@ class Provenance(Derivation):
     weights_sha256: str
     prior: str
     prior_model: str
+    prior_digest: str = ""
     strength: float = 1.0
 
     derivation_code = ("113087", "Smoothing")
@@ -69,7 +71,8 @@ class Provenance(Derivation):
         """See `Derivation`."""
         return (
             f"CT denoising with {self.network}, weights sha256 {self.weights_sha256}, "
-            f"prior {self.prior}: {self.prior_model}, strength {self.strength:g}"
+            f"prior {self.prior}: {self.prior_model}, digest {self.prior_digest or 'unknown'}, "
+            f"strength {self.strength:g}"
         )
 
     def sentence(self) -> str:

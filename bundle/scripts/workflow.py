@@ -168,6 +168,7 @@ def make_provenance(
         weights_sha256=weights_sha256(weights),
         prior=prior_source.name,
         prior_model=prior_source.model,
+        prior_digest=prior_source.digest,
         strength=strength,
     )
 
