@@ -2,9 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LABEL := .venv-label
+DEPLOY := .venv-deploy
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-all evidence study benchmark lint format
+.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence study benchmark lint format
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -28,8 +30,28 @@ test-pacs: setup  ## a round trip with Orthanc, which it installs (Debian) where
 	if [ -n "$$missing" ]; then $(SUDO) apt-get install --yes --no-install-recommends orthanc dcmtk dicom3tools; fi
 	$(BIN)/python -m pytest -m pacs
 
-test-all: setup  ## everything but what needs a model hub
-	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs'
+test-label: setup $(LABEL)/.ready  ## the bundle in MONAI Label's own app, in an environment of its own
+	$(BIN)/python -m pytest -m label
+
+$(LABEL)/.ready: deploy/label/requirements.txt deploy/label/constraints.txt
+	$(PYTHON) -m venv $(LABEL)
+	$(LABEL)/bin/python -m pip install --quiet --upgrade pip wheel 'setuptools<81'
+	$(LABEL)/bin/python -m pip install --quiet torch torchvision numpy ninja packaging --constraint deploy/label/constraints.txt
+	SAM2_BUILD_CUDA=0 $(LABEL)/bin/python -m pip install --quiet --no-build-isolation \
+	  --requirement deploy/label/requirements.txt --constraint deploy/label/constraints.txt
+	touch $@
+
+test-deploy: setup $(DEPLOY)/.ready  ## the MONAI Deploy application, in an environment of its own
+	$(BIN)/python -m pytest -m deploy
+
+$(DEPLOY)/.ready: deploy/app/requirements.txt
+	$(PYTHON) -m venv $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip install --quiet --upgrade pip
+	$(DEPLOY)/bin/python -m pip install --quiet --requirement deploy/app/requirements.txt
+	touch $@
+
+test-all: setup  ## everything but what needs a model hub or programs of its own
+	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs and not label and not deploy'
 
 EVIDENCE := docs/evidence/fast_weights
 HELD_OUT := CRLM-CT-1004 CRLM-CT-1006

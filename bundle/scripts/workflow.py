@@ -19,7 +19,6 @@ from monai.bundle.config_item import ComponentLocator
 from torch import nn
 
 from .data.save import check_places
-from .data.splits import Split
 from .data.volume import find_inputs, is_nifti, load_volume
 from .device import keep_freed_memory
 from .dicom import select_series
@@ -121,14 +120,12 @@ def check_inference(
     return [{"image": str(path)} for path in inputs]
 
 
-def check_training(output_dir: str, split: Split) -> None:
-    """Refuse a split with nobody to train or to validate on, and a folder with finished weights.
+def check_training(output_dir: str) -> None:
+    """Refuse a folder with finished weights.
 
     Raises:
         BioAttError: names them.
     """
-    for part in ("train", "validate"):
-        split.patients(part)
     finished = Path(output_dir) / "model.pt"
     if finished.exists():
         raise BioAttError(f"{finished} holds the weights of a finished training; name another output folder")

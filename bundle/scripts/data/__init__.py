@@ -1,6 +1,7 @@
 """Studies on disk to volumes in HU and back, pairs for training, and the dict transforms of the configs."""
 
 from .orientation import OrientSlicesd, radiological_slices
+from .pair_dataset import PairDataset
 from .pairs import training_pairs
 from .patches import EpochSampler, GridPatchd, RandPairPatchesd, SeededDataset, grid_patches
 from .reader import SeriesReader
@@ -20,6 +21,7 @@ __all__ = [
     "LoadSeriesd",
     "NetworkToHUd",
     "OrientSlicesd",
+    "PairDataset",
     "RandPairPatchesd",
     "SaveSeries",
     "SeededDataset",
