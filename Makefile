@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-all evidence benchmark lint format
+.PHONY: setup demo test test-data test-pacs test-all coverage evidence benchmark lint format reference
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -31,6 +31,9 @@ test-pacs: setup  ## a round trip with Orthanc, which it installs (Debian) where
 test-all: setup  ## everything but what needs a model hub
 	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs'
 
+coverage: setup  ## the fast suite again, and which lines of bundle/scripts it runs
+	$(BIN)/python -m pytest --cov --cov-report=term
+
 EVIDENCE := docs/evidence/fast_weights
 HELD_OUT := CRLM-CT-1004 CRLM-CT-1006
 
@@ -47,9 +50,10 @@ evidence: setup  ## judge the shipped weights on real series; BIOATT_DATA must n
 benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile
 	$(BIN)/bioatt benchmark --output runs/benchmark --page docs/evidence/performance.md
 
-lint: setup  ## ruff, on code and format
+lint: setup  ## ruff, on code and format; black as the model zoo runs it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/black --check --quiet bundle
 
 format: setup  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

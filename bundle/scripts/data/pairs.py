@@ -203,12 +203,7 @@ class _Cache:
         if region == UNKNOWN and not isinstance(self.prior_source, (UniformPrior, RandomPrior)):  # these know nothing
             region = region_of_prior(priors.mean(0), self.prior_source.descriptors)
         return CachedPair(
-            path=path,
-            priors=priors,
-            patient=study.patient,
-            key=stack.keys[index],
-            uid=stack.uids[index],
-            region=region,
+            path=path, priors=priors, patient=study.patient, key=stack.keys[index], uid=stack.uids[index], region=region
         )
 
     def _priors(self, path: Path, key: SliceKey) -> np.ndarray:
