@@ -6,7 +6,7 @@ LABEL := .venv-label
 DEPLOY := .venv-deploy
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence study benchmark lint format
+.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence study benchmark lint format reference
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -53,6 +53,9 @@ $(DEPLOY)/.ready: deploy/app/requirements.txt
 test-all: setup  ## everything but what needs a model hub or programs of its own
 	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs and not label and not deploy'
 
+coverage: setup  ## the fast suite again, and which lines of bundle/scripts it runs
+	$(BIN)/python -m pytest --cov --cov-report=term
+
 EVIDENCE := docs/evidence/fast_weights
 HELD_OUT := CRLM-CT-1004 CRLM-CT-1006
 
@@ -74,9 +77,10 @@ study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA 
 benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile
 	$(BIN)/bioatt benchmark --output runs/benchmark --page docs/evidence/performance.md
 
-lint: setup  ## ruff, on code and format
+lint: setup  ## ruff, on code and format; black as the model zoo runs it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/black --check --quiet bundle
 
 format: setup  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -197,11 +197,7 @@ def write_enhanced_ct(folder, *, per_frame_rescale=False, order=None, modify=Non
     organization = generate_uid(entropy_srcs=["dimensions"])
     image.DimensionOrganizationSequence = [_item(DimensionOrganizationUID=organization)]
     image.DimensionIndexSequence = [
-        _item(
-            DimensionOrganizationUID=organization,
-            DimensionIndexPointer=pointer,
-            FunctionalGroupPointer=0x00209111,
-        )
+        _item(DimensionOrganizationUID=organization, DimensionIndexPointer=pointer, FunctionalGroupPointer=0x00209111)
         for pointer in (0x00209056, 0x00209057)
     ]
     rescales = [

@@ -15,12 +15,7 @@ import pydicom
 import pytest
 from dicom_cases import PROVENANCE, SYNTAXES, derive
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEGLSNearLossless,
-)
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSNearLossless
 from scripts.dicom import DerivedRules, find_series, read_slice, read_volume, select_series, write_derived_series
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
@@ -156,10 +151,7 @@ def test_codes_mean_what_they_say(tmp_path):
             derived.SourceImageSequence[0].PurposeOfReferenceCodeSequence[0],
             codes.DCM.SourceImageForImageProcessingOperation,
         ),
-        (
-            derived.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence[0],
-            codes.DCM.ProcessingEquipment,
-        ),
+        (derived.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence[0], codes.DCM.ProcessingEquipment),
     ):
         assert (item.CodeValue, item.CodeMeaning) == (code.value, code.meaning)
 

@@ -155,11 +155,7 @@ def priors(options: argparse.Namespace) -> None:
     rows = []
     for path in inputs:
         volume = radiological_slices(
-            path,
-            series=options.series,
-            assume_hu=options.assume_hu,
-            allow_gaps=options.allow_gaps,
-            progress=True,
+            path, series=options.series, assume_hu=options.assume_hu, allow_gaps=options.allow_gaps, progress=True
         )
         keys = slice_keys_from_meta(volume.meta, len(volume))
         with bar(len(volume), "priors") as advance:

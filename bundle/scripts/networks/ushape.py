@@ -55,11 +55,7 @@ class BioAttUNet(nn.Module):
     """
 
     def __init__(
-        self,
-        widths: Sequence[int] = (48, 96, 192),
-        fold: int = 2,
-        attention: str = "prior",
-        num_descriptors: int = 11,
+        self, widths: Sequence[int] = (48, 96, 192), fold: int = 2, attention: str = "prior", num_descriptors: int = 11
     ) -> None:
         super().__init__()
         self.title = f"BioAttUNet(widths={'-'.join(map(str, widths))}, fold={fold}, attention={attention})"
