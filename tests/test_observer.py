@@ -28,7 +28,7 @@ def signal(contrast=1.0):
 
 def scores_of(present, absent, channels=5):
     u = laguerre_gauss_channels(SIZE, WIDTH, channels)
-    return held_out_scores(channel_outputs(present, u), channel_outputs(absent, u))
+    return held_out_scores(channel_outputs(present, u), channel_outputs(absent, u)[:, None])
 
 
 def test_the_channels_are_orthonormal():
@@ -71,7 +71,7 @@ def test_no_repeat_is_scored_by_a_template_that_saw_it():
     outputs = np.random.default_rng(3).normal(size=(2, 8, 5))
     changed = outputs.copy()
     changed[:, 3] = 100.0
-    before, after = held_out_scores(*outputs), held_out_scores(*changed)
+    before, after = (held_out_scores(x[0], x[1][:, None]) for x in (outputs, changed))
     others = np.arange(8) != 3
     template = hotelling_template(outputs[0][others], outputs[1][others])
     assert before.present[3] == pytest.approx(outputs[0][3] @ template)
@@ -122,6 +122,20 @@ def test_verdicts(interval, expected):
     assert verdict(interval) == expected
 
 
+def test_several_places_without_the_signal_make_the_estimate_steadier():
+    u = laguerre_gauss_channels(SIZE, WIDTH)
+    estimates = {1: [], 6: []}
+    for seed in range(30):
+        noise = np.random.default_rng(seed).normal(0.0, 2.0, (7, 10, SIZE, SIZE))
+        present = channel_outputs(noise[0] + signal(4.0), u)
+        for places, kept in estimates.items():
+            kept.append(
+                detectability(held_out_scores(present, channel_outputs(noise[1 : 1 + places], u).swapaxes(0, 1)))
+            )
+    assert np.mean(estimates[6]) == pytest.approx(2.0, rel=0.25)
+    assert np.std(estimates[6]) < 0.8 * np.std(estimates[1])
+
+
 def test_too_few_repeats_are_refused():
     with pytest.raises(ValueError, match="n of 4 or more"):
-        held_out_scores(np.zeros((3, 5)), np.zeros((3, 5)))
+        held_out_scores(np.zeros((3, 5)), np.zeros((3, 1, 5)))

@@ -21,7 +21,7 @@ RIDGE = 1e-3
 
 
 class Scores(NamedTuple):
-    """What the observer says of each repeat with the signal and of each without it, both (n,)."""
+    """What the observer says of each repeat with the signal (n,), and of each without it at m places, (n, m)."""
 
     present: np.ndarray
     absent: np.ndarray
@@ -43,19 +43,22 @@ def laguerre_gauss_channels(size: int, width: float, channels: int = CHANNELS) -
 
 
 def channel_outputs(rois_hu: np.ndarray, channels: np.ndarray) -> np.ndarray:
-    """Inner products of regions (n, size, size) and channels (c, size, size), as (n, c)."""
-    return np.tensordot(np.asarray(rois_hu, np.float64), channels, axes=([1, 2], [1, 2]))
+    """Inner products of regions (..., size, size) and channels (c, size, size), as (..., c)."""
+    return np.tensordot(np.asarray(rois_hu, np.float64), channels, axes=([-2, -1], [1, 2]))
 
 
 def hotelling_template(present: np.ndarray, absent: np.ndarray, ridge: float = RIDGE) -> np.ndarray:
-    """``w = K^-1 (mean v1 - mean v0)`` with K the mean of both covariances, scaled to scores of variance 1; (c,).
+    """``w = K^-1 (mean v1 - mean v0)`` with K pooled over both, scaled to scores of variance 1; (c,).
+
+    Pooled means weighted by how many there are: a faint signal does not change the noise.
 
     Args:
-        present, absent: channel outputs (n, c), at least two of each.
+        present, absent: channel outputs (n, c) and (k, c), at least two of each.
         ridge: on the diagonal, as a share of its mean.
     """
-    covariance = (np.atleast_2d(np.cov(present.T)) + np.atleast_2d(np.cov(absent.T))) / 2
-    covariance = covariance + ridge * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    noise = np.concatenate([present - present.mean(0), absent - absent.mean(0)])
+    covariance = noise.T @ noise / (len(noise) - 2)
+    covariance += ridge * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     template = np.linalg.solve(covariance, present.mean(0) - absent.mean(0))
     return template / math.sqrt(max(template @ covariance @ template, np.finfo(float).tiny))
 
@@ -64,24 +67,32 @@ def held_out_scores(present: np.ndarray, absent: np.ndarray) -> Scores:
     """Score each repeat with the template of all other repeats, so that no template sees what it scores.
 
     Args:
-        present, absent: channel outputs (n, c) of repeats 0 .. n - 1, at least four of each; repeat i of both is left
+        present: channel outputs (n, c) of repeats 0 .. n - 1 with the signal, at least four.
+        absent: channel outputs (n, m, c) of repeats without it, at m places of equal noise; repeat i of both is left
             out together.
     """
-    if present.shape != absent.shape or present.ndim != 2 or len(present) < 4:
-        raise ValueError(f"present and absent must be (n, c) alike with n of 4 or more, got {present.shape}")
+    if present.ndim != 2 or absent.ndim != 3 or len(present) != len(absent) or len(present) < 4:
+        raise ValueError(
+            f"present must be (n, c) and absent (n, m, c) with n of 4 or more, got {present.shape} and {absent.shape}"
+        )
     scores = ([], [])
     for i in range(len(present)):
         others = np.arange(len(present)) != i
-        template = hotelling_template(present[others], absent[others])
+        template = hotelling_template(present[others], absent[others].reshape(-1, absent.shape[-1]))
         for kept, outputs in zip(scores, (present, absent), strict=True):
             kept.append(outputs[i] @ template)
     return Scores(*map(np.array, scores))
 
 
 def detectability(scores: Scores) -> float:
-    """``d' = (mean t1 - mean t0) / sqrt((var t1 + var t0) / 2)``; NaN where the scores do not vary."""
-    spread = math.sqrt((scores.present.var(ddof=1) + scores.absent.var(ddof=1)) / 2)
-    return float((scores.present.mean() - scores.absent.mean()) / spread) if spread > 0 else math.nan
+    """``d' = (mean t1 - mean t0) / s`` with the pooled variance s^2 of both; NaN where the scores do not vary.
+
+    With as many scores with the signal as without, s^2 is the mean of both variances, as d' is usually written.
+    """
+    present, absent = scores.present, scores.absent.ravel()
+    squares = ((present - present.mean()) ** 2).sum() + ((absent - absent.mean()) ** 2).sum()
+    spread = math.sqrt(squares / (len(present) + len(absent) - 2))
+    return float((present.mean() - absent.mean()) / spread) if spread > 0 else math.nan
 
 
 def compare_detectability(

@@ -16,11 +16,13 @@ from ..commands import BUNDLE_ROOT, CONFIGS
 from ..errors import BioAttError
 from ..evaluation.results import write_json
 from ..workflow import quiet_libraries
-from .denoisers import RETUNED, Denoiser, bundle_denoiser, nlm_denoiser, rival
+from .denoisers import RETUNED, Denoiser, at_strength, bundle_denoiser, nlm_denoiser, rival
 from .lcd import measure_lcd
+from .lesions import measure_lesions
 from .patients import Patient
 from .phantom import measure_phantom
 from .quality import NETWORK, measure_doses, measure_quality
+from .volumes import measure_volumes
 
 #: The public patients that the shipped weights were not trained on.
 HELD_OUT = ("CRLM-CT-1004", "CRLM-CT-1006")
@@ -65,11 +67,20 @@ class Evidence:
 
     def phantom(self) -> dict[str, Any]:
         """Texture and resolution in the water phantom."""
-        return measure_phantom(self.network, realisations=self.options.realisations, seed=self.options.seed)
+        denoisers = [self.network, at_strength(self.network, 0.5), nlm_denoiser(), *self.rivals]
+        return measure_phantom(denoisers, realisations=self.options.realisations, seed=self.options.seed)
 
     def detectability(self) -> dict[str, Any]:
         """The model observer on the LCD phantom."""
         return measure_lcd(self.options.data / "lcd_ct" / "fbp", [self.network, nlm_denoiser()])
+
+    def lesions(self) -> dict[str, Any]:
+        """Contrast of lesions put into real slices."""
+        return measure_lesions(self.patients, self.network, seed=self.options.seed)
+
+    def volumes(self) -> dict[str, Any]:
+        """Steps between slices; reformats."""
+        return measure_volumes(self.patients, self.network, self.options.output)
 
     def _bundle(self, name: str, prior: str) -> Denoiser:
         options = self.options
@@ -82,6 +93,8 @@ PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {
     "doses": Evidence.doses,
     "phantom": Evidence.phantom,
     "detectability": Evidence.detectability,
+    "lesions": Evidence.lesions,
+    "volumes": Evidence.volumes,
 }
 
 

@@ -119,3 +119,12 @@ def nlm_denoiser(name: str = "nlm", **tuning: float) -> Denoiser:
 def blended(denoised_hu: np.ndarray, input_hu: np.ndarray, strength: float) -> np.ndarray:
     """What ``--strength`` makes of an output."""
     return input_hu + strength * (denoised_hu - input_hu)
+
+
+def at_strength(denoiser: Denoiser, strength: float) -> Denoiser:
+    """The same at another strength, named so."""
+    return Denoiser(
+        name=f"{denoiser.name}, strength {strength:g}",
+        denoise=lambda stack: blended(denoiser(stack), stack, strength),
+        record={**denoiser.record, "strength": strength},
+    )

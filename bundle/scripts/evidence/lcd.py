@@ -25,6 +25,8 @@ STORED_OFFSET_HU = 1000.0
 _TYPES = {"MET_SHORT": "<i2", "MET_USHORT": "<u2"}
 #: Half the side of a disc's region is so many radii, but never less than so many pixels.
 REACH, LEAST_HALF = 3.0, 11
+#: Places on the discs' circle where images without discs are looked at.
+PLACES = 8
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,21 @@ def _compare(before: list, stacks: list[np.ndarray], discs: list[Disc], draws: i
 
 
 def _scores(present_hu: np.ndarray, absent_hu: np.ndarray, disc: Disc) -> Scores:
-    """Held-out scores of a disc; the channels are centred on its middle to half a pixel, as wide as it is."""
+    """Held-out scores of a disc; without it, at `PLACES` places as far from the middle, where the noise is the same."""
     half = max(LEAST_HALF, round(REACH * disc.radius))
     channels = laguerre_gauss_channels(2 * half, channel_width(disc.radius))
-    rows, columns = (slice(round(c + 0.5) - half, round(c + 0.5) + half) for c in disc.center)
-    return held_out_scores(*(channel_outputs(x[:, rows, columns], channels) for x in (present_hu, absent_hu)))
+    present = channel_outputs(_region(present_hu, disc.center, half), channels)
+    middle = (np.array(absent_hu.shape[1:]) - 1) / 2
+    turned = np.exp(2j * np.pi * np.arange(PLACES) / PLACES) * complex(*(np.array(disc.center) - middle))
+    places = [(middle[0] + one.real, middle[1] + one.imag) for one in turned]
+    absent = [channel_outputs(_region(absent_hu, place, half), channels) for place in places]
+    return held_out_scores(present, np.stack(absent, axis=1))
+
+
+def _region(stack_hu: np.ndarray, center: tuple[float, float], half: int) -> np.ndarray:
+    """Squares (n, 2 half, 2 half) whose middle lies within half a pixel of `center`."""
+    rows, columns = (slice(round(c + 0.5) - half, round(c + 0.5) + half) for c in center)
+    return stack_hu[:, rows, columns]
 
 
 def channel_width(radius: float) -> float:

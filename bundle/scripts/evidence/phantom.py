@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,16 +21,30 @@ LOW_CONTRAST = "14"
 
 
 def measure_phantom(
-    denoiser: Denoiser, *, dose_fraction: float = 0.25, realisations: int = 50, seed: int = 0
+    denoisers: Sequence[Denoiser], *, dose_fraction: float = 0.25, realisations: int = 50, seed: int = 0
 ) -> dict[str, Any]:
-    """`measure_texture` of a denoiser, with photons that give the full dose its noise; and the verdicts."""
+    """`measure_texture` of each denoiser on the same noise, with photons that give the full dose its noise.
+
+    Returns:
+        ``denoisers``: name to the result; ``limits`` of the first; ``simulation``: how it was done.
+    """
     phantom = rod_phantom(SIZE, SPACING_MM)
     simulator = calibrated(phantom)
-    result = measure_texture(
-        denoiser, simulator, dose_fraction=dose_fraction, realisations=realisations, seed=seed, phantom=phantom
-    )
-    described = {"views": VIEWS, "projector": simulator.geometry.projector, "photons": simulator.photons}
-    return {**result, "simulation": described, "limits": [one.as_dict() for one in phantom_limits(result)]}
+    results = {
+        one.name: measure_texture(
+            one, simulator, dose_fraction=dose_fraction, realisations=realisations, seed=seed, phantom=phantom
+        )
+        for one in denoisers
+    }
+    described = {
+        "views": VIEWS,
+        "projector": simulator.geometry.projector,
+        "photons": simulator.photons,
+        "full_noise_hu": FULL_NOISE_HU,
+        "pixels": SIZE,
+    }
+    limits = [one.as_dict() for one in phantom_limits(results[denoisers[0].name])]
+    return {"simulation": described, "denoisers": results, "limits": limits}
 
 
 def calibrated(phantom: RodPhantom, noise_hu: float = FULL_NOISE_HU) -> DoseSimulator:
