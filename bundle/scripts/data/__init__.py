@@ -5,12 +5,14 @@ from .pairs import training_pairs
 from .patches import EpochSampler, GridPatchd, RandPairPatchesd, SeededDataset, grid_patches
 from .reader import SeriesReader
 from .save import SaveSeries
+from .scope import CheckScoped, scope_path, write_scope
 from .splits import make_split
 from .studies import find_studies
 from .transforms import HUToNetworkd, LoadPaird, LoadSeriesd, NetworkToHUd, collate_one
 from .volume import Volume, find_inputs, load_volume
 
 __all__ = [
+    "CheckScoped",
     "EpochSampler",
     "GridPatchd",
     "HUToNetworkd",
@@ -30,5 +32,7 @@ __all__ = [
     "load_volume",
     "make_split",
     "radiological_slices",
+    "scope_path",
     "training_pairs",
+    "write_scope",
 ]
