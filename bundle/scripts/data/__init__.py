@@ -6,6 +6,7 @@ from .pairs import training_pairs
 from .patches import EpochSampler, GridPatchd, RandPairPatchesd, SeededDataset, grid_patches
 from .reader import SeriesReader
 from .save import SaveSeries
+from .scope import CheckScoped, scope_path, write_scope
 from .splits import make_split
 from .studies import find_studies
 from .targets import CleanedTargets, make_targets
@@ -14,6 +15,7 @@ from .volume import Volume, find_inputs, load_volume
 
 __all__ = [
     "CleanedTargets",
+    "CheckScoped",
     "EpochSampler",
     "GridPatchd",
     "HUToNetworkd",
@@ -35,5 +37,7 @@ __all__ = [
     "make_split",
     "make_targets",
     "radiological_slices",
+    "scope_path",
     "training_pairs",
+    "write_scope",
 ]

@@ -72,19 +72,20 @@ class SaveSeries:
         for item in engine.state.output:
             meta = item["image"].meta
             hu = item["pred"].cpu().numpy()[0]
+            provenance = self.provenance.outside(meta.get("outside_scope", ""))
             if meta["kind"] == "dicom":
                 write_dicom_result(
                     Path(meta["filename_or_obj"]),
                     meta["series_instance_uid"],
                     hu,
                     self.output_dir,
-                    self.provenance,
+                    provenance,
                     rules=self.rules,
                     overwrite=self.overwrite,
                     progress=self.progress,
                 )
             else:
-                self._write_nifti(Path(meta["filename_or_obj"]), hu)
+                self._write_nifti(Path(meta["filename_or_obj"]), hu, provenance)
 
     def finish(self, engine: Engine) -> None:
         """Move the finished folder to its place."""
@@ -96,10 +97,10 @@ class SaveSeries:
         self._staging.__exit__(type(error), error, error.__traceback__)
         raise error
 
-    def _write_nifti(self, source: Path, hu: np.ndarray) -> None:
+    def _write_nifti(self, source: Path, hu: np.ndarray, provenance: Derivation) -> None:
         if self._folder is None:
             self._folder = self._staging.enter_context(staged_folder(self.output_dir, self.overwrite))
-        write_nifti_result(source, hu, self._folder, self.provenance)
+        write_nifti_result(source, hu, self._folder, provenance)
 
 
 def write_dicom_result(

@@ -33,6 +33,7 @@ class InferenceSummary:
         self._slices = 0
         self._before: dict[int, np.ndarray] = {}
         self._noise: list[tuple[float, float]] = []
+        self._outside: list[str] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator that runs volumes (B, 1, H, W, slices) in network range."""
@@ -46,12 +47,15 @@ class InferenceSummary:
         self._began = time.perf_counter()
         self._slices = 0
         self._noise = []
+        self._outside = []
 
     def look(self, engine: Engine) -> None:
         """Keep some slices as they are before the inferer, which may work in place; count them all."""
         image = engine.state.batch["image"]
         count = image.shape[-1]
         self._slices += image.shape[0] * count
+        outside = image.meta.get("outside_scope", "") if isinstance(image, MetaTensor) else ""
+        self._outside += [outside] if isinstance(outside, str) else outside
         chosen = np.unique(np.linspace(0, count - 1, MEASURED_SLICES + 2).round().astype(int)[1:-1])
         self._before = {int(i): _slice_hu(image, int(i)) for i in chosen}
 
@@ -81,6 +85,7 @@ class InferenceSummary:
             ("weights", f"{self.provenance.network}, sha256 {self.provenance.weights_sha256[:16]}"),
             ("strength", f"{self.provenance.strength:g}"),
             ("noise (SD)", noise),
+            *(("outside scope", outside) for outside in dict.fromkeys(filter(None, self._outside))),
             ("seconds", f"{seconds:.1f} ({seconds / max(1, self._slices):.2f} per slice)"),
             ("output", self.output_dir),
         ]
