@@ -67,6 +67,9 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     _add_input(parser)
     parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
+    parser.add_argument(
+        "--report", action="store_true", help="write OUT.html beside OUT: pictures, noise, HU, prior, attention maps"
+    )
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
     _add_network(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="slices at a time")
