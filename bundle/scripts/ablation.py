@@ -217,12 +217,7 @@ def _region(pair: CachedPair, descriptors: Sequence[str]) -> str:
 
 
 def _run(
-    run: Run,
-    studies: Collection,
-    output_dir: Path,
-    file: Path,
-    matrix: Matrix,
-    shared: Mapping[str, Any],
+    run: Run, studies: Collection, output_dir: Path, file: Path, matrix: Matrix, shared: Mapping[str, Any]
 ) -> None:
     """Train one run, going on where it stopped, evaluate it, and write its record."""
     work, everyone = output_dir / "work" / file.stem, shared["patients"]

@@ -80,6 +80,9 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
         help="flatten (above 1) or sharpen the prior (default: 1, the paper's); as the weights were trained",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
+    parser.add_argument(
+        "--report", action="store_true", help="write OUT.html beside OUT: pictures, noise, HU, prior, attention maps"
+    )
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
     _add_network(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="slices at a time")

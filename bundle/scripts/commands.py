@@ -108,6 +108,7 @@ def denoise(options: argparse.Namespace) -> int:
         "assume_hu": options.assume_hu,
         "allow_gaps": options.allow_gaps,
         "overwrite": options.overwrite,
+        "report": options.report,
         "strength": options.strength,
         "stable_uids": options.stable_uids,
         "keep_private": options.keep_private,

@@ -126,19 +126,13 @@ def dose_distances(source: PriorSource, folder: Path) -> dict[str, float]:
         prior = source(full_and_low, [key, key])
         distances.append(total_variation(prior[:1], prior[1:]))
     moved = torch.cat(distances)
-    return {
-        "quarter_dose_tv": round(float(moved.mean()), 4),
-        "quarter_dose_tv_max": round(float(moved.max()), 4),
-    }
+    return {"quarter_dose_tv": round(float(moved.mean()), 4), "quarter_dose_tv_max": round(float(moved.max()), 4)}
 
 
 def page(figures: Mapping[str, Any]) -> str:
     """The evidence page of figures.json."""
     patients = figures["patients"]
-    lines = [
-        "| | " + " | ".join(f"without {name}" for name in patients) + " |",
-        "|---" * (1 + len(patients)) + "|",
-    ]
+    lines = ["| | " + " | ".join(f"without {name}" for name in patients) + " |", "|---" * (1 + len(patients)) + "|"]
     for key, words in SHOWN.items():
         lines.append(f"| {words} | " + " | ".join(f"{one[key]:g}" for one in patients.values()) + " |")
     table = "\n".join(lines)

@@ -103,21 +103,43 @@ def check_inference(
     assume_hu: bool = False,
     allow_gaps: bool = False,
     overwrite: bool = False,
+    report_file: str = "",
 ) -> list[dict[str, str]]:
     """Look at input and output before anything is loaded, and return the data list of the inference workflow.
 
     Raises:
-        BioAttError: see `find_inputs`, `select_series` and `check_places`.
+        BioAttError: the report exists; see also `find_inputs`, `select_series` and `check_places`.
     """
     dataset_dir, output_dir, series = str(dataset_dir), str(output_dir), str(series)
     inputs = find_inputs(dataset_dir)
     check_places(dataset_dir, output_dir, overwrite)
+    if report_file and not overwrite and Path(report_file).exists():
+        raise BioAttError(f"report {report_file} exists; name another output folder, or replace both with --overwrite")
     for path in inputs:
         if is_nifti(path) and (series or len(inputs) > 1):  # a lone file is read right away: one look is enough
             load_volume(path, series=series, assume_hu=assume_hu)
         elif not is_nifti(path):
             select_series(path, series or None, tell=False, allow_gaps=allow_gaps, assume_hu=assume_hu)
     return [{"image": str(path)} for path in inputs]
+
+
+def report_file(report: bool | str, output_dir: str) -> str:
+    """Where the report goes: beside the output folder, which programs that send DICOM want to be DICOM alone.
+
+    Args:
+        report: whether there is to be one; MONAI's command line hands ``true`` over as a word.
+        output_dir: folder of the results.
+
+    Returns:
+        ``OUT.html``, or nothing for no report.
+
+    Raises:
+        BioAttError: `report` is neither true nor false.
+    """
+    word = str(report).lower()
+    if word not in ("true", "false"):
+        raise BioAttError(f"report is {report!r}, wanted true or false")
+    return f"{Path(output_dir)}.html" if word == "true" else ""
 
 
 def check_training(output_dir: str) -> None:

@@ -153,11 +153,7 @@ class _Cache:
     """Pairs and priors on disk; makes what is not there."""
 
     def __init__(
-        self,
-        place: Path,
-        prior_source: PriorSource,
-        simulation: dict[str, Any],
-        targets: CleanedTargets | None,
+        self, place: Path, prior_source: PriorSource, simulation: dict[str, Any], targets: CleanedTargets | None
     ) -> None:
         self.place = place
         self.prior_source = prior_source

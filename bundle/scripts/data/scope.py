@@ -185,10 +185,7 @@ def _facts_of_stack(study: Any) -> Facts:
     header = _header(stack.keys[0].file) if stack.series_instance_uid else {}
     spacing_mm = float(np.linalg.norm(stack.steps_mm[0]))
     return Facts(
-        slice_thickness_mm=stack.thickness_mm,
-        pixel_spacing_mm=spacing_mm,
-        kvp=header.get("KVP"),
-        region=study.region,
+        slice_thickness_mm=stack.thickness_mm, pixel_spacing_mm=spacing_mm, kvp=header.get("KVP"), region=study.region
     )
 
 

@@ -37,13 +37,7 @@ class Denoiser:
 
 
 def bundle_denoiser(
-    name: str,
-    weights: Path,
-    *,
-    network_config: str = "",
-    prior: str = "compact",
-    device: str = "",
-    batch_size: int = 0,
+    name: str, weights: Path, *, network_config: str = "", prior: str = "compact", device: str = "", batch_size: int = 0
 ) -> Denoiser:
     """The inference workflow's network, prior and inferer, without its reading and writing.
 

@@ -17,12 +17,7 @@ CONTRASTS_HU = (-40.0, -20.0, 20.0, 40.0)
 
 
 def measure_lesions(
-    patients: Sequence[Patient],
-    denoiser: Denoiser,
-    *,
-    dose_fraction: float = 0.25,
-    slices: int = 3,
-    seed: int = 0,
+    patients: Sequence[Patient], denoiser: Denoiser, *, dose_fraction: float = 0.25, slices: int = 3, seed: int = 0
 ) -> dict[str, Any]:
     """Contrast recovery of one lesion of each size in each slice, once with each contrast.
 

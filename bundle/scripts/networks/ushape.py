@@ -116,6 +116,10 @@ class BioAttUNet(nn.Module):
             x = self._descend(x * maps[f"attention{index}_weighted"], index)
         return maps
 
+    def attention_grids(self) -> dict[str, tuple[int, int]]:
+        """For each block, how many pixels of the image one of its maps covers, and where the first begins."""
+        return {f"attention{index}": (self.fold * 2**index, 0) for index in range(len(self.slots))}
+
     def _encode(self, padded: Tensor, prior: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features of the coarsest scale, and those of the finer ones from fine to coarse."""
         x = self.head(F.pixel_unshuffle(padded, self.fold))
