@@ -7,10 +7,12 @@ from .reader import SeriesReader
 from .save import SaveSeries
 from .splits import make_split
 from .studies import find_studies
+from .targets import CleanedTargets, make_targets
 from .transforms import HUToNetworkd, LoadPaird, LoadSeriesd, NetworkToHUd, collate_one
 from .volume import Volume, find_inputs, load_volume
 
 __all__ = [
+    "CleanedTargets",
     "EpochSampler",
     "GridPatchd",
     "HUToNetworkd",
@@ -29,6 +31,7 @@ __all__ = [
     "grid_patches",
     "load_volume",
     "make_split",
+    "make_targets",
     "radiological_slices",
     "training_pairs",
 ]
