@@ -56,18 +56,11 @@ test-all: setup  ## everything but what needs a model hub or programs of its own
 coverage: setup  ## the fast suite again, and which lines of bundle/scripts it runs
 	$(BIN)/python -m pytest --cov --cov-report=term
 
-EVIDENCE := docs/evidence/fast_weights
-HELD_OUT := CRLM-CT-1004 CRLM-CT-1006
+RESULTS := docs/evidence/results
 
-evidence: setup  ## judge the shipped weights on real series; BIOATT_DATA must name the data
-	mkdir -p $(EVIDENCE)
-	for prior in compact uniform random; do \
-	  $(BIN)/bioatt evaluate $(BIOATT_DATA)/ct runs/evaluation_$$prior --validate $(HELD_OUT) --set cache_dir=runs/cache \
-	    prior=$$(test $$prior = random && echo random:0 || echo $$prior) || exit 2; \
-	  cp runs/evaluation_$$prior/evaluation.json $(EVIDENCE)/evaluation_$$prior.json; \
-	done
-	cd bundle && ../$(BIN)/python -m scripts.judge_series $(abspath $(BIOATT_DATA))/ct ../$(EVIDENCE) --work ../runs/evidence
-	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(EVIDENCE) --name $(HELD_OUT)
+evidence: setup  ## measure the shipped weights, write pages and model card; BIOATT_DATA must name the data; about half an hour
+	cd bundle && ../$(BIN)/python -m scripts.evidence $(abspath $(BIOATT_DATA)) ../$(RESULTS) --work ../runs/evidence --pages $(EVIDENCE_OPTIONS)
+	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(RESULTS)
 
 study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data
 	PYTHONPATH=bundle $(BIN)/python -m scripts.prior_study $(BIOATT_DATA)/ct runs/study/priors --page docs/evidence/prior_models.md

@@ -14,8 +14,8 @@ from .transforms import HUToNetworkd, LoadPaird, LoadSeriesd, NetworkToHUd, coll
 from .volume import Volume, find_inputs, load_volume
 
 __all__ = [
-    "CleanedTargets",
     "CheckScoped",
+    "CleanedTargets",
     "EpochSampler",
     "GridPatchd",
     "HUToNetworkd",
