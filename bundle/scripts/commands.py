@@ -138,7 +138,6 @@ def denoise(options: argparse.Namespace) -> int:
 
 def priors(options: argparse.Namespace) -> None:
     """`bioatt priors`: a table of priors, one row a slice."""
-    import numpy as np
     import torch
 
     from .data import find_inputs, radiological_slices
@@ -160,11 +159,9 @@ def priors(options: argparse.Namespace) -> None:
         )
         keys = slice_keys_from_meta(volume.meta, len(volume))
         with bar(len(volume), "priors") as advance:
-            for start in range(0, len(volume), 16):
-                part = range(start, min(start + 16, len(volume)))
-                stack = torch.from_numpy(np.stack([volume[i] for i in part]))
-                rows += zip([keys[i] for i in part], source(stack, [keys[i] for i in part]), strict=True)
-                advance(len(part))
+            for i, key in enumerate(keys):  # one at a time, as inference on a CPU: batches differ in the last digits
+                rows.append((key, source(torch.from_numpy(volume[i])[None], [key])[0]))
+                advance(1)
     write_prior_table(target, rows, source)
     print(f"{len(rows)} slices, prior {source.model}: {target}")
 

@@ -93,9 +93,11 @@ def doses_section(one: Results, results: Path) -> str:
     rows = []
     for row in one["rows"]:
         edges = [
-            " / ".join(number(row["edges_mm"][edge][name]) for name in ("full", "low", "out"))
-            if edge in row["edges_mm"]
-            else "-"
+            (
+                " / ".join(number(row["edges_mm"][edge][name]) for name in ("full", "low", "out"))
+                if edge in row["edges_mm"]
+                else "-"
+            )
             for edge in EDGES_HU
         ]
         pairs = [
