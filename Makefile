@@ -78,3 +78,7 @@ lint: setup  ## ruff, on code and format; black as the model zoo runs it
 format: setup  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: setup  ## write docs/reference and docs/rooms.svg again, from parser, configs and code
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_rooms.py
