@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_denoise(commands)
+    _add_explain(commands)
     _add_priors(commands)
     _add_data(commands)
     _add_train(commands)
@@ -95,6 +96,26 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="with --cohort: leave out what is finished in OUT")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_explain(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="show where the network attends in a slice, and what another prior changes",
+        description="For one slice: attention maps as pictures and NIfTI, and the result with its own prior, the "
+        "uniform one and that of another region: pictures, differences and figures.",
+        epilog=f"{_PRIORS}\nexample: bioatt explain study/series3 explained --slice 40\n\n{_NOTICE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_input(parser)
+    parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
+    parser.add_argument("--slice", type=int, required=True, metavar="N", help="from 0, inferior to superior")
+    parser.add_argument(
+        "--other", default="", metavar="WORD", help="descriptor of the other region (default: the least likely one)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
+    parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
+    _add_network(parser)
 
 
 def _add_priors(commands: argparse._SubParsersAction) -> None:
