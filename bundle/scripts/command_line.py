@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_denoise(commands)
+    _add_explain(commands)
     _add_priors(commands)
     _add_data(commands)
     _add_train(commands)
@@ -66,19 +67,7 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     )
     _add_input(parser)
     parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
-    parser.add_argument(
-        "--prior-form",
-        choices=("vector", "dense"),
-        default="vector",
-        help="one prior for a slice (default, the paper's), or one at each place of it; as the weights were trained",
-    )
-    parser.add_argument(
-        "--prior-temperature",
-        type=float,
-        default=1.0,
-        metavar="T",
-        help="flatten (above 1) or sharpen the prior (default: 1, the paper's); as the weights were trained",
-    )
+    _add_prior_form(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
     parser.add_argument(
         "--report", action="store_true", help="write OUT.html beside OUT: pictures, noise, HU, prior, attention maps"
@@ -111,6 +100,27 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def _add_explain(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="show where the network attends in a slice, and what another prior changes",
+        description="For one slice: attention maps as pictures and NIfTI, and the result with its own prior, the "
+        "uniform one and that of another region: pictures, differences and figures.",
+        epilog=f"{_PRIORS}\nexample: bioatt explain study/series3 explained --slice 40\n\n{_NOTICE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_input(parser)
+    parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
+    parser.add_argument("--slice", type=int, required=True, metavar="N", help="from 0, inferior to superior")
+    parser.add_argument(
+        "--other", default="", metavar="WORD", help="descriptor of the other region (default: the least likely one)"
+    )
+    _add_prior_form(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
+    parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
+    _add_network(parser)
+
+
 def _add_priors(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "priors",
@@ -122,6 +132,22 @@ def _add_priors(commands: argparse._SubParsersAction) -> None:
     _add_input(parser)
     parser.add_argument("output", metavar="TABLE.csv", help="the table to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the table")
+
+
+def _add_prior_form(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prior-form",
+        choices=("vector", "dense"),
+        default="vector",
+        help="one prior for a slice (default, the paper's), or one at each place of it; as the weights were trained",
+    )
+    parser.add_argument(
+        "--prior-temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="flatten (above 1) or sharpen the prior (default: 1, the paper's); as the weights were trained",
+    )
 
 
 def _add_series(parser: argparse.ArgumentParser) -> None:

@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
     keep_freed_memory()
     command = {
         "denoise": denoise,
+        "explain": explain,
         "priors": priors,
         "data": data,
         "train": train,
@@ -101,30 +102,17 @@ def open_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str,
 
 def denoise(options: argparse.Namespace) -> int:
     """`bioatt denoise`: the inference workflow, for one input or for each of a list."""
-    overrides: dict[str, Any] = {
-        "dataset_dir": options.input,
-        "output_dir": options.output,
-        "series": options.series,
-        "assume_hu": options.assume_hu,
-        "allow_gaps": options.allow_gaps,
-        "overwrite": options.overwrite,
+    overrides = _inference_overrides(options) | {
         "report": options.report,
         "strength": options.strength,
         "stable_uids": options.stable_uids,
         "keep_private": options.keep_private,
-        "prior": options.prior,
-        "prior_preparation": options.prior_preparation,
-        "prior_window_hu": list(options.prior_window),
-        "prior_form": options.prior_form,
-        "prior_temperature": options.prior_temperature,
         "bf16": options.bf16,
         "progress": not options.quiet,
     }
-    for name in ("weights", "batch_size", "series_description", "series_number_step"):
+    for name in ("batch_size", "series_description", "series_number_step"):
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
-    if options.device:
-        overrides["device"] = find_device(options.device)
     configs = ["inference.json", *_network_config(options)]
     if options.cohort:
         from .cohort import denoise_cohort
@@ -134,6 +122,18 @@ def denoise(options: argparse.Namespace) -> int:
         raise BioAttError("--resume goes on with a list of series; give it together with --cohort")
     run_workflow("inference", configs, overrides)
     return 0
+
+
+def explain(options: argparse.Namespace) -> None:
+    """`bioatt explain`: attention maps of one slice, and what another prior changes."""
+    from .explain import run_explain
+
+    overrides = _inference_overrides(options) | {"progress": False}
+    parser = open_workflow("inference", ["inference.json", *_network_config(options)], overrides).parser
+    names = ("data_list", "network", "provenance", "inferer", "reader")
+    parts = {name: parser.get_parsed_content(name) for name in names}
+    lines = run_explain(parts, options.output, options.slice, other=options.other, overwrite=options.overwrite)
+    print("\n".join(lines))
 
 
 def priors(options: argparse.Namespace) -> None:
@@ -313,6 +313,25 @@ def demo(options: argparse.Namespace) -> None:
     from .demo import run_demo
 
     run_demo(Path(options.output))
+
+
+def _inference_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """What `denoise` and `explain` both override."""
+    return {
+        "dataset_dir": options.input,
+        "output_dir": options.output,
+        "series": options.series,
+        "assume_hu": options.assume_hu,
+        "allow_gaps": options.allow_gaps,
+        "overwrite": options.overwrite,
+        "prior": options.prior,
+        "prior_preparation": options.prior_preparation,
+        "prior_window_hu": list(options.prior_window),
+        "prior_form": options.prior_form,
+        "prior_temperature": options.prior_temperature,
+        **({"weights": options.weights} if options.weights is not None else {}),
+        **({"device": find_device(options.device)} if options.device else {}),
+    }
 
 
 def _training_overrides(options: argparse.Namespace) -> dict[str, Any]:
