@@ -51,9 +51,16 @@ def in_deploy(function):
 
 def run(*words, **environment):
     """Run the application."""
+    return run_python(APP, *words, **environment)
+
+
+def run_python(*words, **environment):
+    """Run the SDK's Python without a network, and without this one's packages."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HOLOSCAN")}
     environment = {**kept, "HF_HUB_OFFLINE": "1", "PYTHONPATH": "", **environment}
-    return subprocess.run([PYTHON, APP, *map(str, words)], capture_output=True, text=True, env=environment, timeout=900)
+    return subprocess.run(
+        [PYTHON, *map(str, words)], capture_output=True, text=True, env=environment, timeout=1800, check=False
+    )
 
 
 def assert_same_as_bioatt(source, result, tmp_path, *words):
@@ -64,7 +71,7 @@ def assert_same_as_bioatt(source, result, tmp_path, *words):
     np.testing.assert_allclose(theirs.affine, ours.affine)
     headers = [pydicom.dcmread(one.files[0], stop_before_pixels=True) for one in (theirs, ours)]
     for keyword in ("DerivationDescription", "SeriesDescription", "SeriesNumber", "StudyInstanceUID", "ImageType"):
-        assert headers[0][keyword].value == headers[1][keyword].value
+        assert headers[0].get(keyword) == headers[1].get(keyword), keyword
 
 
 @in_deploy
@@ -102,45 +109,68 @@ def test_a_package_finds_folders_rules_and_settings_in_its_environment(tmp_path)
     assert_same_as_bioatt(thin, tmp_path / "out" / "denoised", tmp_path, "--strength", "0.5", "--prior", "uniform")
 
 
-@in_deploy
-def test_an_enhanced_ct_image_stays_one(tmp_path):
-    file, _ = write_enhanced_ct(tmp_path / "made", slices=3)
-    done = run("-i", file.parent, "-o", tmp_path / "out", "-m", ROOT / "bundle")
+#: What stands in the input folder, and what the one line says.
+BAD = {
+    "nothing": "no files; name a folder with a CT series",
+    "no DICOM": "no DICOM in 1 files",
+    "no CT": "holds DICOM but no CT image",
+    "several": "the rules select 2 CT series in .*narrow selection in app.yaml",
+    "gaps": "slices are missing or their spacing changes",
+    "exists": "denoised exists; name another one",
+}
+#: Many runs in one process: each start takes longer than all of them.
+DRIVER = """
+import contextlib, io, json, sys
+sys.path.insert(0, sys.argv[1])
+from app import main
+ends = {}
+for name, *words in json.loads(sys.argv[2]):
+    sys.argv[1:] = words
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        code = main()
+    ends[name] = [code, said.getvalue()]
+print(json.dumps(ends))
+"""
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory):
+    """Folder with in/CASE and out/CASE; exit code and stderr of each case, and of an Enhanced CT image."""
+    root = tmp_path_factory.mktemp("cases")
+    for name in BAD:
+        (root / "in" / name).mkdir(parents=True)
+    (root / "in" / "no DICOM" / "notes.txt").write_text("no image")
+    write_ct_series(root / "in" / "no CT" / "mr", slices=2, modify=MR)
+    for name in ("several", "gaps", "exists"):
+        write_ct_series(root / "in" / name / "a", slices=4)
+    write_ct_series(root / "in" / "several" / "b", slices=2, seed=1)
+    (root / "in" / "gaps" / "a" / "0002.dcm").unlink()
+    (root / "out" / "exists" / "denoised").mkdir(parents=True)
+    file, _ = write_enhanced_ct(root / "made", slices=3)
+    file.parent.rename(root / "in" / "enhanced")
+    words = [[name, "-i", root / "in" / name, "-o", root / "out" / name, "-m", ROOT / "bundle"] for name in BAD]
+    words.append(["enhanced", "-i", root / "in" / "enhanced", "-o", root / "out" / "enhanced", "-m", ROOT / "bundle"])
+    done = run_python("-c", DRIVER, APP, json.dumps(words, default=str))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_same_as_bioatt(file.parent, tmp_path / "out" / "denoised", tmp_path)
+    return root, json.loads(done.stdout.splitlines()[-1])
 
 
 @in_deploy
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        ("nothing", "no files; name a folder with a CT series"),
-        ("no DICOM", "no DICOM in 1 files"),
-        ("no CT", "holds DICOM but no CT image"),
-        ("several", "the rules select 2 CT series in .*narrow selection in app.yaml"),
-        ("gaps", "slices are missing or their spacing changes"),
-        ("exists", "denoised exists; name another one"),
-    ],
-)
-def test_bad_input_is_one_line_with_exit_code_2_and_nothing_written(tmp_path, case, message):
-    source = tmp_path / "in"
-    source.mkdir()
-    if case == "no DICOM":
-        (source / "notes.txt").write_text("no image")
-    if case == "no CT":
-        write_ct_series(source / "mr", slices=2, modify=MR)
-    if case in ("several", "gaps", "exists"):
-        write_ct_series(source / "a", slices=4)
-    if case == "several":
-        write_ct_series(source / "b", slices=2, seed=1)
-    if case == "gaps":
-        (source / "a" / "0002.dcm").unlink()
-    (tmp_path / "out" / ("denoised" if case == "exists" else "")).mkdir(parents=True)
-    done = run("-i", source, "-o", tmp_path / "out", "-m", ROOT / "bundle")
-    said = done.stdout + done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2 and len(lines) == 1 and re.search(message, lines[0]), said
-    assert [path.name for path in (tmp_path / "out").rglob("*")] == (["denoised"] if case == "exists" else [])
+def test_an_enhanced_ct_image_stays_one(ends, tmp_path):
+    root, told = ends
+    assert told["enhanced"][0] == 0, told["enhanced"]
+    assert_same_as_bioatt(root / "in" / "enhanced", root / "out" / "enhanced" / "denoised", tmp_path)
+
+
+@in_deploy
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_with_exit_code_2_and_nothing_written(ends, case):
+    root, told = ends
+    code, said = told[case]
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(lines) == 1 and re.search(BAD[case], lines[0]), said
+    written = [path.name for path in (root / "out" / case).rglob("*")]
+    assert written == (["denoised"] if case == "exists" else [])
 
 
 PACKAGER = """
@@ -158,7 +188,6 @@ print(json.dumps([config.title(), {name: str(path) for name, path in models.item
 def test_the_packager_reads_the_config_and_finds_the_bundle(tmp_path):
     bundle = tmp_path / "ct_low_dose_denoising_bioatt"
     shutil.copytree(ROOT / "bundle", bundle)
-    done = subprocess.run(
-        [PYTHON, "-c", PACKAGER, APP / "app.yaml", tmp_path], capture_output=True, text=True, check=True
-    )
+    done = run_python("-c", PACKAGER, APP / "app.yaml", tmp_path)
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["BioAtt low-dose CT denoising", {bundle.name: str(bundle)}]

@@ -17,6 +17,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 from scripts.command_line import main
 from scripts.data import load_volume
 from scripts.phantom import write_ct_series
@@ -130,6 +131,9 @@ def test_a_nifti_is_denoised_as_by_bioatt(server, client, tmp_path):
     ours = denoised_nifti(source, tmp_path / "ours")
     assert_same(result, ours.get_fdata(), ours.affine)
     assert np.abs(nibabel.load(result).get_fdata() - nibabel.load(source).get_fdata()).max() > 20
+    shown = SimpleITK.ReadImage(client.fetch_denoised(server.url, "b", tmp_path / "result.nrrd"))
+    assert shown.GetPixelID() == SimpleITK.sitkInt16
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(shown).T, nibabel.load(result).get_fdata())
 
 
 def test_a_dicom_folder_is_denoised_as_by_bioatt(server, client, tmp_path):
