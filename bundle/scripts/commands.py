@@ -114,6 +114,7 @@ def denoise(options: argparse.Namespace) -> int:
         "prior_preparation": options.prior_preparation,
         "prior_window_hu": list(options.prior_window),
         "bf16": options.bf16,
+        "compile": options.compile,
         "progress": not options.quiet,
     }
     for name in ("weights", "batch_size", "series_description", "series_number_step"):
@@ -302,6 +303,9 @@ def benchmark(options: argparse.Namespace) -> None:
         slices=options.slices,
         series=options.series,
         threads=options.threads,
+        processes=options.processes,
+        training=options.training,
+        compiled=options.compile,
         page=options.page,
     )
     print("\n".join(lines))
