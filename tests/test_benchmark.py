@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 
 import pytest
 import torch
-from scripts import benchmark
+from scripts import benchmark, benchmark_page
 from scripts.benchmark import EXACT, STOCK, Contestant, to_markdown
 from scripts.command_line import main
 from scripts.networks import BioAtt, BioAttUNet, load_weights
@@ -58,6 +59,29 @@ def test_the_parts_of_a_series_add_up(small):
     assert sum(parts) == pytest.approx(series["seconds"])
 
 
+def test_training_steps_are_timed(tmp_path, small):
+    training = benchmark.time_training(tmp_path, (96, 96), 4)
+    assert training["steps"] == 4, "four slices, two a batch: two steps an epoch, and two epochs count"
+    assert training["steps_per_second"] > 0 and 0 < training["waiting_for_data"] < 1
+    assert training["peak_memory_mib"] is None or training["peak_memory_mib"] > 100
+    figures = json.loads((small / "benchmark.json").read_text())
+    assert "waits for its data" not in "\n".join(to_markdown(figures))
+    assert f"data {training['waiting_for_data']:.1%} of the time" in "\n".join(
+        to_markdown(figures | {"training": training})
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_processes_on_a_list_are_timed_against_one(tmp_path):
+    found = benchmark.time_processes(tmp_path, (64, 64), 2, 2)
+    assert found["series"] == 6 and found["slices_per_series"] == 2
+    for processes in (1, 2):
+        assert len(list((tmp_path / f"out{processes}").glob("series*/*.dcm"))) == 12
+    assert found["ratio"] == pytest.approx(found["slices_per_second_of_all"] / found["slices_per_second_of_one"])
+    assert f"{found['ratio']:.2f} times the rate" in benchmark_page._cohort_line(found)
+
+
 def test_no_host_is_named(small):
     text = (small / "benchmark.json").read_text() + (small / "benchmark.md").read_text()
     assert platform.node() not in text and str(small) not in text
@@ -67,7 +91,7 @@ def test_operations_of_red_cnn_are_those_of_its_definition():
     """Multiplications of ten 5x5 layers, 96 channels, each counted at the place where it is smaller or larger."""
     network, side = BioAtt(channels=96, attention="none").eval(), 40
     image, prior = torch.rand(1, 1, side, side), torch.full((1, 11), 1 / 11)
-    counted = benchmark._contestant("x", network, "cpu", "fp32", image, prior).gflop
+    counted = benchmark.count_gflop(network, image, prior)
     inner = sum((side - 4 * layer) ** 2 for layer in (2, 3, 4, 5))  # outputs of conv2..5 = inputs of deconv1..4
     expected = 2 * 25 * (2 * 96 * (side - 4) ** 2 + 96 * 96 * 2 * inner) / 1e9
     assert counted == pytest.approx(expected)
@@ -99,10 +123,19 @@ def test_contestants_take_turns_and_medians_are_taken(monkeypatch):
     assert fast["seconds_per_slice"] == 2 and fast["times_as_fast_as_stock"] == 4 and fast["share_of_roof"] == 1.5
 
 
-@pytest.mark.parametrize("words", [("--repeats", "0"), ("--size", "0"), ("--threads", "-1")])
-def test_numbers_out_of_range_are_refused(tmp_path, capsys, words):
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("--repeats", "0"), "1 or more"),
+        (("--size", "0"), "1 or more"),
+        (("--threads", "-1"), "1 or more"),
+        (("--processes", "1"), "2 to"),
+        (("--processes", "100000"), "a core for each"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(tmp_path, capsys, words, wanted):
     assert main(["benchmark", "--output", str(tmp_path / "b"), *words]) == 2
-    assert "wanted 1 or more" in capsys.readouterr().err and not (tmp_path / "b").exists()
+    assert wanted in capsys.readouterr().err and not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (37, 90)])

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from scripts import cohort
-from scripts.benchmark import default_network
+from scripts.benchmark_workflows import default_network
 from scripts.cohort import STATE_FOLDER, read_list
 from scripts.command_line import main
 from scripts.data import load_volume

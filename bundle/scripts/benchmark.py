@@ -1,9 +1,10 @@
-"""How fast this machine denoises: networks against the rate of matrix products, and a whole series end to end."""
+"""How fast this machine denoises: networks against the rate of matrix products, and whole workflows."""
 
 from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import platform
 import statistics
@@ -20,9 +21,14 @@ from torch import Tensor, nn
 from torch.utils import mkldnn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .benchmark_page import plot, to_markdown
+from .benchmark_workflows import default_network, peak_memory, time_processes, time_series, time_training, wait
 from .errors import BioAttError
 from .networks import BioAtt, load_weights
+from .progress import bar
 from .staging import staged_file
+
+logger = logging.getLogger(__name__)
 
 STOCK = "RED-CNN, stock PyTorch form"
 EXACT = "RED-CNN, exact path"
@@ -58,6 +64,9 @@ def run_benchmark(
     slices: int = 100,
     series: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    processes: int = 0,
+    training: bool = False,
+    compiled: bool = False,
     page: str | os.PathLike[str] | None = None,
 ) -> list[str]:
     """Measure everything in one run and write benchmark.json, benchmark.md and benchmark.png.
@@ -72,6 +81,9 @@ def run_benchmark(
         slices: of the made series.
         series: a series to use in place of the made one.
         threads: of PyTorch on the CPU; None leaves its own choice.
+        processes: measure also how many times as fast this many processes denoise a list of series; 0 does not.
+        training: measure also how long a training step waits for data.
+        compiled: measure also the default network compiled by torch.compile.
         page: write the table also here, and the plot beside it.
 
     Returns:
@@ -83,31 +95,47 @@ def run_benchmark(
     for name, number in (("repeats", repeats), ("size", min(shape)), ("slices", slices), ("threads", threads or 1)):
         if number < 1:
             raise BioAttError(f"{name} of a benchmark is {number}, wanted 1 or more; e.g. leave it out")
+    cores = describe_machine()["cores"]
+    if processes and not 2 <= processes <= cores:
+        raise BioAttError(f"processes of a benchmark is {processes}, wanted 2 to {cores}, a core for each")
     folder = Path(output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BioAttError(f"{folder} cannot be made ({error.strerror}); name another folder with --output") from error
     with tempfile.TemporaryDirectory() as scratch, _threads(threads):
-        networks, notes = _networks(Path(scratch), shape)
+        networks, notes = _networks(Path(scratch), shape, compiled)
         figures = {
             "machine": describe_machine(),
             "shape": list(shape),
             "repeats": repeats,
             **_judge(_roofs(), networks, repeats),
             "notes": notes,
-            "series": time_series(Path(scratch), shape, slices, series),
+            "series": time_series(_fresh(scratch, "a whole series"), shape, slices, series),
         }
+        if processes:
+            few = max(1, slices // 10)
+            figures["cohort"] = time_processes(_fresh(scratch, "a list of series"), shape, few, processes)
+        if training:
+            figures["training"] = time_training(_fresh(scratch, "training"), shape, max(1, slices // 5))
     lines = to_markdown(figures)
     pages = [(folder / "benchmark.md", folder / "benchmark.png")]
     pages += [(Path(page), Path(page).with_suffix(".png"))] if page else []
     with staged_file(folder / "benchmark.json") as file:
         file.write_text(json.dumps(figures, indent=2) + "\n")
-    for text, plot in pages:
+    for text, picture in pages:
         with staged_file(text) as file:
-            file.write_text("\n".join([*lines, "", f"![seconds per slice]({plot.name})", ""]))
-        _plot(figures["networks"], plot)
+            file.write_text("\n".join([*lines, "", f"![seconds per slice]({picture.name})", ""]))
+        plot(figures["networks"], picture)
     return lines
+
+
+def _fresh(scratch: str, what: str) -> Path:
+    """A folder for one measurement, which is announced."""
+    logger.info("benchmark: %s", what)
+    folder = Path(scratch) / what
+    folder.mkdir()
+    return folder
 
 
 def describe_machine() -> dict[str, Any]:
@@ -167,54 +195,73 @@ def _roofs() -> list[Contestant]:
     return contestants
 
 
-def _networks(scratch: Path, shape: tuple[int, int]) -> tuple[list[Contestant], list[str]]:
+def _networks(scratch: Path, shape: tuple[int, int], compiled: bool) -> tuple[list[Contestant], list[str]]:
     """The networks on every device and in both precisions, and what to tell of those that cannot run here."""
     generator = torch.Generator().manual_seed(_SEED)
     image = torch.rand(1, 1, *shape, generator=generator)
     prior = torch.rand(1, 11, generator=generator).softmax(dim=1)
     stock, default = BioAtt(channels=96, attention="none").eval(), default_network()
+    gflop = {network: count_gflop(network, image, prior) for network in (stock, default)}
     contestants, notes = [], []
     for device in _devices():
         forms = {
-            STOCK: copy.deepcopy(stock).to(device),
-            EXACT: _as_inference_loads_it(stock, scratch, device),
-            f"default network, {default.title}": _as_inference_loads_it(default, scratch, device),
+            STOCK: (stock, copy.deepcopy(stock).to(device)),
+            EXACT: (stock, _as_inference_loads_it(stock, scratch, device)),
+            f"default network, {default.title}": (default, _as_inference_loads_it(default, scratch, device)),
         }
+        if compiled:
+            loaded = _as_inference_loads_it(default, scratch, device, compiled=True)
+            forms["default network, compiled"] = (default, loaded)
         slow = device == "cpu" and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BF16
         if slow:
             notes.append("bf16 on the CPU: left out, this processor has no instructions for it")
         for precision in ("fp32",) if slow else ("fp32", "bf16"):
-            for name, network in forms.items():
-                contestants.append(_contestant(name, network, device, precision, image, prior))
-    theirs = _ldct_benchmark()
-    if theirs is None:
-        notes.append("RED-CNN of ldct-benchmark: not installed (python -m pip install ldct-benchmark)")
-    else:
-        contestants.append(_contestant("RED-CNN of ldct-benchmark", theirs, "cpu", "fp32", image, prior))
-    runtime = _in_onnxruntime(default, scratch)
-    if runtime is None:
-        notes.append("default network in onnxruntime: not installed (python -m pip install 'bioatt[export]')")
-    else:
-        gflop = next(one.gflop for one in contestants if one.name.startswith("default"))
-        name = "default network, onnxruntime"
-        contestants.append(
-            Contestant(name=name, device="cpu", precision="fp32", gflop=gflop, run=lambda: runtime(image, prior))
-        )
+            for name, (plain, network) in forms.items():
+                run = _runner(network, device, precision, (image.to(device), prior.to(device)))
+                contestants.append(
+                    Contestant(name=name, device=device, precision=precision, gflop=gflop[plain], run=run)
+                )
+    others = {
+        "RED-CNN of ldct-benchmark": (_ldct_benchmark(), stock, (image,), "ldct-benchmark"),
+        "default network, onnxruntime": (
+            _in_onnxruntime(default, scratch),
+            default,
+            (image, prior),
+            "'bioatt[export]'",
+        ),
+    }
+    for name, (network, plain, inputs, package) in others.items():
+        if network is None:
+            notes.append(f"{name}: not installed (python -m pip install {package})")
+        else:
+            run = _runner(network, "cpu", "fp32", inputs)
+            contestants.append(Contestant(name=name, device="cpu", precision="fp32", gflop=gflop[plain], run=run))
     return contestants, notes
 
 
-def default_network() -> nn.Module:
-    """The network of inference.json, with seeded random weights."""
-    from .commands import open_workflow
+def count_gflop(network: nn.Module, image: Tensor, prior: Tensor) -> float:
+    """Operations of one run in 1e9, by the definition of the layers: a faster algorithm does not lower them."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(image, prior)
+    return counter.get_total_flops() / 1e9
 
-    torch.manual_seed(_SEED)
-    return open_workflow("inference", ["inference.json"], {}).parser.get_parsed_content("network_def").eval()
+
+def _runner(
+    network: Callable[..., Tensor], device: str, precision: str, inputs: tuple[Tensor, ...]
+) -> Callable[[], Tensor]:
+    """`network` on one slice that lies on `device`."""
+
+    def run() -> Tensor:
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            return network(*inputs)
+
+    return run
 
 
-def _as_inference_loads_it(network: nn.Module, scratch: Path, device: str) -> nn.Module:
+def _as_inference_loads_it(network: nn.Module, scratch: Path, device: str, compiled: bool = False) -> nn.Module:
     """A copy that went through a weights file, as every network of the inference workflow does."""
     torch.save(network.state_dict(), scratch / "weights.pt")
-    return load_weights(copy.deepcopy(network), scratch / "weights.pt", device)
+    return load_weights(copy.deepcopy(network), scratch / "weights.pt", device, compiled=compiled)
 
 
 def _ldct_benchmark() -> nn.Module | None:
@@ -236,27 +283,19 @@ def _in_onnxruntime(network: nn.Module, scratch: Path) -> Callable[[Tensor, Tens
     return load_exported(scratch / "default.onnx", "onnx", threads=torch.get_num_threads())
 
 
-def _contestant(name: str, network: nn.Module, device: str, precision: str, image: Tensor, prior: Tensor) -> Contestant:
-    """`network` on one slice that lies on `device`."""
-    inputs = (image.to(device),) if name.endswith("ldct-benchmark") else (image.to(device), prior.to(device))
-
-    def run() -> Tensor:
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            return network(*inputs)
-
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return Contestant(name=name, device=device, precision=precision, gflop=counter.get_total_flops() / 1e9, run=run)
-
-
 def _judge(roofs: Sequence[Contestant], networks: Sequence[Contestant], repeats: int) -> dict[str, Any]:
     """Time all in turn and set them against the roof of their device and stock RED-CNN."""
     everyone = [*roofs, *networks]
-    peaks = [_first_run(one) for one in everyone]
+    peaks = []
+    for one in everyone:
+        logger.info("benchmark: first run of %s, %s, %s", one.name, one.device, one.precision)
+        peaks.append(peak_memory(one.device, one.run))
     seconds: list[list[float]] = [[] for _ in everyone]
-    for _ in range(repeats):
-        for times, one in zip(seconds, everyone, strict=True):
-            times.append(_time(one))
+    with bar(repeats * len(everyone), "benchmark", unit="run") as advance:
+        for _ in range(repeats):
+            for times, one in zip(seconds, everyone, strict=True):
+                times.append(_time(one))
+                advance(1)
     medians = [statistics.median(times) for times in seconds]
     roof: dict[str, dict[str, Any]] = {}
     products = []
@@ -291,36 +330,11 @@ def _is_stock(one: Contestant) -> bool:
 
 
 def _time(one: Contestant) -> float:
-    _wait(one.device)
+    wait(one.device)
     began = time.perf_counter()
     one.run()
-    _wait(one.device)
+    wait(one.device)
     return time.perf_counter() - began
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _first_run(one: Contestant) -> float | None:
-    """Run once and return the peak memory in MiB: of the whole process on a CPU, of the tensors on a GPU.
-
-    None where the operating system does not let the mark be set back (anything but Linux).
-    """
-    if one.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        one.run()
-        _wait("cuda")
-        return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back, proc(5)
-    except OSError:
-        one.run()
-        return None
-    one.run()
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 
 
 @contextmanager
@@ -332,137 +346,3 @@ def _threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class _Stopwatch:
-    """Seconds spent in calls of a prior source; what else it is asked goes to the source."""
-
-    def __init__(self, source: Callable[..., Tensor]) -> None:
-        self.source = source
-        self.seconds = 0.0
-
-    def __call__(self, *inputs: Any) -> Tensor:
-        began = time.perf_counter()
-        found = self.source(*inputs)
-        self.seconds += time.perf_counter() - began
-        return found
-
-
-def time_series(
-    scratch: Path, shape: tuple[int, int], slices: int, series: str | os.PathLike[str] | None
-) -> dict[str, Any]:
-    """Seconds of the inference workflow for one series, as `bioatt denoise` runs it, part by part.
-
-    Start-up (imports, loading the models) is not in it. Reading is what comes before the inferer (files, orientation,
-    range), writing what comes after it (inverse, summary, files).
-
-    Args:
-        scratch: an empty folder.
-        shape, slices: of the made series.
-        series: a series to use instead.
-    """
-    from ignite.engine import Events
-    from monai.engines import IterationEvents
-
-    from .commands import open_workflow
-    from .phantom import write_ct_series
-
-    source = series or write_ct_series(scratch / "series", shape=shape, slices=slices, spacing=(0.75, 0.75))
-    weights = scratch / "default.pt"
-    torch.save(default_network().state_dict(), weights)
-    overrides = {"dataset_dir": str(source), "output_dir": str(scratch / "out"), "weights": str(weights)}
-    workflow = open_workflow("inference", ["inference.json"], {**overrides, "progress": False})
-    evaluator = workflow.parser.get_parsed_content("evaluator")
-    inferer, device = evaluator.inferer, evaluator.state.device.type
-    inferer.prior_source = prior = _Stopwatch(inferer.prior_source)
-    marks: dict[str, float] = {}
-    count = 0
-
-    def mark(name: str) -> Callable[..., None]:
-        def note(engine: Any) -> None:
-            nonlocal count
-            _wait(device)
-            marks[name] = time.perf_counter()
-            count = engine.state.output["image"].shape[-1] if name == "denoised" else count
-
-        return note
-
-    evaluator.add_event_handler(Events.ITERATION_STARTED, mark("read"))
-    evaluator.add_event_handler(IterationEvents.FORWARD_COMPLETED, mark("denoised"))
-    began = time.perf_counter()
-    workflow.run()
-    ended = time.perf_counter()
-    network = marks["denoised"] - marks["read"] - prior.seconds
-    return {
-        "source": "given" if series else "made",
-        "slices": count,
-        "device": device,
-        "read_seconds": marks["read"] - began,
-        "prior_seconds": prior.seconds,
-        "network_seconds": network,
-        "write_seconds": ended - marks["denoised"],
-        "seconds": ended - began,
-        "seconds_per_slice": (ended - began) / count,
-        "around_the_network": (ended - began) / network - 1,
-    }
-
-
-def to_markdown(figures: dict[str, Any]) -> list[str]:
-    """The figures of `run_benchmark` as a page."""
-    machine, series = figures["machine"], figures["series"]
-    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    lines = [
-        "# Speed",
-        "",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
-        f"{machine['instructions']}{gpu}; {machine['system']}; {versions}.",
-        f"One slice of {figures['shape'][0]} x {figures['shape'][1]}, medians of {figures['repeats']}, contestants in "
-        "turn. Made by `bioatt benchmark`; docs/performance.md tells what the columns mean.",
-        "",
-        "| network | device | precision | s/slice | GFLOP | GFLOP/s | of the roof | peak memory | against stock |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in figures["networks"]:
-        peak = "not known" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:.0f} MiB"
-        lines.append(
-            f"| {row['name']} | {row['device']} | {row['precision']} | {row['seconds_per_slice']:.4f} | "
-            f"{row['gflop_per_slice']:.1f} | {row['gflop_per_second']:.0f} | {row['share_of_roof']:.0%} | {peak} | "
-            f"{row['times_as_fast_as_stock']:.2f} x |"
-        )
-    lines += ["", *(f"- {note}" for note in figures["notes"])]
-    for device, roof in figures["roof"].items():
-        lines.append(f"- Roof of {device}: {roof['gflop_per_second']:.0f} GFLOP/s, {roof['name']}, fp32")
-    lines += [
-        "",
-        "| dense product, fp32 | device | GFLOP/s |",
-        "|---|---|---|",
-        *(f"| {row['name']} | {row['device']} | {row['gflop_per_second']:.0f} |" for row in figures["products"]),
-        "",
-        f"A whole {series['source']} series of {series['slices']} slices on {series['device']}: "
-        f"{series['seconds']:.1f} s, {series['seconds_per_slice']:.3f} s a slice; "
-        f"{series['around_the_network']:.0%} on top of the network.",
-        "",
-        "| read | prior | network | write |",
-        "|---|---|---|---|",
-        f"| {series['read_seconds']:.2f} s | {series['prior_seconds']:.2f} s | {series['network_seconds']:.2f} s | "
-        f"{series['write_seconds']:.2f} s |",
-    ]
-    return lines
-
-
-def _plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Seconds per slice of each network, as bars on a logarithmic axis."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 0.8 + 0.35 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    names = [f"{row['name'].split(', BioAtt')[0]}, {row['device']}, {row['precision']}" for row in rows]
-    bars = axes.barh(names, [row["seconds_per_slice"] for row in rows])
-    axes.bar_label(bars, [f"{row['seconds_per_slice']:.3g} s" for row in rows], padding=3)
-    axes.set(xscale="log", xlabel="seconds per slice")
-    axes.margins(x=0.15)
-    axes.invert_yaxis()
-    figure.savefig(path, dpi=100)

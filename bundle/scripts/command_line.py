@@ -77,6 +77,11 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch-size", type=int, metavar="N", help="slices at a time")
     parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16 (GPUs, recent CPUs)")
     parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network with torch.compile: takes a while at first, then faster",
+    )
+    parser.add_argument(
         "--strength", type=float, default=1.0, metavar="S", help="0 to 1: blend of input (0) and denoised (1, default)"
     )
     parser.add_argument(
@@ -377,6 +382,11 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--slices", type=int, default=100, metavar="N", help="of the made series (default: 100)")
     parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch on the CPU (default: its own choice)")
     parser.add_argument("--series", metavar="PATH", help="a series to denoise in place of a made one")
+    parser.add_argument(
+        "--processes", type=int, default=0, metavar="N", help="measure also N processes on a list of series against one"
+    )
+    parser.add_argument("--training", action="store_true", help="measure also how long training steps wait for data")
+    parser.add_argument("--compile", action="store_true", help="measure also the default network with torch.compile")
     parser.add_argument("--page", metavar="FILE", help="write benchmark.md also here, and the plot beside it")
 
 

@@ -108,6 +108,7 @@ def denoise(options: argparse.Namespace) -> int:
         "stable_uids": options.stable_uids,
         "keep_private": options.keep_private,
         "bf16": options.bf16,
+        "compile": options.compile,
         "progress": not options.quiet,
     }
     for name in ("batch_size", "series_description", "series_number_step"):
@@ -303,6 +304,9 @@ def benchmark(options: argparse.Namespace) -> None:
         slices=options.slices,
         series=options.series,
         threads=options.threads,
+        processes=options.processes,
+        training=options.training,
+        compiled=options.compile,
         page=options.page,
     )
     print("\n".join(lines))

@@ -69,7 +69,7 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message="NvImgCodec")
-    for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows"):
+    for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows", "onnx_ir", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

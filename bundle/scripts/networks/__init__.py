@@ -6,6 +6,7 @@ from .reference import load_reference_checkpoint
 from .registration import register_with_monai
 from .ushape import BioAttUNet
 from .weights import load_weights, read_state_dict, weights_sha256
+from .winograd import use_winograd
 
 __all__ = [
     "ATTENTION_KINDS",
@@ -20,6 +21,7 @@ __all__ = [
     "make_attention",
     "read_state_dict",
     "register_with_monai",
+    "use_winograd",
     "weights_sha256",
 ]
 

@@ -80,13 +80,13 @@ class BioAtt(nn.Module):
         height, width = image.shape[-2:]
         x0 = self._at_least_smallest(image)
         x2 = self._encode2(x0)
-        x3 = self.attention3(torch.relu(self.conv3(x2)), self._inner(prior, x0, 6))
-        x4 = torch.relu(self.conv4(x3))
-        x5 = self.attention5(torch.relu(self.conv5(x4)), self._inner(prior, x0, 10))
-        y = torch.relu(self.deconv1(x5) + x4)
-        y = torch.relu(self.deconv2(y))
-        y = torch.relu(self.deconv3(y) + x2)
-        y = torch.relu(self.deconv4(y))
+        x3 = self.attention3(self.conv3(x2).relu_(), self._inner(prior, x0, 6))
+        x4 = self.conv4(x3).relu_()
+        x5 = self.attention5(self.conv5(x4).relu_(), self._inner(prior, x0, 10))
+        y = self.deconv1(x5).add_(x4).relu_()
+        y = self.deconv2(y).relu_()
+        y = self.deconv3(y).add_(x2).relu_()
+        y = self.deconv4(y).relu_()
         return (self.deconv_last(y) + x0)[..., :height, :width]
 
     @torch.jit.export
@@ -104,10 +104,10 @@ class BioAtt(nn.Module):
         check_image(image)
         prior = fill_prior(prior, image, self.num_descriptors)
         x0 = self._at_least_smallest(image)
-        x3 = torch.relu(self.conv3(self._encode2(x0)))
+        x3 = self.conv3(self._encode2(x0)).relu_()
         maps3 = self.attention3.maps(x3)
         weighted3 = self.attention3.weigh(maps3, self._inner(prior, x0, 6))
-        x5 = torch.relu(self.conv5(torch.relu(self.conv4(x3 * weighted3))))
+        x5 = self.conv5(self.conv4(x3 * weighted3).relu_()).relu_()
         maps5 = self.attention5.maps(x5)
         return {
             "attention3": maps3,
@@ -121,7 +121,7 @@ class BioAtt(nn.Module):
         return {"attention3": (1, 6), "attention5": (1, 10)}
 
     def _encode2(self, x: Tensor) -> Tensor:
-        return torch.relu(self.conv2(torch.relu(self.conv1(x))))
+        return self.conv2(self.conv1(x).relu_()).relu_()
 
     def _inner(self, prior: Tensor, image: Tensor, margin: int) -> Tensor:
         """A dense prior brought to the image's size and cropped as the convolutions crop; a vector as it is."""

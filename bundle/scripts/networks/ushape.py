@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, same shape as `x`."""
-        return x + self.conv2(torch.relu(self.conv1(x)))
+        return self.conv2(self.conv1(x).relu_()).add_(x)
 
 
 class BioAttUNet(nn.Module):
@@ -89,7 +89,7 @@ class BioAttUNet(nn.Module):
         padded = self._pad(image)
         x, skips = self._encode(padded, self._pad_prior(fill_prior(prior, image, self.num_descriptors), image))
         for index, (up, block) in enumerate(zip(self.up, self.decoder)):  # noqa: B905 (TorchScript knows no strict)
-            x = block(up(x) + skips[len(skips) - 1 - index])
+            x = block(up(x).add_(skips[len(skips) - 1 - index]))
         residual = F.pixel_shuffle(self.tail(x), self.fold)
         return (padded + residual)[..., : image.shape[-2], : image.shape[-1]]
 

@@ -1,0 +1,88 @@
+"""The benchmark's figures as a page and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def to_markdown(figures: dict[str, Any]) -> list[str]:
+    """The figures of `run_benchmark` as a page."""
+    machine, series = figures["machine"], figures["series"]
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    lines = [
+        "# Speed",
+        "",
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"{machine['instructions']}{gpu}; {machine['system']}; {versions}.",
+        f"One slice of {figures['shape'][0]} x {figures['shape'][1]}, medians of {figures['repeats']}, contestants in "
+        "turn. Made by `bioatt benchmark`; docs/performance.md tells what the columns mean.",
+        "",
+        "| network | device | precision | s/slice | GFLOP | GFLOP/s | of the roof | peak memory | against stock |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in figures["networks"]:
+        peak = "not known" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:.0f} MiB"
+        lines.append(
+            f"| {row['name']} | {row['device']} | {row['precision']} | {row['seconds_per_slice']:.4f} | "
+            f"{row['gflop_per_slice']:.1f} | {row['gflop_per_second']:.0f} | {row['share_of_roof']:.0%} | {peak} | "
+            f"{row['times_as_fast_as_stock']:.2f} x |"
+        )
+    lines += ["", *(f"- {note}" for note in figures["notes"])]
+    for device, roof in figures["roof"].items():
+        lines.append(f"- Roof of {device}: {roof['gflop_per_second']:.0f} GFLOP/s, {roof['name']}, fp32")
+    lines += [
+        "",
+        "| dense product, fp32 | device | GFLOP/s |",
+        "|---|---|---|",
+        *(f"| {row['name']} | {row['device']} | {row['gflop_per_second']:.0f} |" for row in figures["products"]),
+        "",
+        f"A whole {series['source']} series of {series['slices']} slices on {series['device']}: "
+        f"{series['seconds']:.1f} s, {series['seconds_per_slice']:.3f} s a slice; "
+        f"{series['around_the_network']:.0%} on top of the network.",
+        "",
+        "| read | prior | network | write |",
+        "|---|---|---|---|",
+        f"| {series['read_seconds']:.2f} s | {series['prior_seconds']:.2f} s | {series['network_seconds']:.2f} s | "
+        f"{series['write_seconds']:.2f} s |",
+    ]
+    if "cohort" in figures:
+        lines += ["", _cohort_line(figures["cohort"])]
+    if "training" in figures:
+        lines += ["", _training_line(figures["training"])]
+    return lines
+
+
+def _cohort_line(cohort: dict[str, Any]) -> str:
+    return (
+        f"A list of {cohort['series']} made series of {cohort['slices_per_series']} slices (`--cohort`): "
+        f"{cohort['processes']} processes on a core each do {cohort['slices_per_second_of_all']:.2f} slices a second, "
+        f"one on one core {cohort['slices_per_second_of_one']:.2f}: {cohort['ratio']:.2f} times the rate."
+    )
+
+
+def _training_line(training: dict[str, Any]) -> str:
+    peak = "" if training["peak_memory_mib"] is None else f", peak memory {training['peak_memory_mib']:.0f} MiB"
+    return (
+        f"Training by train.json on {training['device']}: {training['steps_per_second']:.2f} steps a second; a step "
+        f"waits for its data {training['waiting_for_data']:.1%} of the time ({training['steps']} steps){peak}."
+    )
+
+
+def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Seconds per slice of each network, as bars on a logarithmic axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.8 + 0.35 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    names = [f"{row['name'].split(', BioAtt')[0]}, {row['device']}, {row['precision']}" for row in rows]
+    bars = axes.barh(names, [row["seconds_per_slice"] for row in rows])
+    axes.bar_label(bars, [f"{row['seconds_per_slice']:.3g} s" for row in rows], padding=3)
+    axes.set(xscale="log", xlabel="seconds per slice")
+    axes.margins(x=0.15)
+    axes.invert_yaxis()
+    figure.savefig(path, dpi=100)
