@@ -16,6 +16,9 @@ from .staging import staged_file
 #: Measures of the tables, with their number of decimals.
 MEASURES = {"psnr_db": 2, "ssim": 4, "rmse_hu": 2}
 LOW = "low dose"
+#: What every record tells.
+RECORDED = {"arm", "settings", "seed", "left_out", "prior", "patients", "shared_settings", "backbone", "configs"}
+RECORDED |= {"versions", "figures"}
 #: Values of an arm under a test prior: measure -> (patient, seed) -> value.
 Values = dict[str, dict[tuple[str, int], float]]
 
@@ -30,7 +33,7 @@ def read_records(files: Sequence[Path]) -> list[dict[str, Any]]:
     for file in files:
         try:
             record = json.loads(file.read_text())
-            missing = {"arm", "seed", "left_out", "figures", "shared_settings", "versions", "configs"} - record.keys()
+            missing = RECORDED - record.keys()
             if missing:
                 raise ValueError(f"no {', '.join(sorted(missing))}")
         except (ValueError, AttributeError) as error:
@@ -184,7 +187,7 @@ def _page(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], plot
 patient left out is only tested on, and the final weights count. Low doses are simulated; the full dose is noisy itself,
 so PSNR is capped. Differences are of the same patient and seed, averaged over seeds; the 95% interval is over patients,
 none is given below three, and `better` or `worse` means that it leaves out 0. No correction is made for the number of
-comparisons: of twenty, one leaves out 0 by chance.
+comparisons: about one in twenty leaves out 0 by chance.
 
 ## Quality with the prior trained with
 
@@ -234,7 +237,7 @@ def _plot(summary: Mapping[str, Any], path: Path) -> None:
     for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
         for height, (_, one) in enumerate(reversed(rows)):
             dots = list(one["patients"].values())
-            axes.plot(dots, [height] * len(dots), "o", color="#888888", markersize=4)
+            axes.plot(dots, [height] * len(dots), "o", color="#888888", markersize=4, zorder=3)
             axes.plot([one["mean"]], [height], "D", color="#0072b2")
             if one["interval_95"]:
                 axes.plot(one["interval_95"], [height, height], "-", color="#0072b2", linewidth=2)
