@@ -71,7 +71,8 @@ def test_package_and_bundle_have_one_version(bundle_root):
 
 def test_train_and_inference_have_one_network_and_one_view_of_the_prior(bundle_root):
     train, inference = read(bundle_root, "train.json"), read(bundle_root, "inference.json")
-    for key in ("network_def", "prior", "prior_preparation", "prior_window_hu", "prior_source"):
+    prior = [f"prior{what}" for what in ("", "_preparation", "_window_hu", "_form", "_temperature", "_source")]
+    for key in ("network_def", *prior):
         assert train[key] == inference[key], key
 
 

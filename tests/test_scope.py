@@ -59,7 +59,8 @@ def test_no_file_is_no_scope_and_a_damaged_one_is_refused(tmp_path):
         read_scope(tmp_path / "model.scope.json")
 
 
-def test_training_data_gives_the_ranges_it_shows(tmp_path):
+@pytest.mark.parametrize(("routine", "lowest_hu"), [(0.0, 12.0 * 2**0.5), (0.1, 12.0)])
+def test_training_data_gives_the_ranges_it_shows(tmp_path, routine, lowest_hu):
     data = write_patients(tmp_path / "data", "AB", 3)
     write_ct_series(data / "C", shape=(96, 96), spacing=(3.0, 3.0), slices=3, noise_sd=30.0, seed=5)
     overrides = {
@@ -70,12 +71,13 @@ def test_training_data_gives_the_ranges_it_shows(tmp_path):
         "views": 40,
         "dose_fractions": [0.5],
         "noise_gain": [1.0, 2.0],
+        "routine_probability": routine,
     }
     run_workflow("scope_only", ["train.json"], overrides)
     scope = read_scope(tmp_path / "out" / "model.scope.json")
     assert scope.patients == 2 and scope.pixel_spacing_mm == (3.0, 3.5)
     lowest, highest = scope.noise_sd_hu
-    assert lowest == pytest.approx(12.0 * np.sqrt(2), rel=0.25), "half the dose of the quieter patient"
+    assert lowest == pytest.approx(lowest_hu, rel=0.25), "of the quieter patient, at half or at its own dose"
     assert highest == pytest.approx(30.0 * np.sqrt(1 + 2**2), rel=0.3), "twice the added noise of the other"
     assert not (tmp_path / "out" / "model.pt").exists()
 

@@ -66,6 +66,19 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     )
     _add_input(parser)
     parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
+    parser.add_argument(
+        "--prior-form",
+        choices=("vector", "dense"),
+        default="vector",
+        help="one prior for a slice (default, the paper's), or one at each place of it; as the weights were trained",
+    )
+    parser.add_argument(
+        "--prior-temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="flatten (above 1) or sharpen the prior (default: 1, the paper's); as the weights were trained",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
     _add_network(parser)

@@ -113,6 +113,8 @@ def denoise(options: argparse.Namespace) -> int:
         "prior": options.prior,
         "prior_preparation": options.prior_preparation,
         "prior_window_hu": list(options.prior_window),
+        "prior_form": options.prior_form,
+        "prior_temperature": options.prior_temperature,
         "bf16": options.bf16,
         "progress": not options.quiet,
     }

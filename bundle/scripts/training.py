@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from .errors import BioAttError
-from .networks.weights import fit_weights
+from .networks.weights import fit_weights, read_state_dict
 from .staging import staged_file
 
 logger = logging.getLogger(__name__)
@@ -175,6 +175,16 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.o
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
         optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(parameters, max_norm) and None)
     return optimizer
+
+
+def begin_with(network: nn.Module, weights: str) -> None:
+    """Load `weights` into `network` before it is trained; empty: leave it as it was initialised.
+
+    Raises:
+        BioAttError: the file cannot be read, or belongs to another network.
+    """
+    if weights:
+        fit_weights(network, read_state_dict(weights), weights)
 
 
 def join_processes() -> None:

@@ -8,11 +8,13 @@ from .save import SaveSeries
 from .scope import CheckScoped, scope_path, write_scope
 from .splits import make_split
 from .studies import find_studies
+from .targets import CleanedTargets, make_targets
 from .transforms import HUToNetworkd, LoadPaird, LoadSeriesd, NetworkToHUd, collate_one
 from .volume import Volume, find_inputs, load_volume
 
 __all__ = [
     "CheckScoped",
+    "CleanedTargets",
     "EpochSampler",
     "GridPatchd",
     "HUToNetworkd",
@@ -31,6 +33,7 @@ __all__ = [
     "grid_patches",
     "load_volume",
     "make_split",
+    "make_targets",
     "radiological_slices",
     "scope_path",
     "training_pairs",

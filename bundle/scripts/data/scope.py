@@ -113,6 +113,7 @@ def write_scope(
     studies: Collection,
     pairs: Sequence[Mapping[str, Any]],
     noise_gain: Sequence[float] = (1.0, 1.0),
+    routine_probability: float = 0.0,
 ) -> Scope:
     """Write what `pairs`, by `training_pairs`, will show a network.
 
@@ -121,10 +122,12 @@ def write_scope(
         studies: where the pairs come from.
         pairs: of the training part.
         noise_gain: range by which training scales the noise that the low dose has more than the full one.
+        routine_probability: share of patches that are shown without it.
     """
     patients = sorted({one["patient"] for one in pairs})
     facts = [_facts_of_stack(study) for name in patients for study in studies.of(name)]
-    noises = [noise for name in patients for noise in _noises([p for p in pairs if p["patient"] == name], noise_gain)]
+    gains = [*noise_gain, *([0.0] if routine_probability > 0 else [])]
+    noises = [noise for name in patients for noise in _noises([p for p in pairs if p["patient"] == name], gains)]
     regions = {one["region"] for one in pairs} | {one.region for one in facts}
     scope = Scope(
         **{name: _range([getattr(one, name) for one in facts]) for name in RANGES if name != "noise_sd_hu"},
@@ -209,7 +212,7 @@ def _header(file: str) -> dict[str, Any]:
 
 
 def _noises(pairs: list[Mapping[str, Any]], gains: Sequence[float]) -> list[float]:
-    """Noise of the low doses of some slices of a patient, with the least and the largest gain."""
+    """Noise of the low doses of some slices of a patient, at each gain of the noise."""
     noises = []
     for one in pairs[:: max(1, len(pairs) // NOISE_SLICES)]:
         full, lows, _ = one["pair"].load()

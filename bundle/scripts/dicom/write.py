@@ -19,7 +19,8 @@ from .derived import describe
 from .enhanced import frame_headers
 from .headers import is_enhanced, open_dicom, quiet_pydicom, rescale, whole_number
 from .padding import is_signed, padding_limits, padding_mask, stored_range
-from .read import Progress, read_frames
+from .pixels import read_frames
+from .read import Progress
 from .rules import DerivedRules, Run
 from .series import Series
 from .transcode import set_element, to_explicit_little_endian
