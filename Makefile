@@ -31,18 +31,11 @@ test-pacs: setup  ## a round trip with Orthanc, which it installs (Debian) where
 test-all: setup  ## everything but what needs a model hub
 	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs'
 
-EVIDENCE := docs/evidence/fast_weights
-HELD_OUT := CRLM-CT-1004 CRLM-CT-1006
+RESULTS := docs/evidence/results
 
-evidence: setup  ## judge the shipped weights on real series; BIOATT_DATA must name the data
-	mkdir -p $(EVIDENCE)
-	for prior in compact uniform random; do \
-	  $(BIN)/bioatt evaluate $(BIOATT_DATA)/ct runs/evaluation_$$prior --validate $(HELD_OUT) --set cache_dir=runs/cache \
-	    prior=$$(test $$prior = random && echo random:0 || echo $$prior) || exit 2; \
-	  cp runs/evaluation_$$prior/evaluation.json $(EVIDENCE)/evaluation_$$prior.json; \
-	done
-	cd bundle && ../$(BIN)/python -m scripts.judge_series $(abspath $(BIOATT_DATA))/ct ../$(EVIDENCE) --work ../runs/evidence
-	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(EVIDENCE) --name $(HELD_OUT)
+evidence: setup  ## measure the shipped weights, write pages and model card; BIOATT_DATA must name the data; about half an hour
+	cd bundle && ../$(BIN)/python -m scripts.evidence $(abspath $(BIOATT_DATA)) ../$(RESULTS) --work ../runs/evidence --pages $(EVIDENCE_OPTIONS)
+	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(RESULTS)
 
 benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile
 	$(BIN)/bioatt benchmark --output runs/benchmark --page docs/evidence/performance.md

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
-from scripts.data.studies import pseudonym_of
 from scripts.hu import VALID_RANGE_HU, hu_to_network
-from scripts.model_card import PRIORS, fill, performance_table, prior_table
-from scripts.networks import BioAtt, BioAttUNet, load_weights, weights_sha256
+from scripts.networks import BioAtt, BioAttUNet, load_weights
 from scripts.phantom import write_ct_series
 
 
@@ -97,22 +94,6 @@ def test_network_overrides_name_the_papers_networks(bundle_root, name, attention
     assert definition == {"_target_": "BioAtt", "channels": 96, "attention": attention}
 
 
-EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence" / "fast_weights"
-
-
-def test_the_model_card_names_the_weights_and_figures_that_are_there(bundle_root):
-    card = (bundle_root / "docs" / "README.md").read_text()
-    evaluations = {one: json.loads((EVIDENCE / f"evaluation_{one}.json").read_text()) for one in PRIORS}
-    names = {pseudonym_of(name): name for name in ("CRLM-CT-1004", "CRLM-CT-1006")}
-    assert set(evaluations["compact"]["patients"]) == set(names)
-    sections = {
-        "weights": f"`models/model.pt`, sha256 `{weights_sha256(bundle_root / 'models' / 'model.pt')}`",
-        "performance": performance_table(evaluations["compact"], names),
-        "priors": prior_table(evaluations, names),
-    }
-    assert fill(card, sections) == card
-
-
 def test_checksums_are_those_of_the_files(bundle_root):
     import hashlib
 
@@ -121,9 +102,3 @@ def test_checksums_are_those_of_the_files(bundle_root):
     assert {name for _, name in lines} == {"model.pt", "bioatt32.pt", "prior/open_clip_model.safetensors"}
     for digest, name in lines:
         assert hashlib.sha256((models / name).read_bytes()).hexdigest() == digest, name
-
-
-def test_metadata_has_the_figures_of_the_evidence(bundle_root):
-    means = json.loads((EVIDENCE / "evaluation_compact.json").read_text())["overall"]["denoised"]
-    metrics = read(bundle_root, "metadata.json")["eval_metrics"]
-    assert metrics == {"psnr_db": round(means["psnr_db"]["mean"], 2), "ssim": round(means["ssim"]["mean"], 4)}

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 from scripts.command_line import main
 from scripts.data import load_volume
-from scripts.judge_series import judge_series
+from scripts.evidence.series import judge_series
 
 pytestmark = pytest.mark.data
 

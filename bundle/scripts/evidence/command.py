@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from ..commands import BUNDLE_ROOT, CONFIGS
-from ..errors import BioAttError
 from ..evaluation.results import write_json
 from ..workflow import quiet_libraries
 from .denoisers import RETUNED, Denoiser, at_strength, bundle_denoiser, nlm_denoiser, rival
 from .lcd import measure_lcd
 from .lesions import measure_lesions
+from .pages import write_pages
 from .patients import Patient
 from .phantom import measure_phantom
-from .quality import NETWORK, measure_doses, measure_quality
+from .quality import NETWORK, measure_doses, measure_quality, quality_pictures
+from .series import measure_series
 from .volumes import measure_volumes
 
 #: The public patients that the shipped weights were not trained on.
@@ -54,12 +55,13 @@ class Evidence:
     def quality(self) -> dict[str, Any]:
         """Quarter dose against full dose, beside the rivals."""
         others = [self._bundle(f"{NETWORK}, {prior} prior", prior) for prior in OTHER_PRIORS]
-        return measure_quality(
+        result = measure_quality(
             self.patients,
             [self.network, nlm_denoiser(), nlm_denoiser("nlm, retuned", **RETUNED), *self.rivals, *others],
             slices=self.options.slices,
             rivals=[one.name for one in self.rivals],
         )
+        return result | {"pictures": quality_pictures(result, self.patients, self.network, self.options.output)}
 
     def doses(self) -> dict[str, Any]:
         """Full dose to a tenth, and half strength."""
@@ -82,6 +84,12 @@ class Evidence:
         """Steps between slices; reformats."""
         return measure_volumes(self.patients, self.network, self.options.output)
 
+    def series(self) -> dict[str, Any]:
+        """The routine-dose series themselves."""
+        options = self.options
+        work = options.work or options.output / "denoised"
+        return measure_series(options.data / "ct", options.weights, work, options.output, options.network)
+
     def _bundle(self, name: str, prior: str) -> Denoiser:
         options = self.options
         config, device = options.network, options.device
@@ -95,6 +103,7 @@ PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {
     "detectability": Evidence.detectability,
     "lesions": Evidence.lesions,
     "volumes": Evidence.volumes,
+    "series": Evidence.series,
 }
 
 
@@ -102,14 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write a JSON file per part."""
     options = parser().parse_args(arguments)
     quiet_libraries()
+    options.output.mkdir(parents=True, exist_ok=True)
     evidence = Evidence(options)
-    for part in options.parts or PARTS:
-        if part not in PARTS:
-            raise BioAttError(f"--parts {part}: there are {', '.join(PARTS)}")
+    for part in PARTS if options.parts is None else options.parts:
         began = time.perf_counter()
         result = PARTS[part](evidence)
         write_json(options.output / f"{part}.json", {**record(evidence), **result})
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
+    if options.pages:
+        print(*write_pages(options.output), sep="\n")
     return 0
 
 
@@ -134,8 +144,12 @@ def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     made = argparse.ArgumentParser(prog="python -m scripts.evidence", description=__doc__)
     made.add_argument("data", type=Path, help="folder with ct/PATIENT/*.dcm and lcd_ct/")
-    made.add_argument("output", type=Path, help="folder for the JSON files")
-    made.add_argument("--parts", nargs="*", default=[], help=f"some of {', '.join(PARTS)}; all by default")
+    made.add_argument("output", type=Path, help="folder for the JSON files and pictures")
+    made.add_argument("--parts", nargs="*", choices=PARTS, help="some of them; all by default")
+    made.add_argument(
+        "--pages", action="store_true", help="write the pages beside OUT, from the results that are there"
+    )
+    made.add_argument("--work", type=Path, help="folder where whole denoised series are kept for the next time")
     made.add_argument("--weights", type=Path, default=BUNDLE_ROOT / "models" / "model.pt")
     made.add_argument("--network", default="", help="config whose network_def fits the weights")
     made.add_argument("--rival", action="append", default=[], metavar="NAME=WEIGHTS.pt:NETWORK.json")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..dose.image_noise import TISSUES_HU
 from ..evaluation.edges import EDGES_HU, edge_width, find_edge_lines
+from ..evaluation.figures import comparison_figure
 from ..evaluation.quality import METRICS, slice_measures
 from ..evaluation.results import mean_measures
 from ..evaluation.rivals import gain_cap_db
@@ -56,6 +58,7 @@ def measure_quality(
     limits = [limit for name, mean in means.items() for limit in quality_limits(name, mean, rivals)]
     return {
         "dose_fraction": dose_fraction,
+        "slices_per_patient": slices,
         "cap_db": cap,
         "patients": means,
         "gain": gain,
@@ -88,6 +91,22 @@ def quality_limits(patient: str, mean: dict[str, Any], rivals: Sequence[str] = (
         if not math.isnan(bias):
             limits.append(Limit(f"{patient}: HU of {tissue} kept", abs(bias), "<", 2.0, "HU"))
     return limits
+
+
+def quality_pictures(
+    result: dict[str, Any], patients: Sequence[Patient], denoiser: Denoiser, folder: Path
+) -> list[str]:
+    """Pictures of the slices where the denoiser gains most and least over the low dose, per patient; their names."""
+    names = []
+    for patient in patients:
+        measures = result["slices"][patient.name]
+        order = sorted(measures, key=lambda i: measures[i][denoiser.name]["psnr_db"] - measures[i]["low"]["psnr_db"])
+        for label, index in (("best", order[-1]), ("worst", order[0])):
+            low, full = patient.low(index, result["dose_fraction"]), patient.full(index)
+            panels = {"low dose": low, "denoised": denoiser(low[None])[0], "full dose": full}
+            names.append(f"quality_{patient.name}_{label}.png")
+            comparison_figure(folder / names[-1], panels, ("denoised", "full dose"))
+    return names
 
 
 def measure_doses(

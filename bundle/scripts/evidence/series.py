@@ -1,13 +1,7 @@
-"""Evidence on real series: noise taken away, HU kept, and edges against filters at equal noise, in tables.
-
-Run it with `make evidence` or ``python -m scripts.judge_series DATA OUT`` (with bundle/ on the path).
-"""
+"""Real series as they are, denoised: noise taken away, HU kept, and edges against filters at equal noise."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,18 +9,49 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from .data import radiological_slices
-from .data.orientation import RadiologicalSlices
-from .data.volume import series_folders
-from .dose.image_noise import TISSUES_HU, flat_soft_tissue, local_sd, noise_sd_hu, tissue_mask
-from .evaluation import tissue_bias
-from .evaluation.edges import EDGES_HU, edge_width, find_edge_lines
-from .evaluation.figures import comparison_figure
-from .hu import VALID_RANGE_HU
-from .provenance import NOT_FOR_DIAGNOSIS
+from ..data import radiological_slices
+from ..data.orientation import RadiologicalSlices
+from ..data.volume import series_folders
+from ..dose.image_noise import TISSUES_HU, flat_soft_tissue, local_sd, noise_sd_hu, tissue_mask
+from ..evaluation import tissue_bias
+from ..evaluation.edges import EDGES_HU, edge_width, find_edge_lines
+from ..evaluation.figures import comparison_figure
+from ..evaluation.rivals import non_local_means
+from ..hu import VALID_RANGE_HU
+from ..networks import weights_sha256
 
 #: Slices of a series whose filters are tuned and whose edges are measured.
 EDGE_SLICES = 4
+
+
+def measure_series(data: Path, weights: Path, work: Path, pictures: Path, network_config: str = "") -> dict[str, Any]:
+    """Denoise every series of a folder by the inference workflow, and judge it.
+
+    Args:
+        data: with one folder of DICOM files per patient.
+        weights, network_config: see `bundle_denoiser`.
+        work: where the denoised series are kept, under the digest of the weights; those there are not made again.
+        pictures: where a picture of each series goes.
+
+    Returns:
+        ``series``: name to what `judge_series` returns; ``pictures``: file names.
+    """
+    from ..commands import run_workflow
+
+    results, names = {}, []
+    for name, folder in series_folders(data).items():
+        target = work / weights_sha256(weights)[:16] / name
+        if not target.exists():
+            overrides = {"dataset_dir": str(folder), "output_dir": str(target), "weights": str(weights)}
+            run_workflow("inference", ["inference.json", *([network_config] if network_config else [])], overrides)
+        before, after = radiological_slices(folder), radiological_slices(target)
+        results[name] = judge_slices(before, after)
+        names.append(f"series_{name}.png")
+        middle = len(before) // 2 if len(before) > 20 else 0  # a few slices of a vault: the first shows most
+        comparison_figure(
+            pictures / names[-1], {"input": before[middle], "denoised": after[middle]}, ("input", "denoised")
+        )
+    return {"series": results, "pictures": names}
 
 
 def judge_series(source: Path, denoised: Path) -> dict[str, Any]:
@@ -80,7 +105,7 @@ def _edges(before: RadiologicalSlices, after: RadiologicalSlices) -> dict[str, d
         "input": lows,
         "denoised": outs,
         "gaussian": _tuned(lambda low, x: gaussian_filter(low, x), lows, flats, target, (0.05, 4.0)),
-        "nlm": _tuned(_non_local_means, lows, flats, target, (0.05, 3.0)),
+        "nlm": _tuned(lambda low, x: non_local_means(low, strength=x, blend=1.0), lows, flats, target, (0.05, 3.0)),
     }
     widths: dict[str, dict[str, float]] = {}
     for edge in EDGES_HU:
@@ -99,14 +124,6 @@ def _edges(before: RadiologicalSlices, after: RadiologicalSlices) -> dict[str, d
     return {"noise_sd_hu": noises, **widths}
 
 
-def _non_local_means(low: np.ndarray, strength: float) -> np.ndarray:
-    """Non-local means of scikit-image with h = strength * sigma; its other settings as ECOSYSTEM's tuned ones."""
-    from skimage.restoration import denoise_nl_means
-
-    sigma = noise_sd_hu(low, flat_soft_tissue(low))
-    return denoise_nl_means(low, patch_size=5, patch_distance=6, h=strength * sigma, sigma=0.7 * sigma, fast_mode=True)
-
-
 def _tuned(
     smooth: Callable[[np.ndarray, float], np.ndarray],
     lows: list[np.ndarray],
@@ -122,102 +139,3 @@ def _tuned(
         noise = np.median([noise_sd_hu(image, flat) for image, flat in zip(images, flats, strict=True)])
         lower, upper = (strength, upper) if noise > target_sd_hu else (lower, strength)
     return images
-
-
-def markdown(results: dict[str, Any]) -> str:
-    """The tables of a result file."""
-    lines = [
-        "| series | slices | noise SD before (HU) | after | change | all soft tissue, change "
-        "| bias fat (HU) | bias soft tissue | bias bone |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, one in results["series"].items():
-        before, after = one["noise_sd_hu"]
-        biases = " | ".join(f"{one['bias_hu'][t]:+.2f}" if t in one["bias_hu"] else "-" for t in _BIASES)
-        every = one["soft_tissue_sd_hu"][1] / one["soft_tissue_sd_hu"][0] - 1
-        noise = f"{before:.1f} | {after:.1f} | {after / before - 1:+.0%} | {every:+.0%}"
-        lines.append(f"| {name} | {one['slices']} | {noise} | {biases} |")
-    names = ("input", "denoised", "gaussian", "nlm")
-    lines += [
-        "",
-        "| series | edge | " + " | ".join(f"{name} (mm)" for name in names) + " | noise of the last three (HU) |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, one in results["series"].items():
-        noise = " / ".join(f"{one['edges']['noise_sd_hu'][x]:.1f}" for x in names[1:])
-        for edge in EDGES_HU:
-            if edge in one["edges"]:
-                widths = " | ".join(f"{one['edges'][edge][x]:.2f}" for x in names)
-                lines.append(f"| {name} | {edge} | {widths} | {noise} |")
-    return "\n".join(lines)
-
-
-def page(results: dict[str, Any]) -> str:
-    """The evidence page of a result file, with its pictures."""
-    pictures = "\n".join(f"![{name}: input, denoised, difference]({name}.png)\n" for name in results["series"])
-    return f"""# What the shipped weights do to real series
-
-Made by `{results["command"]}`; weights sha256 `{results["weights_sha256"]}`, Python {results["python"]}. The series are
-routine-dose CT from The Cancer Imaging Archive, denoised as they are; those marked `held out` in the model card were
-not trained on. {NOT_FOR_DIAGNOSIS}
-
-Noise is the median SD over 9x9 pixels in the flattest quarter of the soft tissue; "all soft tissue" is the same median
-without that choice, so it holds the edges of organs and vessels, which must stay. Bias is the mean of output minus
-input over all pixels of a tissue in all slices, in HU; tissues are masked by the 9x9 in-plane mean of the input.
-Edge width is the 10-90% distance of the mean profile across the boundary, on {EDGE_SLICES} slices of each series; the
-Gaussian filter and non-local means (scikit-image, patch 5, distance 6) are tuned by bisection to the noise of the
-denoised slices.
-
-{markdown(results)}
-
-## Pictures
-
-Window -160 to 240 HU; the difference is shown from -60 to 60 HU.
-
-{pictures}"""
-
-
-_BIASES = ("fat", "soft tissue", "bone")
-
-
-def main() -> None:
-    """Denoise every series of a folder, judge it, and write results.json, README.md and pictures."""
-    from .commands import run_workflow
-    from .networks import weights_sha256
-    from .workflow import quiet_libraries
-
-    parser = argparse.ArgumentParser(prog="python -m scripts.judge_series", description=__doc__)
-    parser.add_argument("data", type=Path, help="folder with one folder of DICOM files per patient")
-    parser.add_argument("output", type=Path, help="folder for the result file, tables and pictures")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the denoised series; those there are kept")
-    parser.add_argument("--weights", type=Path, default=Path(__file__).parents[1] / "models" / "model.pt")
-    options = parser.parse_args()
-    quiet_libraries()
-    results: dict[str, Any] = {
-        "command": "make evidence BIOATT_DATA=DATA",
-        "weights_sha256": weights_sha256(options.weights),
-        "python": platform.python_version(),
-        "series": {},
-    }
-    options.output.mkdir(parents=True, exist_ok=True)
-    for name, folder in series_folders(options.data).items():
-        target = options.work / results["weights_sha256"][:16] / name
-        if not target.exists():
-            overrides = {"dataset_dir": str(folder), "output_dir": str(target), "weights": str(options.weights)}
-            run_workflow("inference", ["inference.json"], overrides)
-        before, after = radiological_slices(folder), radiological_slices(target)
-        results["series"][name] = judge_slices(before, after)
-        _picture(before, after, options.output / f"{name}.png")
-        print(json.dumps({name: results["series"][name]}), flush=True)
-    (options.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (options.output / "README.md").write_text(page(results))
-    print(markdown(results))
-
-
-def _picture(before: RadiologicalSlices, after: RadiologicalSlices, path: Path) -> None:
-    middle = len(before) // 2 if len(before) > 20 else 0
-    comparison_figure(path, {"input": before[middle], "denoised": after[middle]}, ("input", "denoised"))
-
-
-if __name__ == "__main__":
-    main()
