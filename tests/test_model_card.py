@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scripts.errors import BioAttError
 from scripts.evidence.pages import PAGES, write_pages
-from scripts.model_card import eval_metrics, fill, limits_list, sections
+from scripts.model_card import eval_metrics, fill, limits_list, sections, verdicts
 from scripts.networks import weights_sha256
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
@@ -65,3 +65,9 @@ def test_a_broken_limit_is_named_with_what_was_measured():
     broken = {"name": "x", "value": 0.5, "comparison": "<", "bound": 0.2, "unit": "HU", "kept": False}
     text = limits_list({"a": {"limits": [broken, {**broken, "kept": True}]}, "b": {}})
     assert text == "Of 2 limits 1 are kept. Not kept:\n\n- x: 0.500 HU, wanted < 0.2"
+
+
+def test_the_verdicts_on_detectability_are_counted_and_losses_named():
+    tasks = {"5 HU": {"verdict": "lower"}, "7 HU": {"verdict": "undecided"}, "mean": {"verdict": "not lower"}}
+    text = verdicts({"doses": {"0.55": {"network": tasks}}})
+    assert text.endswith("at 1 doses): not lower 1, undecided 1, lower 1 (lower: 5 HU at 55% dose).")

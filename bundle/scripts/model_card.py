@@ -58,6 +58,20 @@ def limits_list(parts: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines[:1] + [""] * bool(broken) + lines[1:])
 
 
+def verdicts(detectability: dict[str, Any]) -> str:
+    """How often low-contrast detectability is not lower, undecided and lower, and where it is lower."""
+    found = {
+        f"{task} at {float(dose):.0%} dose": one["verdict"]
+        for dose, denoisers in detectability["doses"].items()
+        for task, one in denoisers["network"].items()
+    }
+    counts = ", ".join(f"{name} {list(found.values()).count(name)}" for name in ("not lower", "undecided", "lower"))
+    lower = [task for task, verdict in found.items() if verdict == "lower"]
+    told = f" (lower: {'; '.join(lower)})" if lower else ""
+    doses = len(detectability["doses"])
+    return f"Low-contrast detectability (d' of four discs and of their mean, at {doses} doses): {counts}{told}."
+
+
 def eval_metrics(quality: dict[str, Any]) -> dict[str, float]:
     """The figures of metadata.json: means over the patients held out."""
     patients = quality["patients"].values()
@@ -80,7 +94,7 @@ def sections(results: Path) -> dict[str, str]:
     return {
         "weights": f"`models/model.pt`, sha256 `{shipped}`",
         "performance": performance_table(quality),
-        "limits": limits_list(parts),
+        "limits": f"{limits_list(parts)}\n\n{verdicts(parts['detectability'])}",
         "priors": prior_table(quality),
     }
 

@@ -56,14 +56,14 @@ def picture_rows(
     figure = Figure(figsize=(3.6 * count, 0.7 + 3.6 * len(images) * height * aspect / width), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(images), count, squeeze=False)
-    for line, label, panels in zip(grid, rows, images, strict=True):
+    for row, (line, label, panels) in enumerate(zip(grid, rows, images, strict=True)):
         for axes, (title, image) in zip(line, panels.items(), strict=True):
             lower, upper = window_hu if title in rows[label] else (-difference_hu, difference_hu)
             shown = axes.imshow(image, cmap="gray", vmin=lower, vmax=upper, interpolation="nearest", aspect=aspect)
             axes.set(xticks=[], yticks=[])
-            if line is grid[0]:
+            if row == 0:
                 axes.set_title(title)
-            if line is grid[-1]:
+            if row == len(images) - 1:
                 figure.colorbar(shown, ax=axes, orientation="horizontal", shrink=0.8, label="HU")
         line[0].set_ylabel(label)
     figure.savefig(path, dpi=100, bbox_inches="tight")

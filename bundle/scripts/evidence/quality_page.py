@@ -149,8 +149,10 @@ def volumes_section(one: Results, results: Path) -> str:
     pictures = "\n\n".join(f"![Coronal and sagittal reformats](results/{name})" for name in one["pictures"])
     return f"""## From slice to slice
 
-Slices are denoised one by one. Here: the mean of (output - input) over a tissue, and how much it differs
-between neighbours, on whole series at a dose of {one["dose_fraction"]:g}.
+Slices are denoised one by one. Here: the mean of (output - input) over the body and over each tissue, and how
+much it differs between neighbours, on whole series at a dose of {one["dose_fraction"]:g}. The limit is that of the
+body. Steps of a tissue of few pixels, such as bone, hold the noise of the input too, which is not the same in two
+slices.
 
 {limits_table(one["limits"])}
 

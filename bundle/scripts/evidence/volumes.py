@@ -33,8 +33,8 @@ def measure_volumes(
             outs.append(denoiser(lows[-1][None])[0])
             changes.append(mean_changes(outs[-1], lows[-1], patient.full(index)))
         steps[patient.name] = neighbour_steps(changes)
-        for tissue, one in steps[patient.name].items():
-            limits.append(Limit(f"{patient.name}: step between slices, {tissue}", one["max"], "<", STEP_LIMIT_HU, "HU"))
+        worst = steps[patient.name]["body"]["max"]
+        limits.append(Limit(f"{patient.name}: steps between slices", worst, "<", STEP_LIMIT_HU, "HU"))
         names.append(f"reformats_{patient.name}.png")
         _reformats(pictures / names[-1], patient, np.stack(lows), np.stack(outs))
     return {
