@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-all evidence benchmark lint format
+.PHONY: setup demo test test-data test-pacs test-browser test-all evidence benchmark lint format
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -28,8 +28,12 @@ test-pacs: setup  ## a round trip with Orthanc, which it installs (Debian) where
 	if [ -n "$$missing" ]; then $(SUDO) apt-get install --yes --no-install-recommends orthanc dcmtk dicom3tools; fi
 	$(BIN)/python -m pytest -m pacs
 
+test-browser: setup  ## the report in Chromium, which it installs (Debian) where it is missing
+	@command -v chromium >/dev/null || $(SUDO) apt-get install --yes --no-install-recommends chromium
+	$(BIN)/python -m pytest -m browser
+
 test-all: setup  ## everything but what needs a model hub
-	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs'
+	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs and not browser'
 
 EVIDENCE := docs/evidence/fast_weights
 HELD_OUT := CRLM-CT-1004 CRLM-CT-1006
