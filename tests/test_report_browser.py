@@ -13,10 +13,7 @@ from scripts.command_line import main
 from scripts.phantom import write_ct_series
 
 BROWSER = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(BROWSER is None, reason="needs Chromium (make test-browser)"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="needs Chromium (make test-browser)")]
 #: Looks at the page from inside; put into a copy, since the report itself has no script.
 PROBE = """<script>addEventListener("load", () => {
   const images = [...document.images], wide = document.documentElement.scrollWidth > innerWidth;
