@@ -32,6 +32,7 @@ class Weaker(torch.nn.Module):
         return image * 0.9
 
 overrides = {"dataset_dir": sys.argv[1], "output_dir": sys.argv[2], "network": Weaker(), "prior": "uniform"}
+overrides["report"] = sys.argv[3]
 open_workflow("inference", ["inference.json"], overrides | {"progress": False, "device": torch.device("cpu")}).run()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
@@ -110,13 +111,14 @@ def test_glibc_keeps_freed_memory():
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is KiB on Linux only")
-def test_peak_memory_grows_by_the_volume_and_little_more(tmp_path, bundle_root):
+@pytest.mark.parametrize("report", ["false", "true"])
+def test_peak_memory_grows_by_the_volume_and_little_more(tmp_path, bundle_root, report):
     """Float32 once, and for NIfTI the array that is written; plus what pages and allocators waste."""
     peaks = []
     for slices in (60, 260):
         values = np.random.default_rng(0).integers(-1000, 1000, (512, 512, slices), dtype=np.int16)
         nibabel.save(nibabel.Nifti1Image(values, np.diag([0.7, 0.7, 1.0, 1.0])), tmp_path / f"{slices}.nii")
-        words = [str(tmp_path / f"{slices}.nii"), str(tmp_path / f"out{slices}")]
+        words = [str(tmp_path / f"{slices}.nii"), str(tmp_path / f"out{slices}"), report]
         done = subprocess.run(
             [sys.executable, "-c", PEAK, *words], cwd=bundle_root, capture_output=True, text=True, check=True
         )
