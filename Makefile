@@ -33,6 +33,10 @@ test-pacs: setup  ## a round trip with Orthanc, which it installs (Debian) where
 test-label: setup $(LABEL)/.ready  ## the bundle in MONAI Label's own app, in an environment of its own
 	$(BIN)/python -m pytest -m label
 
+test-browser: setup  ## the report in Chromium, which it installs (Debian) where it is missing
+	@command -v chromium >/dev/null || $(SUDO) apt-get install --yes --no-install-recommends chromium
+	$(BIN)/python -m pytest -m browser
+
 $(LABEL)/.ready: deploy/label/requirements.txt deploy/label/constraints.txt
 	$(PYTHON) -m venv $(LABEL)
 	$(LABEL)/bin/python -m pip install --quiet --upgrade pip wheel 'setuptools<81'
@@ -51,7 +55,7 @@ $(DEPLOY)/.ready: deploy/app/requirements.txt
 	touch $@
 
 test-all: setup  ## everything but what needs a model hub or programs of its own
-	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs and not label and not deploy'
+	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs and not label and not deploy and not browser'
 
 coverage: setup  ## the fast suite again, and which lines of bundle/scripts it runs
 	$(BIN)/python -m pytest --cov --cov-report=term

@@ -50,6 +50,10 @@ KEYS = {
     "evaluation": "the steps of `monai.bundle run evaluation`",
     "inference": "the steps of `monai.bundle run inference`",
     "network": "the network on its device, with weights where it runs inference",
+    "initial_weights": "weights to begin with; empty: as the network is initialised",
+    "target_weights": "weights of the same network that clean the full doses before they are learned from; empty: none",
+    "compile": "compile the network with torch.compile before it runs",
+    "scope_only": "the steps that write `model.scope.json` without a training",
     "clipped_optimizer": "the optimiser, which clips gradients before each step",
 }
 

@@ -309,11 +309,14 @@ def test_the_spectrum_of_white_noise_has_its_variance():
     assert nps["before"].keys() == noise_power_spectrum(noise[..., :32, :32, 0], 1.0, "polynomial").keys()
 
 
-@pytest.mark.parametrize("network", [BioAttUNet(widths=(8, 16)), BioAtt(channels=4)], ids=["fast", "paper"])
-def test_maps_lie_where_the_image_is(network):
+@pytest.mark.parametrize(
+    "build", [lambda: BioAttUNet(widths=(8, 16)), lambda: BioAtt(channels=4)], ids=["fast", "paper"]
+)
+def test_maps_lie_where_the_image_is(build):
     """A bright spot draws the maps of each block at its own place."""
-    image = torch.zeros(1, 1, 46, 58)
     torch.manual_seed(0)
+    network = build()
+    image = torch.zeros(1, 1, 46, 58)
     with torch.inference_mode():
         plain = network.attention_maps(image)
         image[..., 28:32, 36:40] = 5.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import nibabel
 import numpy as np
 import pytest
@@ -58,6 +60,39 @@ def test_nifti_values_are_rounded_and_clipped_not_wrapped(tmp_path):
     assert write_nifti(source, hu, tmp_path / "out.nii") == 1
     back = nibabel.load(tmp_path / "out.nii").get_fdata()
     assert (back[0, 0, 0], back[1, 0, 0], back[2, 0, 0]) == (32767, 2, -2)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "shape"),
+    [
+        (nibabel.Nifti1Image, np.int16, (6, 5, 4)),
+        (nibabel.Nifti1Image, ">i2", (6, 5, 4, 1)),
+        (nibabel.Nifti2Image, np.float32, (6, 5, 4)),
+        (nibabel.Nifti2Image, np.int32, (6, 5)),
+    ],
+)
+def test_a_nifti_is_written_slice_by_slice_as_nibabel_writes_it_whole(tmp_path, suffix, kind, dtype, shape):
+    values = np.random.default_rng(0).integers(-1000, 1000, shape).astype(dtype)
+    affine = np.diag([-0.7, 0.8, 1.5, 1.0])
+    image = kind(values, affine)
+    image.header.set_data_dtype(dtype)
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"kept"))
+    image.header["descrip"] = b"from somewhere"
+    source = tmp_path / f"source{suffix}"
+    nibabel.save(image, source)
+    volume = read_nifti(source)
+    assert np.array_equal(volume.hu, values.reshape(volume.hu.shape).astype(np.float32))
+    write_nifti(source, volume.hu, tmp_path / f"out{suffix}")
+    unpack = gzip.decompress if suffix.endswith("gz") else bytes
+    assert unpack((tmp_path / f"out{suffix}").read_bytes()) == unpack(source.read_bytes())
+
+
+def test_a_nifti_that_ends_too_early_is_refused(tmp_path):
+    source = write(tmp_path / "whole.nii", hu_array())
+    (tmp_path / "cut.nii").write_bytes(source.read_bytes()[:-10])
+    with pytest.raises(BioAttError, match="cut.nii cannot be decoded .*; copy or export it again"):
+        read_nifti(tmp_path / "cut.nii")
 
 
 def test_one_slice_nifti(tmp_path):

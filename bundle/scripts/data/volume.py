@@ -118,9 +118,11 @@ def read_nifti(path: str | os.PathLike[str], *, assume_hu: bool = False) -> Volu
         BioAttError: unreadable, not numeric, not 3-D, or not in HU.
     """
     image = _open_nifti(path)
-    shape = _checked_shape(image, path)
+    shape, others = _checked_shape(image, path), (0,) * (len(image.shape) - 3)  # further axes have length 1
     try:
-        hu = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+        hu = np.empty(shape, np.float32, order="F")
+        for i in range(hu.shape[-1]):  # slice by slice: the stored numbers would stand in memory beside these
+            hu[..., i] = image.dataobj[(slice(None), slice(None), i, *others)[: len(image.shape)]]
     except Exception as error:
         raise BioAttError(f"{path} cannot be decoded ({error}); copy or export it again") from error
     if not assume_hu:
@@ -144,23 +146,23 @@ def write_nifti(source: str | os.PathLike[str], hu: np.ndarray, target: str | os
     Returns:
         How many voxels had to be clipped to the data type.
     """
-    import nibabel
+    from nibabel.openers import ImageOpener
 
     image = _open_nifti(source)
-    dtype = image.get_data_dtype()
+    dtype, header = image.get_data_dtype(), image.header.copy()
     slope, intercept = image.dataobj.slope, image.dataobj.inter
-    stored, clipped = np.empty(hu.shape, dtype, order="F"), 0
-    for i in range(hu.shape[-1]):  # slice by slice: float64 of the whole volume would be larger than all else
-        exact = (np.asarray(hu[..., i], dtype=np.float64) - intercept) / slope
-        if dtype.kind in "iu":
-            exact, limits = np.rint(np.nan_to_num(exact)), np.iinfo(dtype)
-            clipped += int(np.count_nonzero((exact < limits.min) | (exact > limits.max)))
-            exact = exact.clip(limits.min, limits.max)
-        stored[..., i] = exact
-    result = type(image)(stored.reshape(image.shape, order="F"), image.affine, image.header.copy())
-    result.header.set_data_dtype(dtype)
-    result.header.set_slope_inter(slope, intercept)
-    nibabel.save(result, target)
+    header.set_slope_inter(slope, intercept)
+    clipped = 0
+    with ImageOpener(str(target), "wb") as file:
+        header.write_to(file)  # with its extensions
+        file.write(bytes(header.get_data_offset() - file.tell()))
+        for i in range(hu.shape[-1]):  # slice by slice: memory holds no second volume
+            exact = (np.asarray(hu[..., i], dtype=np.float64) - intercept) / slope
+            if dtype.kind in "iu":
+                exact, limits = np.rint(np.nan_to_num(exact)), np.iinfo(dtype)
+                clipped += int(np.count_nonzero((exact < limits.min) | (exact > limits.max)))
+                exact = exact.clip(limits.min, limits.max)
+            file.write(exact.astype(dtype).tobytes(order="F"))
     return clipped
 
 
@@ -170,7 +172,7 @@ def _open_nifti(path: str | os.PathLike[str]):
     if not Path(path).is_file():
         raise BioAttError(f"input {path} does not exist; name a NIfTI file")
     try:
-        return nibabel.load(path)
+        return nibabel.load(path, mmap=False, keep_file_open=True)  # so that slices can be read one after another
     except Exception as error:
         raise BioAttError(f"{path} is no readable NIfTI file ({error}); copy or export it again") from error
 

@@ -97,10 +97,8 @@ def prior_plot(priors: np.ndarray, descriptors: Sequence[str], positions_mm: np.
         axes.xaxis.get_major_locator().set_params(integer=True)
         if count > 1:
             step = (positions_mm[-1] - positions_mm[0]) / (count - 1)
-            axes.set_xlabel(
-                f"slice, inferior to superior ({positions_mm[0]:.0f} to {positions_mm[-1]:.0f} mm, "
-                f"{step:.2f} mm apart; dashed: pictures below)"
-            )
+            ends = f"{positions_mm[0]:.0f} to {positions_mm[-1]:.0f} mm".replace("-", "\u2212")
+            axes.set_xlabel(f"slice, inferior to superior ({ends}, {step:.2f} mm apart; dashed: slices shown)")
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(
             handles[::-1],
