@@ -2,9 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LABEL := .venv-label
+DEPLOY := .venv-deploy
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-all evidence benchmark lint format
+.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence study benchmark lint format reference
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -28,29 +30,59 @@ test-pacs: setup  ## a round trip with Orthanc, which it installs (Debian) where
 	if [ -n "$$missing" ]; then $(SUDO) apt-get install --yes --no-install-recommends orthanc dcmtk dicom3tools; fi
 	$(BIN)/python -m pytest -m pacs
 
-test-all: setup  ## everything but what needs a model hub
-	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs'
+test-label: setup $(LABEL)/.ready  ## the bundle in MONAI Label's own app, in an environment of its own
+	$(BIN)/python -m pytest -m label
 
-EVIDENCE := docs/evidence/fast_weights
-HELD_OUT := CRLM-CT-1004 CRLM-CT-1006
+test-browser: setup  ## the report in Chromium, which it installs (Debian) where it is missing
+	@command -v chromium >/dev/null || $(SUDO) apt-get install --yes --no-install-recommends chromium
+	$(BIN)/python -m pytest -m browser
 
-evidence: setup  ## judge the shipped weights on real series; BIOATT_DATA must name the data
-	mkdir -p $(EVIDENCE)
-	for prior in compact uniform random; do \
-	  $(BIN)/bioatt evaluate $(BIOATT_DATA)/ct runs/evaluation_$$prior --validate $(HELD_OUT) --set cache_dir=runs/cache \
-	    prior=$$(test $$prior = random && echo random:0 || echo $$prior) || exit 2; \
-	  cp runs/evaluation_$$prior/evaluation.json $(EVIDENCE)/evaluation_$$prior.json; \
-	done
-	cd bundle && ../$(BIN)/python -m scripts.judge_series $(abspath $(BIOATT_DATA))/ct ../$(EVIDENCE) --work ../runs/evidence
-	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(EVIDENCE) --name $(HELD_OUT)
+$(LABEL)/.ready: deploy/label/requirements.txt deploy/label/constraints.txt
+	$(PYTHON) -m venv $(LABEL)
+	$(LABEL)/bin/python -m pip install --quiet --upgrade pip wheel 'setuptools<81'
+	$(LABEL)/bin/python -m pip install --quiet torch torchvision numpy ninja packaging --constraint deploy/label/constraints.txt
+	SAM2_BUILD_CUDA=0 $(LABEL)/bin/python -m pip install --quiet --no-build-isolation \
+	  --requirement deploy/label/requirements.txt --constraint deploy/label/constraints.txt
+	touch $@
+
+test-deploy: setup $(DEPLOY)/.ready  ## the MONAI Deploy application, in an environment of its own
+	$(BIN)/python -m pytest -m deploy
+
+$(DEPLOY)/.ready: deploy/app/requirements.txt
+	$(PYTHON) -m venv $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip install --quiet --upgrade pip
+	$(DEPLOY)/bin/python -m pip install --quiet --requirement deploy/app/requirements.txt
+	touch $@
+
+test-all: setup  ## everything but what needs a model hub or programs of its own
+	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m 'not hub and not pacs and not label and not deploy and not browser'
+
+coverage: setup  ## the fast suite again, and which lines of bundle/scripts it runs
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+RESULTS := docs/evidence/results
+
+evidence: setup  ## measure the shipped weights, write pages and model card; BIOATT_DATA must name the data; about half an hour
+	cd bundle && ../$(BIN)/python -m scripts.evidence $(abspath $(BIOATT_DATA)) ../$(RESULTS) --work ../runs/evidence --pages $(EVIDENCE_OPTIONS)
+	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(RESULTS)
+
+study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data
+	PYTHONPATH=bundle $(BIN)/python -m scripts.prior_study $(BIOATT_DATA)/ct runs/study/priors --page docs/evidence/prior_models.md
+	$(BIN)/bioatt ablate $(BIOATT_DATA)/ct runs/study --study priors --seeds 2 \
+	  --records docs/evidence/runs/priors --page docs/evidence/priors.md
 
 benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile
 	$(BIN)/bioatt benchmark --output runs/benchmark --page docs/evidence/performance.md
 
-lint: setup  ## ruff, on code and format
+lint: setup  ## ruff, on code and format; black as the model zoo runs it
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/black --check --quiet bundle
 
 format: setup  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: setup  ## write docs/reference and docs/rooms.svg again, from parser, configs and code
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_rooms.py

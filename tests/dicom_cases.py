@@ -70,6 +70,25 @@ def together(*modifies):
     return modify
 
 
+def code(value, scheme, meaning="words"):
+    """A sequence with one code."""
+    return [_item(CodeValue=value, CodingSchemeDesignator=scheme, CodeMeaning=meaning)]
+
+
+def units(value):
+    """RealWorldValueMappingSequence to the units of this code."""
+    mapping = _item(
+        RealWorldValueFirstValueMapped=0,
+        RealWorldValueLastValueMapped=4095,
+        RealWorldValueSlope=0.1,
+        RealWorldValueIntercept=0.0,
+        LUTExplanation="words",
+        LUTLabel="words",
+        MeasurementUnitsCodeSequence=code(value, "UCUM"),
+    )
+    return [mapping]
+
+
 def shear(dataset, i):
     """A gantry tilted by 15 degrees: slices are shifted along their rows' direction."""
     tilt = np.deg2rad(15)
@@ -178,11 +197,7 @@ def write_enhanced_ct(folder, *, per_frame_rescale=False, order=None, modify=Non
     organization = generate_uid(entropy_srcs=["dimensions"])
     image.DimensionOrganizationSequence = [_item(DimensionOrganizationUID=organization)]
     image.DimensionIndexSequence = [
-        _item(
-            DimensionOrganizationUID=organization,
-            DimensionIndexPointer=pointer,
-            FunctionalGroupPointer=0x00209111,
-        )
+        _item(DimensionOrganizationUID=organization, DimensionIndexPointer=pointer, FunctionalGroupPointer=0x00209111)
         for pointer in (0x00209056, 0x00209057)
     ]
     rescales = [

@@ -30,7 +30,7 @@ from pydicom.uid import RLELossless
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "bundle")]
 
-from dicom_cases import PROVENANCE, SYNTAXES, changed, write_enhanced_ct
+from dicom_cases import PROVENANCE, SYNTAXES, changed, code, units, write_enhanced_ct
 from scripts.dicom import find_series, read_volume, write_derived_series
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
@@ -44,7 +44,10 @@ OTHER_FILES = (
     "MR_small.dcm MR_small_RLE.dcm MR_small_bigendian.dcm MR_small_implicit.dcm MR_small_jp2klossless.dcm "
     "MR_small_jpeg_ls_lossless.dcm MR_small_padded.dcm MR_truncated.dcm JPEG2000.dcm JPGExtended.dcm JPEG-lossy.dcm "
     "image_dfl.dcm rtplan.dcm test-SR.dcm nested_priv_SQ.dcm priv_SQ.dcm UN_sequence.dcm badVR.dcm no_meta.dcm "
-    "ExplVR_BigEndNoMeta.dcm SC_rgb_small_odd.dcm liver_1frame.dcm empty_charset_LEI.dcm reportsi.dcm"
+    "ExplVR_BigEndNoMeta.dcm SC_rgb_small_odd.dcm liver_1frame.dcm empty_charset_LEI.dcm reportsi.dcm "
+    "MR_small_expb.dcm JPEGLSNearLossless_08.dcm JPEGLSNearLossless_16.dcm JPEG2000-embedded-sequence-delimiter.dcm "
+    "rtdose_1frame.dcm rtdose_rle_1frame.dcm rtdose_rle.dcm SC_rgb_rle_16bit.dcm SC_rgb_jpeg_dcmtk.dcm DICOMDIR "
+    "ExplVR_LitEndNoMeta.dcm meta_missing_tsyntax.dcm"
 ).split()
 
 
@@ -57,6 +60,9 @@ def seed_files(folder):
             more = {"padding": -2000} if signed else {"bits_stored": 12, "slope": 0.5 if i % 2 else 2.0}
             source = write_ct_series(folder / f"{i}{signed}", transfer_syntax=syntax, signed=signed, **more, **small)
             seeds.append((f"synthetic {syntax.name}", (source / "0001.dcm").read_bytes()))
+    sequences = changed(DerivationCodeSequence=code("113087", "DCM"), RealWorldValueMappingSequence=units("[hnsf'U]"))
+    mapped = write_ct_series(folder / "mapped", modify=sequences, **small)
+    seeds.append(("synthetic mapped", (mapped / "0001.dcm").read_bytes()))
     for syntax in (None, SYNTAXES[-1]):
         file, _ = write_enhanced_ct(folder / f"enhanced{syntax}", shape=(32, 40), slices=3, syntax=syntax)
         seeds.append(("synthetic enhanced", file.read_bytes()))
@@ -65,7 +71,7 @@ def seed_files(folder):
     for name in OTHER_FILES:
         content = Path(get_testdata_file(name, download=False)).read_bytes()
         others += [(name, content), (f"{name} as CT", as_ct(content))]
-    return [*seeds * 6, *whole[:1] * 12, *whole[1:] * 4, *others]
+    return [*seeds * 8, *whole[:1] * 16, *whole[1:] * 4, *others]
 
 
 def as_ct(content):
@@ -73,6 +79,7 @@ def as_ct(content):
     dataset = pydicom.dcmread(io.BytesIO(content), force=True)
     changed(
         SOPClassUID="1.2.840.10008.5.1.4.1.1.2",
+        Modality="CT",
         SOPInstanceUID="1.2.3",
         SeriesInstanceUID="1.2",
         StudyInstanceUID="1.1",

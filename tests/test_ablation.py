@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scripts import ablation
-from scripts.ablation import Arm, plan, swap_priors
+from scripts.ablation import Matrix, Run, matrix_of, plan, read_matrix, swap_priors
+from scripts.ablation_report import MEASURES, summarise, verdict
 from scripts.command_line import main
 from scripts.data.pairs import CachedPair
+from scripts.data.studies import pseudonym_of
 from scripts.errors import BioAttError
 from scripts.priors import SliceKey
+from scripts.workflow import check_overrides
 from studies import write_patients
 
 SMALL = [
@@ -44,13 +47,13 @@ def test_the_table_has_every_arm_and_the_low_dose(finished):
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["planned_runs"] == summary["finished_runs"] == 6
     found = [(row["arm"], row["test_prior"]) for row in summary["rows"]]
-    assert found[0] == ("low dose", "")
+    assert found[0] == ("low dose", "right")
     assert set(found[1:]) == {("redcnn", "right")} | {
         (f"bioatt / {prior}", test) for prior in ("uniform", "random:0") for test in ablation.TEST_PRIORS
     }
     page = (finished / "README.md").read_text()
-    assert "6 of 6 planned runs are in" in page and "| bioatt / random:0 | other patient |" in page
-    assert (finished / "differences.png").read_bytes().startswith(b"\x89PNG")
+    assert "6 of 6 planned runs are in" in page and "| bioatt / random:0 | other region |" in page
+    assert (finished / "README.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_figures_are_means_over_seeds_and_differences_are_paired(finished):
@@ -60,13 +63,14 @@ def test_figures_are_means_over_seeds_and_differences_are_paired(finished):
     by_hand = {
         name: np.mean([one["figures"]["right"][patient]["denoised"]["psnr_db"] for one in records if test(one)])
         for name, test in {
-            "redcnn": lambda one: one["network"] == "redcnn",
-            "bioatt / uniform": lambda one: one["network"] == "bioatt" and one["prior"] == "uniform",
+            "redcnn": lambda one: one["arm"] == "redcnn",
+            "bioatt / uniform": lambda one: one["arm"] == "bioatt / uniform",
         }.items()
     }
     for name, value in by_hand.items():
         assert rows[(name, "right")]["psnr_db"]["mean"] == pytest.approx(value)
-    difference = rows[("bioatt / uniform", "right")]["psnr_db"]["difference"]
+    assert rows[("redcnn", "right")]["differences"] == {}
+    difference = rows[("bioatt / uniform", "right")]["differences"]["redcnn"]["psnr_db"]
     assert difference["mean"] == pytest.approx(by_hand["bioatt / uniform"] - by_hand["redcnn"])
     assert difference["n"] == 1 and difference["interval_95"] is None
 
@@ -99,7 +103,7 @@ def test_an_interrupted_matrix_goes_on_with_what_is_missing(dataset, tmp_path, m
         started.append(run_id)
         if started.count("training") == 3:
             raise KeyboardInterrupt
-        run(run_id, *rest)
+        return run(run_id, *rest)
 
     monkeypatch.setattr(ablation, "run_workflow", stop_at_third)
     few = words(dataset, tmp_path / "out", "--set", *SMALL, networks="redcnn,spatial,channel", seeds=1)
@@ -127,11 +131,25 @@ def test_a_damaged_record_is_named(dataset, finished, capsys):
         path.write_text(kept)
 
 
+def test_a_finished_run_tells_what_made_it(finished):
+    records = [json.loads(path.read_text()) for path in sorted((finished / "runs").glob("*.json"))]
+    named = {path.name.rsplit("_", 1)[0] for path in (finished / "runs").glob("*.json")}
+    assert f"bioatt_uniform_{records[0]['left_out']}_seed1" in named
+    for record in records:
+        assert record["prior"]["digest"] and record["shared_settings"]["views"] == 60
+        assert set(record["configs"]) == {"train.json", "evaluate.json"} and "torch" in record["versions"]
+    by_arm = {record["arm"]: record["prior"]["name"] for record in records}
+    assert by_arm["bioatt / random:0"] == "random:0" and by_arm["bioatt / uniform"] == "uniform"
+
+
 def test_priors_matter_only_to_prior_attention():
-    arms = plan(["redcnn", "bioatt"], ["compact", "uniform"], 2, ["P-1", "P-2"])
-    assert len(arms) == 2 * 2 * (1 + 2)
-    assert {arm.prior for arm in arms if arm.network == "redcnn"} == {"uniform"}
-    assert {arm.name for arm in arms} == {"redcnn", "bioatt / compact", "bioatt / uniform"}
+    matrix = matrix_of(["redcnn", "bioatt"], ["compact", "uniform"], {})
+    runs = plan(matrix, 2, ["P-1", "P-2"])
+    assert len(runs) == 2 * 2 * (1 + 2)
+    assert {run.settings["prior"] for run in runs if run.arm == "redcnn"} == {"uniform"}
+    assert {run.arm for run in runs} == {"redcnn", "bioatt / compact", "bioatt / uniform"}
+    assert {run.has_prior for run in runs if run.arm == "redcnn"} == {False}
+    assert matrix.baselines == ["redcnn"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +162,98 @@ def test_priors_matter_only_to_prior_attention():
 )
 def test_a_matrix_of_nothing_is_refused(networks, priors, seeds, message):
     with pytest.raises(BioAttError, match=message):
-        plan(networks, priors, seeds, ["P-1"])
+        plan(matrix_of(networks, priors, {}), seeds, ["P-1"])
+
+
+def test_an_unknown_study_lists_the_known_ones():
+    with pytest.raises(BioAttError, match="no study none in the bundle; it has .*priors"):
+        read_matrix("none", {})
+
+
+def test_the_study_of_priors_has_the_planned_arms_and_fits_the_configs(bundle_root):
+    matrix = read_matrix("priors", {"views": 30})
+    arms = {arm: dict(settings) for arm, settings in matrix.arms.items()}
+    kinds = {settings["network_def#attention"] for settings in arms.values()}
+    assert kinds == {"none", "channel", "spatial", "prior"}
+    for wanted in ("uniform", "random:0", "local-dir:{out}/priors/compact/{left_out}", "table:{out}/priors/oracle.csv"):
+        assert any(settings["prior"] == wanted for settings in arms.values()), wanted
+    assert any(settings.get("prior_form") == "dense" for settings in arms.values())
+    assert any(settings.get("prior_temperature", 1) > 1 for settings in arms.values())
+    assert set(matrix.baselines) < set(arms) and matrix.settings["views"] == 30
+    for settings in (matrix.settings, *arms.values()):
+        check_overrides(settings, [str(bundle_root / "configs" / "train.json")])
+
+
+def test_settings_name_the_folder_and_the_patient_left_out(dataset, tmp_path, monkeypatch):
+    seen = []
+
+    def note(run_id, configs, overrides):
+        seen.append(overrides)
+        raise BioAttError("enough")
+
+    monkeypatch.setattr(ablation, "run_workflow", note)
+    matrix = Matrix(arms={"a": {"prior": "table:{out}/x/{left_out}.csv"}}, baselines=["a"], settings={"views": 9})
+    with pytest.raises(BioAttError, match="enough"):
+        ablation.run_ablation(str(dataset), tmp_path, matrix, seeds=1, left_out=["B"])
+    assert seen[0]["prior"] == f"table:{tmp_path}/x/{pseudonym_of('B')}.csv" and seen[0]["views"] == 9
+    assert seen[0]["test_patients"] == [pseudonym_of("B")]
+
+
+def test_records_and_page_may_lie_elsewhere_and_are_used_again(dataset, finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ablation, "run_workflow", lambda *_: pytest.fail("a finished run was done again"))
+    places = ["--records", str(finished / "runs"), "--page", str(tmp_path / "docs" / "priors.md")]
+    assert main(words(dataset, tmp_path / "out", *places, "--set", *SMALL)) == 0
+    assert (tmp_path / "docs" / "priors.md").read_text() == (finished / "README.md").read_text().replace(
+        "README.png", "priors.png"
+    )
+    assert (tmp_path / "docs" / "priors.png").exists() and "bioatt / uniform" in capsys.readouterr().out
+
+
+def test_other_configs_stop_new_runs_but_not_the_page(dataset, finished, tmp_path, monkeypatch, capsys):
+    kept = tmp_path / "runs"
+    kept.mkdir()
+    for path in (finished / "runs").glob("*.json"):
+        record = json.loads(path.read_text())
+        record["configs"]["train.json"] = "0" * 64
+        (kept / path.name).write_text(json.dumps(record))
+    monkeypatch.setattr(ablation, "run_workflow", lambda *_: pytest.fail("a run was begun"))
+    places = ["--records", str(kept)]
+    assert main(words(dataset, tmp_path / "out", *places, "--set", *SMALL)) == 0
+    assert main(words(dataset, tmp_path / "out", *places, "--set", *SMALL, seeds=3)) == 2
+    assert "holds runs with other configs" in capsys.readouterr().err.splitlines()[-1]
+
+
+def record(arm, seed, left_out, psnr, test_prior="right"):
+    """A finished run with one PSNR and its low dose's, 30 dB."""
+    figures = {image: dict.fromkeys(MEASURES, value) for image, value in (("denoised", psnr), ("low", 30.0))}
+    return {"arm": arm, "seed": seed, "left_out": left_out, "figures": {test_prior: {left_out: figures}}}
+
+
+def test_differences_are_of_shared_runs_over_patients():
+    records = [record("base", seed, patient, 31.0 + seed) for seed in range(2) for patient in "ABC"]
+    gains = {"A": 0.1, "B": 0.2, "C": 0.3}
+    records += [record("new", 0, patient, 31.0 + gain) for patient, gain in gains.items()]  # seed 1 is not in yet
+    row = {one["arm"]: one for one in summarise(records, ["base"])["rows"]}["new"]
+    difference = row["differences"]["base"]["psnr_db"]
+    assert difference["mean"] == pytest.approx(0.2) and difference["patients"] == pytest.approx(gains)
+    half = 4.302653 * 0.1 / 3**0.5  # Student's t, 2 degrees of freedom
+    assert difference["interval_95"] == pytest.approx([0.2 - half, 0.2 + half])
+
+
+def test_another_prior_at_test_is_compared_with_the_right_one():
+    records = [record("a", 0, patient, 32.0) for patient in "ABC"]
+    for one, loss in zip(records, (0.4, 0.5, 0.6), strict=True):
+        worse = record("a", 0, one["left_out"], 32.0 - loss, "uniform")
+        one["figures"] |= worse["figures"]
+    rows = {(one["arm"], one["test_prior"]): one for one in summarise(records, [])["rows"]}
+    assert rows[("a", "uniform")]["to_right"]["psnr_db"]["mean"] == pytest.approx(-0.5)
+    assert rows[("a", "right")]["to_right"] == {} and rows[("low dose", "right")]["psnr_db"]["mean"] == 30.0
+
+
+def test_the_verdict_is_undecided_where_the_interval_holds_zero():
+    cases = {(0.1, 0.2): "better", (-0.2, -0.1): "worse", (-0.1, 0.2): "undecided"}
+    assert {interval: verdict(interval) for interval in cases} == cases
+    assert verdict(None) == "undecided"
 
 
 def item(patient, region, number, prior):
@@ -166,16 +275,32 @@ def test_swapped_priors_come_from_another_patient_and_region():
         item("P-2", "chest", 11, [0.9, 0.1]),
         item("P-2", "head", 12, [0.0, 1.0]),
     ]
-    swapped = swap_priors(pairs, others)
+    nowhere = ("spine", "lymph nodes")  # words that vote for no region
+    swapped = swap_priors(pairs, others, nowhere)
     assert all(one["pair"].priors.tolist() == [[0.0, 1.0]] for one in swapped)
     assert [dataclasses.replace(one["pair"], priors=None) for one in swapped] == [
         dataclasses.replace(one["pair"], priors=None) for one in pairs
     ]
-    only_chest = swap_priors(pairs, others[1:2])
+    only_chest = swap_priors(pairs, others[1:2], nowhere)
     assert np.allclose(only_chest[0]["pair"].priors, [[0.9, 0.1]])
     with pytest.raises(BioAttError, match="no other patient"):
-        swap_priors(pairs, others[:1])
+        swap_priors(pairs, others[:1], nowhere)
 
 
-def test_an_arm_is_told_by_network_and_prior():
-    assert Arm(network="spatial", prior="uniform", seed=0, left_out="P-1").name == "spatial"
+def test_the_region_of_a_prior_counts_before_the_studys():
+    pairs = [item("P-1", "chest", 0, [0.1, 0.9])]  # a slice of the liver in a study of the chest
+    others = [item("P-2", "chest", 1, [0.2, 0.8]), item("P-2", "chest", 2, [0.7, 0.3])]
+    swapped = swap_priors(pairs, others, ("lungs", "liver"))
+    assert np.allclose(swapped[0]["pair"].priors, [[0.7, 0.3]])
+
+
+def test_dense_priors_are_swapped_whole():
+    dense = np.stack([np.full((4, 4), 0.9), np.full((4, 4), 0.1)]).astype(np.float32)
+    pairs, others = [item("P-1", "chest", 0, dense)], [item("P-2", "abdomen", 1, dense[::-1])]
+    assert np.array_equal(swap_priors(pairs, others, ("lungs", "liver"))[0]["pair"].priors, dense[None, ::-1])
+
+
+def test_only_prior_attention_looks_at_a_prior():
+    settings = {"network_def#attention": "spatial", "prior": "uniform"}
+    assert not Run(arm="spatial", settings=settings, seed=0, left_out="P-1").has_prior
+    assert Run(arm="default", settings={}, seed=0, left_out="P-1").has_prior

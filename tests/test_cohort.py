@@ -77,6 +77,20 @@ def test_a_bad_series_is_told_at_the_end_and_stops_no_other(study, weights, caps
     assert len(load_volume(study / "out" / "series2").sop_instance_uids) == 3
 
 
+def test_series_of_one_folder_are_named_in_a_column(study, weights, capsys):
+    write_ct_series(study / "study" / "a", slices=2, seed=1)
+    write_ct_series(study / "study" / "b", slices=3, seed=2, modify=lambda image, _: setattr(image, "SeriesNumber", 7))
+    lines = ["input,output,series", "study,three,3", "study,seven,7", "study,nine,9", "study,none,"]
+    (study / "list.csv").write_text("\n".join(lines))
+    words = ["denoise", "--cohort", str(study / "list.csv"), str(study / "out"), "--weights", str(weights), *OPTIONS]
+    assert main(words) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1] == "2 of 4 series done (0 of them before), 2 failed"
+    assert "study, series 9: " in told[-3] and "no CT series 9" in told[-3] and "holds 2 CT series" in told[-2]
+    counts = [len(load_volume(study / "out" / name).sop_instance_uids) for name in ("three", "seven")]
+    assert counts == [2, 3]
+
+
 def test_results_are_those_of_single_runs(study, weights):
     main(command(study, weights))
     for source, result in (("series2", "series2"), ("volume.nii.gz", "volume")):

@@ -12,22 +12,13 @@ import pydicom
 import pytest
 from scripts.command_line import main
 from scripts.data import load_volume
-from scripts.judge_series import judge_series
+from scripts.evidence.series import judge_series
 
 pytestmark = pytest.mark.data
 
 SERIES = ("C3N-00249", "C3N-04457", "CRLM-CT-1004", "CRLM-CT-1006", "TCGA-09-2043")
-#: Promises that the shipped weights do not keep; strict, so that weights that keep them are noticed.
-NLM = "open: bone edges up to 0.02 mm wider, since non-local means leave strong edges untouched"
-HEAD = "open: 19% less noise in a cranial vault that has 3 HU of it in the brain"
 UNDECODABLE = ("1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")
 EIGHT_BIT = "1.2.840.10008.1.2.4.50"
-
-
-def marked(*failing, reason):
-    """All series, those that are known to fail marked so."""
-    marks = pytest.mark.xfail(reason=reason, strict=True)
-    return [pytest.param(name, marks=marks) if name in failing else name for name in SERIES]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +36,7 @@ def judged(data_dir, tmp_path_factory):
     return denoise
 
 
-@pytest.mark.parametrize("name", marked("C3N-04457", reason=HEAD))
+@pytest.mark.parametrize("name", SERIES)
 def test_soft_tissue_noise_falls_by_a_fifth(judged, name):
     before, after = judged(name)[1]["noise_sd_hu"]
     assert after <= 0.8 * before
@@ -85,7 +76,7 @@ def test_edges_are_sharper_than_a_gaussians_of_equal_noise(judged, name):
     assert_sharper(judged(name)[1]["edges"], "gaussian")
 
 
-@pytest.mark.parametrize("name", marked("C3N-04457", "CRLM-CT-1004", "CRLM-CT-1006", "TCGA-09-2043", reason=NLM))
+@pytest.mark.parametrize("name", SERIES)
 def test_edges_are_sharper_than_non_local_means_of_equal_noise(judged, name):
     assert_sharper(judged(name)[1]["edges"], "nlm")
 

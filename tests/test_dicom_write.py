@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
+import signal
+import subprocess
+import sys
 from datetime import datetime
 
 import numpy as np
@@ -11,12 +15,7 @@ import pydicom
 import pytest
 from dicom_cases import PROVENANCE, SYNTAXES, derive
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEGLSNearLossless,
-)
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSNearLossless
 from scripts.dicom import DerivedRules, find_series, read_slice, read_volume, select_series, write_derived_series
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
@@ -152,10 +151,7 @@ def test_codes_mean_what_they_say(tmp_path):
             derived.SourceImageSequence[0].PurposeOfReferenceCodeSequence[0],
             codes.DCM.SourceImageForImageProcessingOperation,
         ),
-        (
-            derived.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence[0],
-            codes.DCM.ProcessingEquipment,
-        ),
+        (derived.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence[0], codes.DCM.ProcessingEquipment),
     ):
         assert (item.CodeValue, item.CodeMeaning) == (code.value, code.meaning)
 
@@ -455,6 +451,7 @@ def test_uids_are_new_each_time_unless_they_shall_be_stable(tmp_path):
         {"weights_sha256": "cd" * 32},
         {"prior": "uniform"},
         {"prior_model": "another window"},
+        {"prior_digest": "ef" * 32},
         {"strength": 0.5},
         {"network": "BioAtt(channels=96, attention=prior)"},
         None,  # other pixels, whatever made them
@@ -538,7 +535,7 @@ def test_a_lossy_source_is_warned_about(tmp_path, caplog):
     assert "lossy compressed" in caplog.text
 
 
-def test_a_kill_while_writing_leaves_the_old_series(tmp_path):
+def test_a_stop_while_writing_leaves_the_old_series(tmp_path):
     source = write_ct_series(tmp_path / "in")
     derive(source, tmp_path / "out")
     before = checksums(tmp_path / "out")
@@ -550,6 +547,52 @@ def test_a_kill_while_writing_leaves_the_old_series(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         derive(source, tmp_path / "out", overwrite=True, progress=stop)
     assert checksums(tmp_path / "out") == before and sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+#: Derives sys.argv[1] to sys.argv[2] with other values, and is killed by the system at the moment sys.argv[3].
+KILLED = """
+import os, shutil, signal, sys
+from dicom_cases import derive
+
+def die(*arguments, **options):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+source, target, moment = sys.argv[1:]
+options = {}
+if moment == "writing":
+    options["progress"] = lambda done, total: done == 3 and die()
+elif moment == "before the move":
+    os.chmod = die
+elif moment == "after the move":
+    shutil.rmtree = die
+derive(source, target, lambda volume: volume + 7, overwrite=True, **options)
+"""
+
+
+@pytest.mark.parametrize("overwrites", [False, True])
+@pytest.mark.parametrize("moment", ["writing", "before the move", "after the move"])
+def test_a_process_that_is_killed_leaves_the_old_or_the_new_series(tmp_path, moment, overwrites):
+    source, target = write_ct_series(tmp_path / "in"), tmp_path / "out"
+    hu = read_volume(select_series(source))
+    if overwrites:
+        derive(source, target)
+        before = checksums(target)
+    path = os.pathsep.join(sys.path)
+    command = [sys.executable, "-c", KILLED, source, target, moment]
+    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": path})
+    assert killed.returncode == -signal.SIGKILL
+    if moment == "after the move":
+        np.testing.assert_array_equal(read_volume(select_series(target)), hu + 7)
+    elif overwrites:
+        assert checksums(target) == before
+    else:
+        assert not target.exists()
+    left = [path for path in tmp_path.iterdir() if path not in (source, target)]
+    assert len(left) == (overwrites or moment != "after the move")
+    assert all(path.name.startswith(".out.partial-") for path in left)
+    assert len(find_series(tmp_path)) == 1 + target.exists()  # what was left is not seen by the next run
+    series, _ = derive(source, target, lambda volume: volume + 9, overwrite=True)
+    np.testing.assert_array_equal(read_volume(series), hu + 9)
 
 
 def test_a_full_disk_leaves_the_old_series(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).parents[1] / "bundle" / "scripts"
 #: From the floor up. What is not named here is the top, which may import everything and which nobody below imports.
 ROOMS = [
     *("errors", "hu", "staging", "provenance", "device", "progress"),
-    *("networks", "priors", "dose", "dicom", "data", "evaluation", "inferers"),
+    *("networks", "priors", "dose", "dicom", "data", "evaluation", "inferers", "report"),
 ]
 TOP = len(ROOMS)
 HEAVY = {"open_clip", "transformers", "matplotlib", "highdicom", "skimage"}

@@ -23,6 +23,7 @@ from scripts.priors import (
     make_prior,
     prepare,
 )
+from scripts.priors.clip import load_clip
 
 
 def make_slices(count: int = 3, shape: int = 64, seed: int = 0) -> torch.Tensor:
@@ -384,6 +385,22 @@ class TestBiomedClipLayout:
         with torch.no_grad():
             logits, _ = network.eval().get_logits(images, open_clip.get_tokenizer("local-dir:.")(list(DESCRIPTORS)))
         torch.testing.assert_close(prior, logits.softmax(-1), rtol=1e-4, atol=1e-6)
+
+    def test_dense_priors_are_the_projected_patch_tokens(self, biomedclip_layout, offline):
+        source = ClipPrior(f"local-dir:{biomedclip_layout}", form="dense")
+        slices = make_slices(1)
+        prior = source(slices, keys_of(1))
+        assert prior.shape == (1, 11, 14, 14)
+        torch.testing.assert_close(prior.sum(1), torch.ones(1, 14, 14))
+
+        network, preprocess, tokenizer = load_clip(f"local-dir:{biomedclip_layout}")
+        image = preprocess(Image.fromarray(prepare(slices, "window", (-160.0, 240.0))[0].numpy()))
+        with torch.no_grad():
+            tokens = network.eval().visual.head(network.visual.trunk.forward_features(image[None]))
+            tokens = torch.nn.functional.normalize(tokens[0, 1:], dim=-1)  # without the class token
+            texts = network.encode_text(tokenizer(list(DESCRIPTORS)), normalize=True)
+            wanted = (network.logit_scale.exp() * tokens @ texts.T).softmax(-1)
+        torch.testing.assert_close(prior[0].flatten(1).T, wanted, rtol=1e-4, atol=1e-6)
 
     def test_text_tower_on_the_hub_is_named_with_its_key(self, biomedclip_layout, tmp_path, offline):
         for file in biomedclip_layout.iterdir():

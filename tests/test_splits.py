@@ -102,6 +102,9 @@ def test_an_empty_part_is_an_error_but_the_test_falls_back(tmp_path, caplog):
     alone = make_split(collection("A"), file=tmp_path / "alone.json")
     with pytest.raises(BioAttError, match="no patient is left to validate on; name some in validate_patients"):
         alone.patients("validate")
+    with pytest.raises(BioAttError, match="no patient is left to validate on"):
+        make_split(collection("A"), file=tmp_path / "needed.json", needed=["train", "validate"])
+    assert not (tmp_path / "needed.json").exists()
 
 
 def test_the_paper_splits_within_each_patient_by_slice_order(tmp_path, caplog):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 import pytest
+from scripts import staging
 from scripts.errors import BioAttError
 from scripts.staging import check_output_folder, staged_folder
 
@@ -73,6 +75,32 @@ def test_overwrite_replaces_whole_and_only_at_the_end(old):
         (staging / "new.txt").write_text("new")
         assert contents(old) == before
     assert contents(old.parent) == {"out": None, "out/new.txt": b"new"}
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_two_folders_change_places(old, monkeypatch, can_exchange):
+    if not can_exchange:
+        monkeypatch.setattr(staging, "_exchange", lambda *_: False)
+    with staged_folder(old, overwrite=True) as new:
+        (new / "new.txt").write_text("new")
+    assert contents(old.parent) == {"out": None, "out/new.txt": b"new"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
+def test_on_linux_there_is_no_moment_without_a_folder(old, monkeypatch):
+    rename = lambda *_: pytest.fail("one step, not two")  # noqa: E731
+    with staged_folder(old, overwrite=True) as new:
+        (new / "new.txt").write_text("new")
+        monkeypatch.setattr(os, "rename", rename)
+    assert contents(old.parent) == {"out": None, "out/new.txt": b"new"}
+
+
+def test_a_folder_that_another_run_made_meanwhile_is_not_replaced(tmp_path):
+    with pytest.raises(BioAttError, match="out exists"), staged_folder(tmp_path / "out") as new:
+        (new / "mine.txt").write_text("mine")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "theirs.txt").write_text("theirs")
+    assert contents(tmp_path) == {"out": None, "out/theirs.txt": b"theirs"}
 
 
 def test_overwrite_without_an_old_folder_is_a_new_folder(tmp_path):
@@ -158,9 +186,10 @@ def test_failed_move_puts_the_old_folder_back(old, monkeypatch, failing_move):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         rename(source, destination)
 
+    monkeypatch.setattr(staging, "_exchange", lambda *_: False)  # as on a file system that cannot
     monkeypatch.setattr(os, "rename", fail_once)
-    with pytest.raises(BioAttError, match=os.strerror(errno.EACCES)), staged_folder(old, overwrite=True) as staging:
-        (staging / "new.txt").write_text("new")
+    with pytest.raises(BioAttError, match=os.strerror(errno.EACCES)), staged_folder(old, overwrite=True) as new:
+        (new / "new.txt").write_text("new")
     assert contents(old.parent) == before
 
 

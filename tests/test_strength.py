@@ -14,6 +14,7 @@ from scripts.errors import BioAttError
 from scripts.hu import hu_to_network, network_to_hu
 from scripts.inferers import SlicePriorInferer
 from scripts.phantom import write_ct_series
+from scripts.priors.tables import TablePrior
 from studies import as_nifti, lively_network, save_default_network
 
 
@@ -99,6 +100,19 @@ def test_names_uids_and_private_elements_follow_the_options(tmp_path, weights):
     assert images[0].SeriesInstanceUID == images[1].SeriesInstanceUID
     assert (images[0].SeriesDescription, images[0].SeriesNumber) == ("AI Body 0", 10)
     assert images[0][0x0009, 0x1001].value == "private"
+
+
+def test_a_table_is_recorded_by_its_content(tmp_path, weights):
+    source, table = write_ct_series(tmp_path / "in", slices=1), tmp_path / "p.csv"
+    images = []
+    for seed in ("1", "2"):
+        assert main(["priors", str(source), str(table), "--prior", f"random:{seed}", "--overwrite"]) == 0
+        words = ["--weights", str(weights), "--prior", f"table:{table}", "--quiet", "--stable-uids"]
+        assert main(["denoise", str(source), str(tmp_path / seed), *words, "--strength", "0"]) == 0
+        images.append(pydicom.dcmread(tmp_path / seed / "0001.dcm"))
+    assert images[0].PixelData == images[1].PixelData and images[0].SOPInstanceUID != images[1].SOPInstanceUID
+    words = [image.ContributingEquipmentSequence[0].ContributionDescription for image in images]
+    assert f"digest {TablePrior(table).digest}" in words[1] and words[0] != words[1]
 
 
 def test_an_enhanced_series_goes_through_with_a_table_of_priors_by_frame(tmp_path, weights):

@@ -105,10 +105,7 @@ def test_a_datalist_names_pairs_parts_and_patients(tmp_path):
     for seed, name in enumerate("abcd"):
         write_pair(tmp_path / "full" / name, tmp_path / "low" / name, seed=seed)
     listed = {
-        "training": [
-            {"image": "low/a", "label": "full/a", "patient": "Ann"},
-            {"label": "full/b", "patient": "Ann"},
-        ],
+        "training": [{"image": "low/a", "label": "full/a", "patient": "Ann"}, {"label": "full/b", "patient": "Ann"}],
         "validation": [{"image": "low/c", "label": "full/c"}],
         "test": ["low/d"],
     }
@@ -340,13 +337,7 @@ def test_nifti_uids_follow_the_content(tmp_path):
 def test_the_real_collection(data_dir):
     studies = found(data_dir / "ct")
     slices = {studies.folders[study.patient]: len(study.pairs) for study in studies.studies}
-    assert slices == {
-        "C3N-00249": 102,
-        "C3N-04457": 12,
-        "CRLM-CT-1004": 41,
-        "CRLM-CT-1006": 51,
-        "TCGA-09-2043": 160,
-    }
+    assert slices == {"C3N-00249": 102, "C3N-04457": 12, "CRLM-CT-1004": 41, "CRLM-CT-1006": 51, "TCGA-09-2043": 160}
     assert not studies.refused and all(study.low is None for study in studies.studies)
     regions = {studies.folders[study.patient]: study.region for study in studies.studies}
     assert regions["C3N-04457"] == "head" and regions["C3N-00249"] == "chest"

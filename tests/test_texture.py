@@ -176,7 +176,7 @@ def test_doing_nothing_changes_no_texture():
 
 def test_a_blur_is_measured_as_that_blur_at_every_contrast():
     sigma = 1.2
-    result = texture(lambda image: gaussian_filter(image, sigma), realisations=8)
+    result = texture(lambda stack: gaussian_filter(stack, (0, sigma, sigma)), realisations=8)
     for contrast, one in result["ttf"].items():
         expected = math.sqrt(math.log(2) / 2) / (math.pi * math.hypot(0.9, sigma))
         assert one["denoised"]["ttf50_per_mm"] == pytest.approx(expected, rel=0.03)
@@ -191,9 +191,9 @@ def test_a_blur_is_measured_as_that_blur_at_every_contrast():
 def test_a_network_that_spares_only_strong_edges_shows_it():
     """Blurs what differs from its blur by less than 100 HU: noise and low contrast, not the rod of 300 HU."""
 
-    def sparing(image):
-        blurred = gaussian_filter(image, 1.5)
-        return np.where(np.abs(gaussian_filter(image, 0.5) - blurred) < 40.0, blurred, image)
+    def sparing(stack):
+        blurred = gaussian_filter(stack, (0, 1.5, 1.5))
+        return np.where(np.abs(gaussian_filter(stack, (0, 0.5, 0.5)) - blurred) < 40.0, blurred, stack)
 
     ttf = texture(sparing)["ttf"]
     loss = {contrast: one["denoised"]["ttf50_per_mm"] / one["low"]["ttf50_per_mm"] for contrast, one in ttf.items()}
@@ -203,6 +203,21 @@ def test_a_network_that_spares_only_strong_edges_shows_it():
 def test_the_noise_is_that_of_the_dose_that_is_asked_for():
     full, quarter = (texture(lambda x: x, dose_fraction=k, realisations=6)["nps"]["low"]["sd_hu"] for k in (1.0, 0.25))
     assert quarter / full == pytest.approx(2.0, rel=0.08), "quantum noise goes as one over the root of the dose"
+
+
+def test_the_full_dose_has_its_own_noise_of_the_same_texture():
+    nps = texture(lambda x: x, realisations=8)["nps"]
+    assert nps["low"]["sd_hu"] / nps["full"]["sd_hu"] == pytest.approx(2.0, rel=0.08)
+    assert nps["full"]["mean_frequency_per_mm"] == pytest.approx(nps["low"]["mean_frequency_per_mm"], rel=0.05)
+
+
+def test_a_shift_of_hu_is_found_where_it_is():
+    """Adds 3 HU everywhere and takes a tenth off the rods, which the mask of the rods finds as 3 HU less that tenth."""
+    result = texture(lambda stack: stack + 3.0 - 0.1 * PHANTOM.rods_hu)
+    assert result["bias_hu"] == {
+        "0": pytest.approx(3.0, abs=1e-3),
+        **{f"{c:g}": pytest.approx(3.0 - 0.1 * c, abs=0.02) for c in (14.0, 60.0, 300.0)},
+    }
 
 
 def test_the_result_is_json_and_the_seed_decides_it():

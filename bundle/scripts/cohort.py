@@ -33,11 +33,18 @@ class Job:
         source: the input.
         target: folder of its result.
         state: path in the state folder that lock and failure record of this job begin with.
+        series: which series of the input, by UID or number, where it holds several.
     """
 
     source: Path
     target: Path
     state: Path
+    series: str = ""
+
+    @property
+    def name(self) -> str:
+        """The input, for a message."""
+        return f"{self.source}, series {self.series}" if self.series else str(self.source)
 
     @property
     def lock(self) -> Path:
@@ -95,9 +102,9 @@ def denoise_cohort(
     shared |= {name: parser.get_parsed_content(name) for name in ("network", "prior_source")}
 
     def work(job: Job) -> None:
-        run_workflow(
-            "inference", config_names, {**shared, "dataset_dir": str(job.source), "output_dir": str(job.target)}
-        )
+        own = {"dataset_dir": str(job.source), "output_dir": str(job.target)}
+        own |= {"series": job.series} if job.series else {}
+        run_workflow("inference", config_names, {**shared, **own})
 
     began = _clock_of(jobs[0].state.parent)
     before = {job.target for job in jobs if job.target.exists()}
@@ -116,7 +123,8 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
         patients/b/low.nii.gz                              patients/a/series3,a
         # a comment                                        patients/b/low.nii.gz,b
 
-    Without outputs, a result is named like the last part of its input, without .nii or .nii.gz.
+    Without outputs, a result is named like the last part of its input, without .nii or .nii.gz. A third column,
+    series, names one of several series in a folder, by UID or number.
 
     Raises:
         BioAttError: unreadable, empty, a CSV without these columns, or two results at one place or outside.
@@ -130,14 +138,14 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
         table = csv.DictReader(text.splitlines())
         if not {"input", "output"} <= set(table.fieldnames or ()):
             raise BioAttError(f"{file} must have the columns input and output, it has {table.fieldnames}; add them")
-        pairs = [((row["input"] or "").strip(), (row["output"] or "").strip()) for row in table]
+        rows = [tuple((row.get(name) or "").strip() for name in ("input", "output", "series")) for row in table]
     else:
         lines = (line.strip() for line in text.splitlines())
-        pairs = [(line, _name(line)) for line in lines if line and not line.startswith("#")]
-    if not pairs:
+        rows = [(line, _name(line), "") for line in lines if line and not line.startswith("#")]
+    if not rows:
         raise BioAttError(f"{file} names no series; write a path a line")
     jobs, places = [], {}
-    for source, name in pairs:
+    for source, name, series in rows:
         target = Path(os.path.normpath(root / name))
         if not source or not name or root.absolute() not in target.absolute().parents:
             raise BioAttError(
@@ -151,7 +159,7 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
             )
         places[target] = source
         state = root / STATE_FOLDER / quote(str(target.relative_to(root)), safe="")
-        jobs.append(Job(source=file.absolute().parent / source, target=target, state=state))
+        jobs.append(Job(source=file.absolute().parent / source, target=target, state=state, series=series))
     return jobs
 
 
@@ -239,7 +247,7 @@ def _report(jobs: Sequence[Job], before: set[Path]) -> list[str]:
     lines = [""]
     for job in failed:
         told = json.loads(job.failure.read_text())["error"] if job.failure.exists() else "its result was removed"
-        lines.append(f"failed  {job.source}: {told}")
+        lines.append(f"failed  {job.name}: {told}")
     done = len(jobs) - len(failed)
     lines.append(f"{done} of {len(jobs)} series done ({len(before)} of them before), {len(failed)} failed")
     return lines

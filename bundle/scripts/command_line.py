@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_denoise(commands)
+    _add_explain(commands)
     _add_priors(commands)
     _add_data(commands)
     _add_train(commands)
@@ -66,7 +67,11 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     )
     _add_input(parser)
     parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
+    _add_prior_form(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
+    parser.add_argument(
+        "--report", action="store_true", help="write OUT.html beside OUT: pictures, noise, HU, prior, attention maps"
+    )
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
     _add_network(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="slices at a time")
@@ -92,11 +97,33 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--cohort",
         action="store_true",
-        help="SERIES is a list: a text file with a path a line, or a CSV with the columns input and output; each "
-        "result is a folder in OUT. Several processes with the same list and OUT share the work",
+        help="SERIES is a list: a text file with a path a line, or a CSV with the columns input and output, and series "
+        "(UID or number) where a folder holds several; each result is a folder in OUT. Several processes with the same "
+        "list and OUT share the work",
     )
     parser.add_argument("--resume", action="store_true", help="with --cohort: leave out what is finished in OUT")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_explain(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="show where the network attends in a slice, and what another prior changes",
+        description="For one slice: attention maps as pictures and NIfTI, and the result with its own prior, the "
+        "uniform one and that of another region: pictures, differences and figures.",
+        epilog=f"{_PRIORS}\nexample: bioatt explain study/series3 explained --slice 40\n\n{_NOTICE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_input(parser)
+    parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
+    parser.add_argument("--slice", type=int, required=True, metavar="N", help="from 0, inferior to superior")
+    parser.add_argument(
+        "--other", default="", metavar="WORD", help="descriptor of the other region (default: the least likely one)"
+    )
+    _add_prior_form(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
+    parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
+    _add_network(parser)
 
 
 def _add_priors(commands: argparse._SubParsersAction) -> None:
@@ -110,6 +137,22 @@ def _add_priors(commands: argparse._SubParsersAction) -> None:
     _add_input(parser)
     parser.add_argument("output", metavar="TABLE.csv", help="the table to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the table")
+
+
+def _add_prior_form(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prior-form",
+        choices=("vector", "dense"),
+        default="vector",
+        help="one prior for a slice (default, the paper's), or one at each place of it; as the weights were trained",
+    )
+    parser.add_argument(
+        "--prior-temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="flatten (above 1) or sharpen the prior (default: 1, the paper's); as the weights were trained",
+    )
 
 
 def _add_series(parser: argparse.ArgumentParser) -> None:
@@ -227,6 +270,11 @@ def _add_ablate(commands: argparse._SubParsersAction) -> None:
         help="what stands in the attention slots: redcnn (nothing), channel, spatial, bioatt (prior); default: all",
     )
     parser.add_argument("--priors", default="compact,uniform,random:0", metavar="P,P", help="of bioatt, see below")
+    parser.add_argument(
+        "--study",
+        metavar="NAME",
+        help="arms and budget of configs/study_NAME.json in place of --networks and --priors, e.g. priors",
+    )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each kind (default: 3)")
     parser.add_argument(
         "--leave-out", nargs="+", default=[], metavar="PATIENT", help="test on each of these in turn (default: all)"
@@ -234,6 +282,8 @@ def _add_ablate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--backbone", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 (default: the fast network)"
     )
+    parser.add_argument("--records", metavar="DIR", help="where finished runs are kept (default: OUT/runs)")
+    parser.add_argument("--page", metavar="FILE", help="write the page here (default: OUT/README.md)")
     _add_settings(parser)
 
 

@@ -32,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
     keep_freed_memory()
     command = {
         "denoise": denoise,
+        "explain": explain,
         "priors": priors,
         "data": data,
         "train": train,
@@ -58,8 +59,8 @@ def run(options: argparse.Namespace) -> int:
 
 def run_workflow(
     run_id: str, config_names: Sequence[str], overrides: dict[str, Any], tracking: str | None = None
-) -> None:
-    """Run a workflow of the bundle's configs, as `python -m monai.bundle run` does.
+) -> ConfigWorkflow:
+    """Run a workflow of the bundle's configs, as `python -m monai.bundle run` does, and return it with its parts.
 
     Args:
         run_id, config_names, overrides, tracking: see `open_workflow`.
@@ -67,6 +68,7 @@ def run_workflow(
     workflow = open_workflow(run_id, config_names, overrides, tracking)
     workflow.run()
     workflow.finalize()
+    return workflow
 
 
 def open_workflow(
@@ -107,28 +109,18 @@ def open_workflow(
 
 def denoise(options: argparse.Namespace) -> int:
     """`bioatt denoise`: the inference workflow, for one input or for each of a list."""
-    overrides: dict[str, Any] = {
-        "dataset_dir": options.input,
-        "output_dir": options.output,
-        "series": options.series,
-        "assume_hu": options.assume_hu,
-        "allow_gaps": options.allow_gaps,
-        "overwrite": options.overwrite,
+    overrides = _inference_overrides(options) | {
+        "report": options.report,
         "strength": options.strength,
         "stable_uids": options.stable_uids,
         "keep_private": options.keep_private,
-        "prior": options.prior,
-        "prior_preparation": options.prior_preparation,
-        "prior_window_hu": list(options.prior_window),
         "bf16": options.bf16,
         "compile": options.compile,
         "progress": not options.quiet,
     }
-    for name in ("weights", "batch_size", "series_description", "series_number_step"):
+    for name in ("batch_size", "series_description", "series_number_step"):
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
-    if options.device:
-        overrides["device"] = find_device(options.device)
     configs = ["inference.json", *_network_config(options)]
     if options.cohort:
         from .cohort import denoise_cohort
@@ -140,9 +132,20 @@ def denoise(options: argparse.Namespace) -> int:
     return 0
 
 
+def explain(options: argparse.Namespace) -> None:
+    """`bioatt explain`: attention maps of one slice, and what another prior changes."""
+    from .explain import run_explain
+
+    overrides = _inference_overrides(options) | {"progress": False}
+    parser = open_workflow("inference", ["inference.json", *_network_config(options)], overrides).parser
+    names = ("data_list", "network", "provenance", "inferer", "reader")
+    parts = {name: parser.get_parsed_content(name) for name in names}
+    lines = run_explain(parts, options.output, options.slice, other=options.other, overwrite=options.overwrite)
+    print("\n".join(lines))
+
+
 def priors(options: argparse.Namespace) -> None:
     """`bioatt priors`: a table of priors, one row a slice."""
-    import numpy as np
     import torch
 
     from .data import find_inputs, radiological_slices
@@ -160,19 +163,13 @@ def priors(options: argparse.Namespace) -> None:
     rows = []
     for path in inputs:
         volume = radiological_slices(
-            path,
-            series=options.series,
-            assume_hu=options.assume_hu,
-            allow_gaps=options.allow_gaps,
-            progress=True,
+            path, series=options.series, assume_hu=options.assume_hu, allow_gaps=options.allow_gaps, progress=True
         )
         keys = slice_keys_from_meta(volume.meta, len(volume))
         with bar(len(volume), "priors") as advance:
-            for start in range(0, len(volume), 16):
-                part = range(start, min(start + 16, len(volume)))
-                stack = torch.from_numpy(np.stack([volume[i] for i in part]))
-                rows += zip([keys[i] for i in part], source(stack, [keys[i] for i in part]), strict=True)
-                advance(len(part))
+            for i, key in enumerate(keys):  # one at a time, as inference on a CPU: batches differ in the last digits
+                rows.append((key, source(torch.from_numpy(volume[i])[None], [key])[0]))
+                advance(1)
     write_prior_table(target, rows, source)
     print(f"{len(rows)} slices, prior {source.model}: {target}")
 
@@ -215,17 +212,21 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def ablate(options: argparse.Namespace) -> None:
     """`bioatt ablate`: networks, priors, seeds and patients left out, in one table."""
-    from .ablation import run_ablation
+    from .ablation import matrix_of, read_matrix, run_ablation
 
+    settings, backbone = _settings(options.set), options.backbone or ""
+    if options.study:
+        matrix = read_matrix(options.study, settings, backbone)
+    else:
+        matrix = matrix_of(options.networks.split(","), options.priors.split(","), settings, backbone)
     run_ablation(
         options.data,
         Path(options.output),
-        networks=options.networks.split(","),
-        priors=options.priors.split(","),
+        matrix,
         seeds=options.seeds,
         left_out=options.leave_out,
-        network_config=options.backbone or "",
-        settings=_settings(options.set),
+        records_dir=Path(options.records) if options.records else None,
+        page=Path(options.page) if options.page else None,
     )
 
 
@@ -324,6 +325,25 @@ def demo(options: argparse.Namespace) -> None:
     from .demo import run_demo
 
     run_demo(Path(options.output))
+
+
+def _inference_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """What `denoise` and `explain` both override."""
+    return {
+        "dataset_dir": options.input,
+        "output_dir": options.output,
+        "series": options.series,
+        "assume_hu": options.assume_hu,
+        "allow_gaps": options.allow_gaps,
+        "overwrite": options.overwrite,
+        "prior": options.prior,
+        "prior_preparation": options.prior_preparation,
+        "prior_window_hu": list(options.prior_window),
+        "prior_form": options.prior_form,
+        "prior_temperature": options.prior_temperature,
+        **({"weights": options.weights} if options.weights is not None else {}),
+        **({"device": find_device(options.device)} if options.device else {}),
+    }
 
 
 def _training_overrides(options: argparse.Namespace) -> dict[str, Any]:

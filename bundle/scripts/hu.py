@@ -15,12 +15,7 @@ NETWORK_WIDTH_HU = 500.0
 VALID_RANGE_HU = (-1024.0, 3071.0)
 
 #: HU windows (lower, upper) by their usual names, and the full range.
-WINDOWS_HU = {
-    "abdomen": (-160.0, 240.0),
-    "lung": (-1350.0, 150.0),
-    "brain": (0.0, 80.0),
-    "full_range": VALID_RANGE_HU,
-}
+WINDOWS_HU = {"abdomen": (-160.0, 240.0), "lung": (-1350.0, 150.0), "brain": (0.0, 80.0), "full_range": VALID_RANGE_HU}
 
 
 def hu_to_network(hu: Array) -> Array:

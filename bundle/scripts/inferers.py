@@ -14,7 +14,7 @@ from torch import Tensor
 from .data.reader import slice_keys_from_meta
 from .errors import BioAttError
 from .hu import VALID_RANGE_HU, hu_to_network, network_to_hu
-from .priors import PriorSource
+from .priors import PriorSource, SliceKey
 from .progress import bar
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,9 @@ class SlicePriorInferer(Inferer):
         strength: in [0, 1]; the result is input + strength * (output - input), the same in network range as in HU.
         in_place: put the result where the input was, so that a long series is in memory once.
         progress: show a bar on the terminal.
+
+    Attributes:
+        priors: of the last batch, (B, slices, K) on the CPU; None before the first and without a source.
 
     Raises:
         BioAttError: a setting out of its range, or a volume that is not (B, 1, H, W, slices).
@@ -63,6 +66,7 @@ class SlicePriorInferer(Inferer):
         self.strength = float(strength)
         self.in_place = in_place
         self.progress = progress
+        self.priors: Tensor | None = None
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Denoise `inputs` (B, 1, H, W, slices), in network range, slices from inferior to superior.
@@ -76,31 +80,54 @@ class SlicePriorInferer(Inferer):
         meta = inputs.meta if isinstance(inputs, MetaTensor) else {}
         in_place = self.in_place and values.dtype == torch.float32
         result = values if in_place else torch.empty_like(values, dtype=torch.float32)
+        given: list[Tensor] = []
         with torch.inference_mode(), bar(values.shape[0] * values.shape[-1], "denoising", self.progress) as advance:
             for number, (item, out) in enumerate(zip(values, result, strict=True)):
                 keys = slice_keys_from_meta(meta, values.shape[-1], number)
                 for start in range(0, values.shape[-1], self.batch_size):
                     part = slice(start, start + self.batch_size)
                     stack = item[0, ..., part].movedim(-1, 0)
-                    out[0, ..., part] = self._denoise(stack, keys[part], network).movedim(0, -1)
+                    prior = None
+                    if self.prior_source is not None:
+                        prior = find_priors(self.prior_source, stack, keys[part])
+                        given.append(prior)
+                    out[0, ..., part] = self._denoise(stack, prior, network).movedim(0, -1)
                     advance(len(stack))
+        self.priors = torch.cat(given).unflatten(0, values.shape[::4]) if given else None
         if isinstance(inputs, MetaTensor):
             return MetaTensor(result, meta=inputs.meta, applied_operations=inputs.applied_operations)
         return result
 
-    def _denoise(self, stack: Tensor, keys: list[Any], network: Callable[..., Tensor]) -> Tensor:
+    def _denoise(self, stack: Tensor, prior: Tensor | None, network: Callable[..., Tensor]) -> Tensor:
         """Denoise slices (n, H, W) and put back what the network has no business with."""
-        lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
-        inside = (stack >= lower) & (stack <= upper)
-        finite = torch.nan_to_num(stack, nan=lower, posinf=upper, neginf=lower)
-        image = finite.clamp(lower, upper)[:, None]
-        prior = None
-        if self.prior_source is not None:
-            prior = self.prior_source(network_to_hu(finite).float().cpu(), keys).to(image)
+        image, inside = network_input(stack)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
-            denoised = network(image, prior)
+            denoised = network(image, None if prior is None else prior.to(image))
+        lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
         denoised = torch.lerp(image[:, 0].float(), denoised[:, 0].float().clamp(lower, upper), self.strength)
         return torch.where(inside, denoised, stack.float())
+
+
+def network_input(slices: Tensor) -> tuple[Tensor, Tensor]:
+    """What a network is shown of `slices` (n, H, W) in network range.
+
+    Returns:
+        The image (n, 1, H, W), without NaN and within the valid range, and where it is the slice as it was, (n, H, W).
+    """
+    lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
+    inside = (slices >= lower) & (slices <= upper)
+    return _finite(slices).clamp(lower, upper)[:, None], inside
+
+
+def find_priors(source: PriorSource, slices: Tensor, keys: list[SliceKey]) -> Tensor:
+    """Priors (n, K), on the CPU, of `slices` (n, H, W) in network range that `keys` name."""
+    return source(network_to_hu(_finite(slices)).float().cpu(), keys)
+
+
+def _finite(slices: Tensor) -> Tensor:
+    """NaN as the lowest HU of the valid range."""
+    lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
+    return torch.nan_to_num(slices, nan=lower, posinf=upper, neginf=lower)
 
 
 class AutocastInferer(SimpleInferer):

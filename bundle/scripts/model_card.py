@@ -1,4 +1,4 @@
-"""Figures of the model card and the metadata, taken from result files: ``python -m scripts.model_card EVIDENCE``."""
+"""Figures of the model card and the metadata, taken from result files: ``python -m scripts.model_card RESULTS``."""
 
 from __future__ import annotations
 
@@ -9,38 +9,94 @@ from pathlib import Path
 from typing import Any
 
 from .commands import BUNDLE_ROOT, CONFIGS
-from .data.studies import pseudonym_of
+from .errors import BioAttError
 from .networks import weights_sha256
 from .staging import staged_file
 
 #: Measures of the card's first table, with their titles and formats.
 COLUMNS = {"psnr_db": ("PSNR (dB)", ".2f"), "ssim": ("SSIM", ".4f"), "rmse_hu": ("RMSE (HU)", ".2f"),
            "noise_sd_hu": ("noise (HU)", ".1f")}  # fmt: skip
-PRIORS = ("compact", "uniform", "random")
+#: Measures that metadata.json names, with their digits.
+EVAL_METRICS = {"psnr_db": 2, "ssim": 4}
 
 
-def performance_table(evaluation: dict[str, Any], names: dict[str, str]) -> str:
-    """Low dose and denoised per patient, from an evaluation.json; `names` says who stands behind a pseudonym."""
-    titles = [f"{title} low | denoised" for title, _ in COLUMNS.values()]
-    lines = ["| patient | slices | " + " | ".join(titles) + " |", "|---" * (2 + 2 * len(COLUMNS)) + "|"]
-    for patient, mean in evaluation["patients"].items():
-        cells = [f"{mean[image][key]:{form}}" for key, (_, form) in COLUMNS.items() for image in ("low", "denoised")]
-        lines.append(f"| {names.get(patient, patient)} | {mean['slices']} | {' | '.join(cells)} |")
+def performance_table(quality: dict[str, Any]) -> str:
+    """Low dose, denoised and non-local means per patient, from quality.json."""
+    images = {"low": "low", "network": "denoised", "nlm": "non-local means"}
+    lines = ["| patient | slices | image | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
+    lines.append("|---" * (3 + len(COLUMNS)) + "|")
+    for patient, mean in quality["patients"].items():
+        for image, title in images.items():
+            cells = [f"{mean[image][key]:{form}}" for key, (_, form) in COLUMNS.items()]
+            lines.append(f"| {patient} | {mean['slices']} | {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def prior_table(evaluations: dict[str, dict[str, Any]], names: dict[str, str]) -> str:
+def prior_table(quality: dict[str, Any]) -> str:
     """PSNR and SSIM of the same weights with other priors than they were trained with."""
-    titles = [f"{title} {prior}" for title in ("PSNR", "SSIM") for prior in evaluations]
+    images = [name for name in next(iter(quality["patients"].values())) if name.startswith("network")]
+    priors = [name.removeprefix("network, ").removesuffix(" prior") for name in images]
+    priors[0] = quality["network"]["prior"]
+    titles = [f"{title} {prior}" for title in ("PSNR", "SSIM") for prior in priors]
     lines = ["| patient | " + " | ".join(titles) + " |", "|---" * (1 + len(titles)) + "|"]
-    for patient in next(iter(evaluations.values()))["patients"]:
+    for patient, mean in quality["patients"].items():
         cells = [
-            f"{one['patients'][patient]['denoised'][key]:{form}}"
-            for key, form in (("psnr_db", ".2f"), ("ssim", ".4f"))
-            for one in evaluations.values()
+            f"{mean[image][key]:{form}}" for key, form in (("psnr_db", ".2f"), ("ssim", ".4f")) for image in images
         ]
-        lines.append(f"| {names.get(patient, patient)} | {' | '.join(cells)} |")
+        lines.append(f"| {patient} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def limits_list(parts: dict[str, dict[str, Any]]) -> str:
+    """How many limits are kept, and each that is not, with what was measured."""
+    limits = [limit for part in parts.values() for limit in part.get("limits", [])]
+    broken = [limit for limit in limits if not limit["kept"]]
+    lines = [f"Of {len(limits)} limits {len(limits) - len(broken)} are kept." + (" Not kept:" if broken else "")]
+    for one in broken:
+        value = "not measurable" if one["value"] is None else f"{one['value']:.3f}"
+        lines.append(f"- {one['name']}: {value} {one['unit']}, wanted {one['comparison']} {one['bound']:g}")
+    return "\n".join(lines[:1] + [""] * bool(broken) + lines[1:])
+
+
+def verdicts(detectability: dict[str, Any]) -> str:
+    """How often low-contrast detectability is not lower, undecided and lower, and where it is lower."""
+    found = {
+        f"{task} at {float(dose):.0%} dose": one["verdict"]
+        for dose, denoisers in detectability["doses"].items()
+        for task, one in denoisers["network"].items()
+    }
+    counts = ", ".join(f"{name} {list(found.values()).count(name)}" for name in ("not lower", "undecided", "lower"))
+    lower = [task for task, verdict in found.items() if verdict == "lower"]
+    told = f" (lower: {'; '.join(lower)})" if lower else ""
+    doses = len(detectability["doses"])
+    return f"Low-contrast detectability (d' of four discs and of their mean, at {doses} doses): {counts}{told}."
+
+
+def eval_metrics(quality: dict[str, Any]) -> dict[str, float]:
+    """The figures of metadata.json: means over the patients held out."""
+    patients = quality["patients"].values()
+    return {
+        name: round(sum(one["network"][name] for one in patients) / len(patients), digits)
+        for name, digits in EVAL_METRICS.items()
+    }
+
+
+def sections(results: Path) -> dict[str, str]:
+    """What stands between the card's markers, from the folder of results.
+
+    Raises:
+        BioAttError: quality.json is of other weights than those shipped.
+    """
+    parts = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    quality, shipped = parts["quality"], weights_sha256(BUNDLE_ROOT / "models" / "model.pt")
+    if quality["network"]["weights_sha256"] != shipped:
+        raise BioAttError(f"{results} is of other weights than models/model.pt; run `make evidence` again")
+    return {
+        "weights": f"`models/model.pt`, sha256 `{shipped}`",
+        "performance": performance_table(quality),
+        "limits": f"{limits_list(parts)}\n\n{verdicts(parts['detectability'])}",
+        "priors": prior_table(quality),
+    }
 
 
 def fill(text: str, sections: dict[str, str]) -> str:
@@ -59,24 +115,14 @@ def fill(text: str, sections: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Write the tables, the checksum and eval_metrics from an evidence folder's evaluation_PRIOR.json files."""
+    """Write the tables, the checksum and eval_metrics from the folder of results."""
     parser = argparse.ArgumentParser(prog="python -m scripts.model_card", description=__doc__)
-    parser.add_argument("evidence", type=Path, help="folder with evaluation_compact.json and so on")
-    parser.add_argument("--name", nargs="*", default=[], help="folder names behind the pseudonyms, of public patients")
+    parser.add_argument("results", type=Path, help="folder with quality.json and so on")
     options = parser.parse_args()
-    names = {pseudonym_of(name): name for name in options.name}
-    evaluations = {one: json.loads((options.evidence / f"evaluation_{one}.json").read_text()) for one in PRIORS}
     card, metadata = BUNDLE_ROOT / "docs" / "README.md", CONFIGS / "metadata.json"
-    sections = {
-        "weights": f"`models/model.pt`, sha256 `{weights_sha256(BUNDLE_ROOT / 'models' / 'model.pt')}`",
-        "performance": performance_table(evaluations["compact"], names),
-        "priors": prior_table(evaluations, names),
-    }
-    filled = fill(card.read_text(), sections)
-    means = evaluations["compact"]["overall"]["denoised"]
+    filled = fill(card.read_text(), sections(options.results))
     described = metadata.read_text()
-    for measure, digits in (("psnr_db", 2), ("ssim", 4)):
-        value = round(means[measure]["mean"], digits)
+    for measure, value in eval_metrics(json.loads((options.results / "quality.json").read_text())).items():
         described, count = re.subn(rf'("eval_metrics": {{[^}}]*"{measure}": )[0-9.]+', rf"\g<1>{value}", described)
         if count != 1:
             raise ValueError(f"metadata.json has no place for {measure} in eval_metrics")

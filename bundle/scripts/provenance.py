@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 NOT_FOR_DIAGNOSIS = "Research software, not a medical device."
@@ -27,6 +27,10 @@ class Derivation:
         """All fields, for JSON."""
         return {**asdict(self), "notice": NOT_FOR_DIAGNOSIS}
 
+    def outside(self, outside_scope: str) -> Derivation:
+        """The same, of an input that lies outside what the weights were trained on; simulation has no weights."""
+        return self
+
     def series_suffix(self) -> str:
         """What is put behind the source's SeriesDescription."""
         raise NotImplementedError
@@ -50,16 +54,24 @@ class Provenance(Derivation):
         weights_sha256: hex digest of the weights file.
         prior: the prior string as chosen, e.g. ``compact``.
         prior_model: what it stood for, in words, e.g. ``compact prior model (not BiomedCLIP)``.
+        prior_digest: hex digest of all that decides a prior: weights, descriptors, window, or the rows of a table.
         strength: share of the network's output in the result, from 0 to 1; the rest is the input.
+        outside_scope: in what the input lies outside of what the weights were trained on; empty for in nothing known.
     """
 
     network: str
     weights_sha256: str
     prior: str
     prior_model: str
+    prior_digest: str = ""
     strength: float = 1.0
+    outside_scope: str = ""
 
     derivation_code = ("113087", "Smoothing")
+
+    def outside(self, outside_scope: str) -> Provenance:
+        """See `Derivation`."""
+        return replace(self, outside_scope=outside_scope)
 
     def series_suffix(self) -> str:
         """See `Derivation`."""
@@ -69,15 +81,19 @@ class Provenance(Derivation):
         """See `Derivation`."""
         return (
             f"CT denoising with {self.network}, weights sha256 {self.weights_sha256}, "
-            f"prior {self.prior}: {self.prior_model}, strength {self.strength:g}"
+            f"prior {self.prior}: {self.prior_model}, digest {self.prior_digest or 'unknown'}, "
+            f"strength {self.strength:g}"
         )
 
     def sentence(self) -> str:
         """See `Derivation`."""
         return (
             f"Denoised by {self.bundle} {self.version}, {self.network}, weights sha256 {self.weights_sha256[:16]}, "
-            f"prior {self.prior_model}, strength {self.strength:g}. {NOT_FOR_DIAGNOSIS}"
+            f"prior {self.prior_model}, strength {self.strength:g}. {self._warning()}{NOT_FOR_DIAGNOSIS}"
         )
+
+    def _warning(self) -> str:
+        return f"Outside what the weights were trained on: {self.outside_scope}. " if self.outside_scope else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import BioAttError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux: paths from the working folder; let two names change places
 
 
 def check_output_folder(target: str | os.PathLike[str], overwrite: bool) -> Path:
@@ -48,10 +51,12 @@ def staged_folder(target: str | os.PathLike[str], overwrite: bool = False) -> It
     """Yield an empty folder beside `target` that takes its place when the block ends without an error.
 
     An existing `target` is replaced whole, and only then. On an error, or on a full disk, nothing of the new
-    folder is left and the old one is untouched.
+    folder is left and the old one is untouched. A process that is killed may leave a hidden folder
+    ``.NAME.partial-...`` beside `target`, which nothing reads and anyone may delete.
 
     Raises:
-        BioAttError: see `check_output_folder`; also when the disk is full or the place not writable.
+        BioAttError: see `check_output_folder`, also where another run made `target` meanwhile; or the disk is full or
+            the place not writable.
     """
     folder = check_output_folder(target, overwrite)
     try:
@@ -64,7 +69,7 @@ def staged_folder(target: str | os.PathLike[str], overwrite: bool = False) -> It
     try:
         yield staging
         os.chmod(staging, 0o777 & ~_umask())
-        _swap(staging, folder)
+        _swap(staging, check_output_folder(folder, overwrite))
     except OSError as error:
         raise BioAttError(f"writing {folder} failed: {error.strerror or error}; nothing was written there") from error
     finally:
@@ -90,10 +95,12 @@ def staged_file(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _swap(staging: Path, folder: Path) -> None:
-    """Move `staging` to `folder`, putting back what stood there if the move fails."""
+    """Move `staging` to `folder`; what stood there is deleted, or put back if the move fails."""
     if not folder.exists():
         os.rename(staging, folder)
         return
+    if _exchange(staging, folder):
+        return  # what stood there is now at `staging`, which the caller deletes
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.absolute().parent))
     try:
         os.rename(folder, old)
@@ -106,6 +113,19 @@ def _swap(staging: Path, folder: Path) -> None:
         os.rename(old, folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step, so that a kill finds the old or the new one; False if unsupported.
+
+    Linux has renameat2, on local file systems. Elsewhere two renames follow each other, and a kill just between them
+    leaves the old folder beside its place, as ``.NAME.old-...``.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # another system, or an older C library
+        return False
+    return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
 
 
 def _umask() -> int:

@@ -16,7 +16,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from .errors import BioAttError
-from .networks.weights import fit_weights
+from .networks.weights import fit_weights, read_state_dict
 from .staging import staged_file
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ class Checkpoints:
         metric: its name in the validator's metrics; higher is better.
         interval: epochs between checkpoints; the last epoch always has one.
         resume: go on from checkpoint.pt if there is one.
+        publish: a file that takes the final weights in place of model.pt, and is replaced if it exists: for an
+            application that trains again and again, as MONAI Label does. An earlier checkpoint then does not count.
 
     Raises:
         BioAttError: when attached, no such folder can be made; when the training starts, a checkpoint cannot be read
@@ -63,6 +65,7 @@ class Checkpoints:
         metric: str = "denoised_psnr_db",
         interval: int = 1,
         resume: bool = False,
+        publish: str | os.PathLike[str] = "",
     ) -> None:
         self.folder = Path(folder)
         self.network = network
@@ -72,6 +75,7 @@ class Checkpoints:
         self.metric = metric
         self.interval = interval
         self.resume = resume
+        self.publish = publish
         self.best = -math.inf
 
     def attach(self, engine: Engine) -> None:
@@ -90,6 +94,9 @@ class Checkpoints:
         if not path.exists():
             if self.resume:
                 logger.info("no checkpoint in %s: the training starts anew", self.folder)
+            return
+        if not self.resume and self.publish:
+            (self.folder / BEST).unlink(missing_ok=True)
             return
         if not self.resume:
             raise BioAttError(
@@ -140,7 +147,7 @@ class Checkpoints:
     def finish(self, engine: Engine) -> None:
         """Write the final weights."""
         if idist.get_rank() == 0:
-            _save(self.folder / FINAL, self.network.state_dict())
+            _save(Path(self.publish or self.folder / FINAL), self.network.state_dict())
 
 
 class StopOnNaN:
@@ -156,7 +163,7 @@ class StopOnNaN:
 
     def __call__(self, engine: Engine) -> None:
         """Look at the loss of one step."""
-        loss = float(engine.state.output["loss"].detach())
+        loss = float(engine.state.output[0]["loss"])  # of the step, in each item of the decollated output
         if not math.isfinite(loss):
             state = engine.state
             raise BioAttError(
@@ -175,6 +182,16 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.o
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
         optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(parameters, max_norm) and None)
     return optimizer
+
+
+def begin_with(network: nn.Module, weights: str) -> None:
+    """Load `weights` into `network` before it is trained; empty: leave it as it was initialised.
+
+    Raises:
+        BioAttError: the file cannot be read, or belongs to another network.
+    """
+    if weights:
+        fit_weights(network, read_state_dict(weights), weights)
 
 
 def join_processes() -> None:

@@ -20,7 +20,6 @@ from monai.bundle.config_item import ComponentLocator
 from torch import nn
 
 from .data.save import check_places
-from .data.splits import Split
 from .data.volume import find_inputs, is_nifti, load_volume
 from .device import keep_freed_memory
 from .dicom import select_series
@@ -116,15 +115,18 @@ def check_inference(
     assume_hu: bool = False,
     allow_gaps: bool = False,
     overwrite: bool = False,
+    report_file: str = "",
 ) -> list[dict[str, str]]:
     """Look at input and output before anything is loaded, and return the data list of the inference workflow.
 
     Raises:
-        BioAttError: see `find_inputs`, `select_series` and `check_places`.
+        BioAttError: the report exists; see also `find_inputs`, `select_series` and `check_places`.
     """
     dataset_dir, output_dir, series = str(dataset_dir), str(output_dir), str(series)
     inputs = find_inputs(dataset_dir)
     check_places(dataset_dir, output_dir, overwrite)
+    if report_file and not overwrite and Path(report_file).exists():
+        raise BioAttError(f"report {report_file} exists; name another output folder, or replace both with --overwrite")
     for path in inputs:
         if is_nifti(path) and (series or len(inputs) > 1):  # a lone file is read right away: one look is enough
             load_volume(path, series=series, assume_hu=assume_hu)
@@ -133,14 +135,31 @@ def check_inference(
     return [{"image": str(path)} for path in inputs]
 
 
-def check_training(output_dir: str, split: Split) -> None:
-    """Refuse a split with nobody to train or to validate on, and a folder with finished weights.
+def report_file(report: bool | str, output_dir: str) -> str:
+    """Where the report goes: beside the output folder, which programs that send DICOM want to be DICOM alone.
+
+    Args:
+        report: whether there is to be one; MONAI's command line hands ``true`` over as a word.
+        output_dir: folder of the results.
+
+    Returns:
+        ``OUT.html``, or nothing for no report.
+
+    Raises:
+        BioAttError: `report` is neither true nor false.
+    """
+    word = str(report).lower()
+    if word not in ("true", "false"):
+        raise BioAttError(f"report is {report!r}, wanted true or false")
+    return f"{Path(output_dir)}.html" if word == "true" else ""
+
+
+def check_training(output_dir: str) -> None:
+    """Refuse a folder with finished weights.
 
     Raises:
         BioAttError: names them.
     """
-    for part in ("train", "validate"):
-        split.patients(part)
     finished = Path(output_dir) / "model.pt"
     if finished.exists():
         raise BioAttError(f"{finished} holds the weights of a finished training; name another output folder")
@@ -180,6 +199,7 @@ def make_provenance(
         weights_sha256=weights_sha256(weights),
         prior=prior_source.name,
         prior_model=prior_source.model,
+        prior_digest=prior_source.digest,
         strength=strength,
     )
 

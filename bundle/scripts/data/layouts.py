@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import BioAttError
 from .volume import is_nifti
@@ -164,19 +165,8 @@ def datalist(file: Path) -> list[Entry]:
         known = json.loads(file.read_text())
         sections = [name for name in ("training", "validation", "test") if known.get(name)]
         for section, part in zip(("training", "validation", "test"), PARTS, strict=True):
-            for item in load_decathlon_datalist(file, True, section) if section in sections else ():
-                full, low = item.get("label"), item.get("image")
-                if not isinstance(full, str | None) or not isinstance(low, str | None) or not (full or low):
-                    raise BioAttError(f"{file}: an item of {section} has no single path as label; name the full dose")
-                entries.append(
-                    Entry(
-                        patient=str(item.get("patient") or Path(full or low).name.split(".nii")[0]),
-                        layout="datalist",
-                        full=Path(full) if full else None,
-                        low=Path(low) if low else None,
-                        part=part,
-                    )
-                )
+            items = load_decathlon_datalist(file, True, section) if section in sections else ()
+            entries += [_datalist_entry(item, f"{file}: an item of {section}", part) for item in items]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BioAttError(f"{file} is no MONAI datalist ({error}); see docs/data.md for its form") from error
     if not entries:
@@ -184,12 +174,17 @@ def datalist(file: Path) -> list[Entry]:
     return entries
 
 
-def find_entries(dataset_dir: str | os.PathLike[str]) -> list[Entry]:
+def find_entries(dataset_dir: str | os.PathLike[str] | Sequence[Mapping[str, Any]]) -> list[Entry]:
     """The studies of a folder, whatever its layout or mixture of layouts, or of a datalist; sorted by patient.
+
+    Args:
+        dataset_dir: a folder, a datalist's file, or the items of one of its lists with absolute paths.
 
     Raises:
         BioAttError: there is no such folder or datalist, or it has no subfolders.
     """
+    if not isinstance(dataset_dir, (str, os.PathLike)):
+        return [_datalist_entry(item, "an item of the datalist") for item in dataset_dir]
     root = Path(dataset_dir).absolute()
     if str(dataset_dir) and root.is_file():
         return datalist(root)
@@ -207,6 +202,20 @@ def find_entries(dataset_dir: str | os.PathLike[str]) -> list[Entry]:
         folders = [folder for folder in folders if folder.name not in known]
         entries += found
     return sorted(entries, key=lambda entry: (entry.patient, entry.variant))
+
+
+def _datalist_entry(item: Mapping[str, Any], what: str, part: str = "") -> Entry:
+    """What one item of a datalist names; see `datalist`."""
+    full, low = item.get("label"), item.get("image")
+    if not isinstance(full, str | None) or not isinstance(low, str | None) or not (full or low):
+        raise BioAttError(f"{what} has no single path as label; name the full dose")
+    return Entry(
+        patient=str(item.get("patient") or Path(full or low).name.split(".nii")[0]),
+        layout="datalist",
+        full=Path(full) if full else None,
+        low=Path(low) if low else None,
+        part=part,
+    )
 
 
 def _walk(folders: list[Path]) -> Iterator[Path]:

@@ -109,10 +109,5 @@ def radiological_slices(path: str | os.PathLike[str], **reader: Any) -> Radiolog
         path: DICOM series or NIfTI file.
         reader: arguments of `SeriesReader`.
     """
-    load = Compose(
-        [
-            LoadSeriesd("image", SeriesReader(**reader)),
-            OrientSlicesd("image"),
-        ]
-    )
+    load = Compose([LoadSeriesd("image", SeriesReader(**reader)), OrientSlicesd("image")])
     return RadiologicalSlices(str(path), load({"image": path})["image"])

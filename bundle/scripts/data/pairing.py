@@ -198,9 +198,9 @@ def _turned(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
 def _ranges(heights: np.ndarray, indices: np.ndarray) -> str:
     """Positions in words, neighbours as a range: ``-3.00 mm, 6.00 to 12.00 mm (3 slices)``."""
     runs = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1)
-    return ", ".join(
-        f"{heights[run[0]]:.2f} mm"
-        if len(run) == 1
-        else f"{heights[run[0]]:.2f} to {heights[run[-1]]:.2f} mm ({len(run)} slices)"
-        for run in runs
-    )
+    return ", ".join(_range(heights[run]) for run in runs)
+
+
+def _range(heights: np.ndarray) -> str:
+    first = f"{heights[0]:.2f}"
+    return f"{first} mm" if len(heights) == 1 else f"{first} to {heights[-1]:.2f} mm ({len(heights)} slices)"

@@ -19,7 +19,7 @@ import torch
 
 from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU
-from ..priors import PriorSource, RandomPrior, SliceKey, UniformPrior
+from ..priors import PriorSource, SliceKey
 from ..progress import bar
 from ..staging import staged_file
 from .orientation import RadiologicalSlices, radiological_slices
@@ -28,6 +28,7 @@ from .regions import UNKNOWN, region_of_prior
 from .simulated import simulate, simulation_recipe, simulator_for
 from .splits import Split
 from .studies import Collection, Study, without_names
+from .targets import CleanedTargets
 
 #: Part of the key of cached real pairs; raise it when what is written of them changes.
 REAL_VERSION = 1
@@ -40,11 +41,12 @@ class CachedPair:
 
     Args:
         path: .npz with ``full`` (H, W) and ``low`` (R, H, W), int16 HU; R is 1 where the low dose is real.
-        priors: (R, K), one per realisation, of the whole low-dose slice.
+        priors: (R, K), or dense (R, K, h, w), one per realisation, of the whole low-dose slice.
         patient: pseudonym.
         key: the slice whose priors these are: of the low dose if that is real, else of the full dose.
         uid: its SOPInstanceUID, or what stands for it where there is none.
         region: ``head``, ``chest``, ``abdomen``, ``pelvis`` or ``unknown``.
+        target: .npy with the cleaned full dose (H, W), int16 HU, where the training has one; see `CleanedTargets`.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class CachedPair:
     key: SliceKey
     uid: str = ""
     region: str = UNKNOWN
+    target: Path | None = None
 
     def load(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return full (H, W) and low (R, H, W) in HU, int16, and the priors (R, K).
@@ -64,6 +67,21 @@ class CachedPair:
         if read is None:
             raise BioAttError(f"cached pair {self.path} is damaged or gone; start again, and it is made anew")
         return (*read, self.priors)
+
+    def load_target(self) -> np.ndarray | None:
+        """Return the cleaned full dose (H, W) in HU, int16; None where the full dose itself is the target.
+
+        Raises:
+            BioAttError: the file is damaged or gone.
+        """
+        if self.target is None:
+            return None
+        try:
+            return np.load(self.target, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BioAttError(
+                f"cached target {self.target} is damaged or gone; delete it and start again, and it is made anew"
+            ) from error
 
 
 def training_pairs(
@@ -78,6 +96,7 @@ def training_pairs(
     filter_names: Sequence[str] = ("hann", "hamming", "cosine"),
     views: int = 600,
     seed: int = 0,
+    targets: CleanedTargets | None = None,
 ) -> list[dict[str, Any]]:
     """Make, or find in the cache, the pairs of one part, as ``{"pair", "patient", "region", "uid"}`` a slice.
 
@@ -98,6 +117,7 @@ def training_pairs(
         filter_names: reconstruction filters of the noise, as scikit-image names them.
         views: projection angles over 180 degrees.
         seed: of the noise; the slice's UID goes into it too, so a slice's noise hangs on nothing else.
+        targets: cleans the full doses, which are then kept as targets beside the pairs.
 
     Raises:
         BioAttError: the part is empty, a volume cannot be read or holds NaN, a prior is missing, or the disk is full.
@@ -108,7 +128,7 @@ def training_pairs(
         if one.patient in patients:
             logger.warning("%s %s: refused in part or whole; `bioatt data` tells why", one.patient, one.what)
     recipe = simulation_recipe(tuple(dose_fractions), tuple(filter_names), views, seed)
-    cache = _Cache(Path(cache_dir), prior_source, recipe)
+    cache = _Cache(Path(cache_dir), prior_source, recipe, targets)
     made: dict[str, list[CachedPair]] = {}
     for patient in dict.fromkeys(patients):
         slices = [
@@ -132,10 +152,13 @@ def training_pairs(
 class _Cache:
     """Pairs and priors on disk; makes what is not there."""
 
-    def __init__(self, place: Path, prior_source: PriorSource, simulation: dict[str, Any]) -> None:
+    def __init__(
+        self, place: Path, prior_source: PriorSource, simulation: dict[str, Any], targets: CleanedTargets | None
+    ) -> None:
         self.place = place
         self.prior_source = prior_source
         self.simulation = simulation
+        self.targets = targets
 
     def pairs(self, study: Study, indices: list[tuple[int, int]]) -> list[CachedPair]:
         """The pairs of one study at the slice indices (full, low), inferior to superior."""
@@ -200,8 +223,9 @@ class _Cache:
         stack = study.low or study.full
         priors = self._priors(path, stack.keys[index])
         region = study.region
-        if region == UNKNOWN and not isinstance(self.prior_source, (UniformPrior, RandomPrior)):  # these know nothing
-            region = region_of_prior(priors.mean(0), self.prior_source.descriptors)
+        if region == UNKNOWN and self.prior_source.name.partition(":")[0] not in ("uniform", "random"):  # know nothing
+            whole = priors.mean(axis=(0, *range(2, priors.ndim)))  # over realisations, and the places of a dense prior
+            region = region_of_prior(whole, self.prior_source.descriptors)
         return CachedPair(
             path=path,
             priors=priors,
@@ -209,7 +233,15 @@ class _Cache:
             key=stack.keys[index],
             uid=stack.uids[index],
             region=region,
+            target=self._target(path, stack.keys[index]) if self.targets else None,
         )
+
+    def _target(self, path: Path, key: SliceKey) -> Path:
+        """Where the cleaned full dose is kept, beside the pair under the digest of what cleaned it; made if missing."""
+        kept = path.with_suffix(f".{self.targets.digest[:16]}.target.npy")
+        if not kept.exists():
+            _write(kept, partial(np.save, arr=_stored(self.targets(_read_pair(path)[0], key))))
+        return kept
 
     def _priors(self, path: Path, key: SliceKey) -> np.ndarray:
         """Priors of the low-dose realisations (R, K), kept beside the pair under the digest of what made them."""

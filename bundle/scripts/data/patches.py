@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from monai.data import Dataset
 from monai.transforms import Compose, MapTransform, RandomizableTransform
 from torch import Tensor
 from torch.utils.data import DistributedSampler
+
+from ..errors import BioAttError
 
 #: Patches are centred where the full dose is denser than this, HU: on the body or its couch, not in the air around.
 _AIR_HU = -500.0
@@ -29,7 +32,13 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
     its edges sharper, and simulated noise from elsewhere in the slice is added. So the network also sees targets that
     are cleaner than a scanner's full dose, and learns to denoise input of routine dose.
 
+    Where the item has a cleaned full dose under ``target`` (`CleanedTargets`), what the network shall give lies
+    between it and the full dose: full + c (target - full), with one c for simulated low doses and another for a share
+    of patches that get no simulated noise, as routine-dose input has none.
+
     One transform and not a chain of MONAI's crops and flips, since it moves noise between places (docs/adr/0007).
+
+    A dense prior (K, h, w) under ``prior`` becomes each patch's own, (K, rows, columns), turned like it.
 
     Args:
         keys: low and full dose, each (1, H, W) in HU; all other keys are passed on with each patch.
@@ -42,6 +51,9 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
             coarser, as smooth kernels make it, below 1 finer. Else the network learns to take away the texture of
             simulated noise alone, and to keep that of scanners, which its targets have.
         shift_hu: both doses are shifted by up to so much.
+        routine_probability: share of patches without simulated noise, in [0, 1]; needs targets, or the network
+            learns to do nothing.
+        cleaning: c for patches with simulated noise, and for those without; above 1 takes off more than the target.
     """
 
     def __init__(
@@ -55,6 +67,8 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
         shrink_factors: Sequence[int] = (2, 3),
         noise_zoom: tuple[float, float] = (1.0, 1.0),
         shift_hu: float = 0.0,
+        routine_probability: float = 0.0,
+        cleaning: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, 1.0)
@@ -66,32 +80,53 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
         self.shrink_factors = tuple(shrink_factors)
         self.noise_zoom = tuple(noise_zoom)
         self.shift_hu = shift_hu
+        self.routine_probability = routine_probability
+        self.cleaning = tuple(cleaning)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         """Return `num_patches` items with patches (1, h, w) in place of the slices."""
         low, full = (self._at_least_a_patch(data[key]) for key in (self.low, self.full))
         noise = low - full
+        target = self._at_least_a_patch(data["target"]) if "target" in data else full
         rows, columns = _body(full[0])
-        return [dict(data) | self._patch(full, noise, rows, columns) for _ in range(self.num_patches)]
+        prior = data.get("prior")
+        dense = prior if prior is not None and prior.dim() == 3 else None
+        shape = tuple(data[self.full].shape[-2:])
+        kept = {key: value for key, value in data.items() if key != "target"}
+        draw = partial(self._patch, full, target - full, noise, rows, columns, dense, shape)
+        return [kept | draw() for _ in range(self.num_patches)]
 
-    def _patch(self, full: Tensor, noise: Tensor, rows: Tensor, columns: Tensor) -> dict[Hashable, Tensor]:
+    def _patch(
+        self,
+        full: Tensor,
+        cleaner: Tensor,
+        noise: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        dense: Tensor | None,
+        shape: tuple[int, int],
+    ) -> dict[Hashable, Tensor]:
         factor, gain = 1, math.exp(self.R.uniform(*map(math.log, self.noise_gain)))
         if self.R.uniform() < self.shrink_probability:
             fitting = [s for s in self.shrink_factors if self._fits(s, full)]
             factor = int(self.R.choice(fitting)) if fitting else 1
+        routine = self.R.uniform() < self.routine_probability
         place = self._place(full.shape[1:], rows, columns, factor)
-        label = full[place]
+        patch, change = full[place], self.cleaning[routine] * cleaner[place]
         patch_noise = noise[place]
         if factor > 1:
-            label = F.avg_pool2d(label, factor)
+            patch, change = (F.avg_pool2d(x, factor) for x in (patch, change))
             patch_noise = self._zoomed(noise[self._place(full.shape[1:], rows, columns, 1)])
-        image = label + gain * patch_noise
+        image = patch if routine else patch + gain * patch_noise
+        label = patch + change
         shift = self.R.uniform(-self.shift_hu, self.shift_hu)
         turns, flip = int(self.R.randint(4)), bool(self.R.randint(2))
-        patches = {}
-        for key, patch in ((self.low, image), (self.full, label)):
+        patches = {self.low: image + shift, self.full: label + shift}
+        if dense is not None:
+            patches["prior"] = prior_of_patch(dense, shape, place[1:], self.patch_shape)
+        for key, patch in patches.items():
             patch = torch.rot90(patch, turns, (1, 2))
-            patches[key] = (patch.flip(2) if flip else patch).contiguous() + shift
+            patches[key] = (patch.flip(2) if flip else patch).contiguous()
         return patches
 
     def _zoomed(self, noise: Tensor) -> Tensor:
@@ -126,6 +161,25 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
         return tuple(place)
 
 
+def prior_of_patch(dense: Tensor, shape: tuple[int, int], place: Sequence[slice], patch_shape: Sequence[int]) -> Tensor:
+    """The prior (K, rows, columns) at the pixels of a patch: what the network itself interpolates for a whole slice.
+
+    Args:
+        dense: prior of the whole slice, (K, h, w).
+        shape: rows and columns of the slice in pixels.
+        place: rows and columns that the patch covers; more than `patch_shape` if it was averaged down.
+        patch_shape: rows and columns of the patch.
+    """
+    axes = []
+    for part, length, count in zip(place, shape, patch_shape, strict=True):
+        step = (part.stop - part.start) / count
+        centres = part.start + step * (torch.arange(count, dtype=torch.float32) + 0.5)
+        axes.append(2.0 * centres / length - 1.0)
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    grid = torch.stack([x, y], dim=-1)[None]
+    return F.grid_sample(dense[None], grid, padding_mode="border", align_corners=False)[0]
+
+
 def grid_patches(items: Sequence[Mapping[Hashable, Any]], patch_shape: Sequence[int]) -> list[dict[Hashable, Any]]:
     """One item per patch of a grid over each slice, with its ``corner`` (row, column); `GridPatchd` cuts it out.
 
@@ -158,7 +212,13 @@ class GridPatchd(MapTransform):
         self.height, self.width = patch_shape
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the item with patches (1, h, w)."""
+        """Return the item with patches (1, h, w).
+
+        Raises:
+            BioAttError: the prior is dense, and would not be turned with the patch.
+        """
+        if "prior" in data and data["prior"].dim() != 1:
+            raise BioAttError("patches of a grid, the paper's, take one prior for a slice; set prior_form=vector")
         row, column = data["corner"]
         place = (slice(None), slice(row, row + self.height), slice(column, column + self.width))
         return dict(data) | {key: data[key][place] for key in self.key_iterator(data)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ..dicom import DerivedRules, select_series, write_derived_series
 from ..errors import BioAttError
 from ..progress import bar
 from ..provenance import Derivation
-from ..staging import check_output_folder, staged_folder
+from ..staging import check_output_file, check_output_folder, staged_file, staged_folder
 from .volume import write_nifti
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class SaveSeries:
         rules: how a derived series is named and what it keeps; None for the defaults.
         overwrite: replace an existing folder.
         progress: show a bar on the terminal while slices are written.
+        report: gives a page of HTML about the results when all of them are written.
+        report_file: where it goes, at the same time as the folder; empty for no page.
 
     Raises:
         BioAttError: the folder cannot be used, or writing fails.
@@ -47,13 +50,18 @@ class SaveSeries:
         rules: DerivedRules | None = None,
         overwrite: bool = False,
         progress: bool = False,
+        report: Callable[[], str] | None = None,
+        report_file: str | os.PathLike[str] = "",
     ) -> None:
         self.output_dir = Path(output_dir)
         self.provenance = provenance
         self.rules = rules
         self.overwrite = overwrite
         self.progress = progress
+        self.report = report if str(report_file) else None
+        self.report_file = Path(report_file)
         self._staging = ExitStack()
+        self._page: Path | None = None
         self._folder: Path | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -66,40 +74,57 @@ class SaveSeries:
     def start(self, engine: Engine) -> None:
         """Refuse a folder that cannot be used before the work begins."""
         check_output_folder(self.output_dir, self.overwrite)
+        if self.report is not None:
+            check_output_file(self.report_file, self.overwrite)
 
     def write(self, engine: Engine) -> None:
         """Write the results of one iteration."""
         for item in engine.state.output:
             meta = item["image"].meta
             hu = item["pred"].cpu().numpy()[0]
+            provenance = self.provenance.outside(meta.get("outside_scope", ""))
             if meta["kind"] == "dicom":
                 write_dicom_result(
                     Path(meta["filename_or_obj"]),
                     meta["series_instance_uid"],
                     hu,
                     self.output_dir,
-                    self.provenance,
+                    provenance,
                     rules=self.rules,
                     overwrite=self.overwrite,
                     progress=self.progress,
+                    complete=self._write_report,
                 )
             else:
-                self._write_nifti(Path(meta["filename_or_obj"]), hu)
+                self._write_nifti(Path(meta["filename_or_obj"]), hu, provenance)
 
     def finish(self, engine: Engine) -> None:
-        """Move the finished folder to its place."""
+        """Move the finished folder to its place, and then the report to its own."""
+        if self._folder is not None:
+            self._write_report()
         self._staging.close()
-        self._folder = None
+        self._folder = self._page = None
 
     def abandon(self, engine: Engine, error: BaseException) -> None:
         """Drop what was written so far and let the error go on."""
         self._staging.__exit__(type(error), error, error.__traceback__)
         raise error
 
-    def _write_nifti(self, source: Path, hu: np.ndarray) -> None:
+    def _write_nifti(self, source: Path, hu: np.ndarray, provenance: Derivation) -> None:
         if self._folder is None:
+            self._stage_report()  # what is entered first is moved last
             self._folder = self._staging.enter_context(staged_folder(self.output_dir, self.overwrite))
-        write_nifti_result(source, hu, self._folder, self.provenance)
+        write_nifti_result(source, hu, self._folder, provenance)
+
+    def _stage_report(self) -> None:
+        if self.report is not None and self._page is None:
+            self.report_file.absolute().parent.mkdir(parents=True, exist_ok=True)
+            self._page = self._staging.enter_context(staged_file(self.report_file))
+
+    def _write_report(self) -> None:
+        self._stage_report()
+        if self.report is not None and self._page is not None:
+            self._page.write_text(self.report(), encoding="utf-8")
 
 
 def write_dicom_result(
@@ -112,6 +137,7 @@ def write_dicom_result(
     rules: DerivedRules | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    complete: Callable[[], None] | None = None,
 ) -> None:
     """Write `hu` (columns, rows, slices) as a series derived from one in `source`, to `folder`, which appears whole."""
     # What is unusual about the series was told and allowed when it was read.
@@ -125,6 +151,7 @@ def write_dicom_result(
             rules=rules,
             overwrite=overwrite,
             progress=lambda done, total: advance(1),
+            complete=complete,
         )
 
 

@@ -12,7 +12,7 @@ from ..hu import VALID_RANGE_HU
 from .orientation import RadiologicalSlices
 
 #: Part of the cache's key; raise it when the simulation changes.
-SIMULATION_VERSION = 1
+SIMULATION_VERSION = 2
 
 
 def simulation_recipe(
@@ -34,7 +34,7 @@ def simulator_for(volume: RadiologicalSlices, recipe: dict[str, Any]) -> DoseSim
     Raises:
         ValueError: no slice shows soft tissue to measure its noise in.
     """
-    geometry = ParallelBeam(views=recipe["views"], spacing_mm=volume.spacing_mm)
+    geometry = ParallelBeam(views=recipe["views"], spacing_mm=volume.spacing_mm, projector="fourier")
     return calibrate_on_series(DoseSimulator(geometry=geometry), volume)
 
 

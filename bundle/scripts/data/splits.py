@@ -68,6 +68,7 @@ def make_split(
     train_patients: Sequence[str] = (),
     validate_patients: Sequence[str] = (),
     test_patients: Sequence[str] = (),
+    needed: Sequence[str] = (),
 ) -> Split:
     """Split by patient: as named, else as `file` says, else as the datalist says, else drawn by `seed`.
 
@@ -80,9 +81,11 @@ def make_split(
         seed: of the draw.
         train_patients, validate_patients, test_patients: folder names or pseudonyms, which override the file; once
             any are named, all others train unless `train_patients` is named too.
+        needed: parts that must not be empty.
 
     Raises:
-        BioAttError: a patient in two parts, unknown or no longer there; unusable fractions, `split` or file.
+        BioAttError: nobody in a part that is needed; a patient in two parts, unknown or no longer there; unusable
+            fractions, `split` or file.
     """
     if split not in (BY_PATIENT, WITHIN_PATIENT):
         raise BioAttError(f"split is {split!r}; use {BY_PATIENT}, or {WITHIN_PATIENT} to reproduce the paper's")
@@ -110,9 +113,12 @@ def make_split(
     else:
         parts = kept or _own_split(studies) or _draw(studies.patients, fractions, seed)
     _check(parts, studies, path)
+    drawn = Split(kind=split, parts={part: tuple(parts[part]) for part in PARTS})
+    for part in needed:
+        drawn.patients(part)
     if kept is None:
         _write(path, parts)
-    return Split(kind=split, parts={part: tuple(parts[part]) for part in PARTS})
+    return drawn
 
 
 def _complete(named: dict[str, list[str]], studies: Collection) -> dict[str, list[str]]:

@@ -6,9 +6,10 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..dicom import find_series
 from ..errors import BioAttError
@@ -107,14 +108,16 @@ def pseudonym_of(name: str) -> str:
     return f"P-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def find_studies(dataset_dir: str | os.PathLike[str], *, progress: bool = True) -> Collection:
+def find_studies(
+    dataset_dir: str | os.PathLike[str] | Sequence[Mapping[str, Any]], *, progress: bool = True
+) -> Collection:
     """Find the studies of a data set in any layout of `layouts`, and pair their slices; only headers are read.
 
     A study that cannot be used is refused, with its reason, and the others go on; of a study some of whose slices
     have no partner, the others go on.
 
     Args:
-        dataset_dir: folder in one of the layouts, or a MONAI datalist.
+        dataset_dir: folder in one of the layouts, or a MONAI datalist: its file, or items with absolute paths.
         progress: show a bar on the terminal.
 
     Raises:
@@ -136,9 +139,10 @@ def find_studies(dataset_dir: str | os.PathLike[str], *, progress: bool = True) 
                 seen |= dict.fromkeys(study.full.uids, study.patient)
                 studies.append(study)
             advance(1)
+    source = Path(dataset_dir if isinstance(dataset_dir, (str, os.PathLike)) else "the datalist")
     if not studies:
-        raise BioAttError(f"nothing in {dataset_dir} can be used: {'; '.join(map(str, refused))}")
-    return Collection(source=Path(dataset_dir), studies=tuple(studies), refused=tuple(refused), folders=folders)
+        raise BioAttError(f"nothing in {source} can be used: {'; '.join(map(str, refused))}")
+    return Collection(source=source, studies=tuple(studies), refused=tuple(refused), folders=folders)
 
 
 def write_key(path: str | os.PathLike[str], collection: Collection) -> None:

@@ -112,7 +112,8 @@ class LoadPaird(RandomizableTransform, MapTransform):
     """One low-dose realisation of a cached pair, drawn anew each time, with its full dose and its prior.
 
     Takes ``{"pair": CachedPair}`` (see `training_pairs`) and gives ``image`` and ``label`` (1, H, W) in HU, and
-    ``prior`` (K,), all of one slice, with its ``patient`` (pseudonym), ``region`` and ``uid``; other keys are kept.
+    ``prior`` (K,) or (K, h, w), all of one slice, with its ``patient`` (pseudonym), ``region`` and ``uid``, and
+    ``target`` (1, H, W) in HU where the pair has a cleaned full dose; other keys are kept.
 
     Args:
         keys: where the pair stands, usually ``pair``.
@@ -128,6 +129,8 @@ class LoadPaird(RandomizableTransform, MapTransform):
         """Load the pair."""
         pair = data[self.keys[0]]
         full, lows, priors = pair.load()
+        target = pair.load_target()
+        cleaned = {} if target is None else {"target": torch.from_numpy(target.astype(np.float32))[None]}
         chosen = self.realisation if self.realisation is not None else int(self.R.randint(len(lows)))
         return {key: value for key, value in data.items() if key != self.keys[0]} | {
             "image": torch.from_numpy(lows[chosen].astype(np.float32))[None],
@@ -136,4 +139,5 @@ class LoadPaird(RandomizableTransform, MapTransform):
             "patient": pair.patient,
             "region": pair.region,
             "uid": pair.uid,
+            **cleaned,
         }

@@ -5,7 +5,8 @@ Nothing here logs or shows a value of the Patient or Study modules; UIDs of seri
 """
 
 from .padding import padding_mask
-from .read import read_frames, read_slice, read_volume
+from .pixels import read_frames, read_slice
+from .read import read_volume
 from .rules import DerivedRules
 from .series import Series, find_series, select_series
 from .write import WriteSummary, write_derived_series

@@ -98,4 +98,4 @@ def rle_pixels(codestream: bytes) -> int:
 def is_whole(codestream: bytes) -> bool:
     """Whether a JPEG, JPEG-LS or JPEG 2000 codestream has its end marker; others are not looked into."""
     starts = codestream.startswith((b"\xff\xd8", b"\xff\x4f\xff\x51"))
-    return not starts or codestream.rstrip(b"\x00")[-2:] == b"\xff\xd9"
+    return not starts or codestream.rstrip(b"\x00\xff").endswith(b"\xff\xd9")  # what follows only fills up

@@ -18,6 +18,8 @@ _GROUPS = {
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope", "RescaleType"),
     "CTReconstructionSequence": ("ConvolutionKernel",),
     "CTImageFrameTypeSequence": ("FrameType",),
+    "DerivationImageSequence": ("DerivationCodeSequence",),
+    "FrameContentSequence": ("TemporalPositionIndex", "FrameAcquisitionNumber"),
 }
 
 
@@ -61,6 +63,8 @@ def frame_headers(dataset: Dataset, where: Path) -> list[Dataset]:
 
 def _lift(groups: Dataset, header: Dataset, where: Path) -> None:
     """Put the elements of functional groups into `header`."""
+    if items(groups, "RealWorldValueMappingSequence", where):  # a group that single-frame images have as it is
+        header["RealWorldValueMappingSequence"] = groups["RealWorldValueMappingSequence"]
     for group, keywords in _GROUPS.items():
         for item in items(groups, group, where)[:1]:
             for keyword in keywords:

@@ -12,7 +12,8 @@ from .headers import numbers, whole_number
 
 SAME_POSITION_MM = 0.01
 ROUNDING_MM = 0.105  # of slice positions in a file
-UNIT_TOLERANCE = 1e-3  # of direction cosines, which files round to few digits
+SIDEWAYS_MM = 0.21  # between neighbours, from rounding in two directions
+UNIT_TOLERANCE = 0.01  # of direction cosines, which files round to few digits
 MAX_PIXELS = 4096 * 4096  # of one slice; a larger matrix is no CT slice but a damaged or hostile header
 AXIAL_COSINE = 0.8  # a normal within 37 degrees of the body axis: a tilted gantry (30 degrees) is still axial
 
@@ -45,7 +46,8 @@ def read_plane(dataset: Dataset, where: object) -> Plane:
             f"{where}: ImageOrientationPatient is {orientation.tolist()}, "
             "wanted two unit vectors at a right angle; repair the file"
         )
-    return Plane(shape, spacing, orientation, numbers(dataset, "ImagePositionPatient", 3, where))
+    directions = orientation / np.repeat(lengths, 3)  # rounded cosines would change the spacing
+    return Plane(shape, spacing, directions, numbers(dataset, "ImagePositionPatient", 3, where))
 
 
 def read_shape(dataset: Dataset, where: object) -> tuple[int, int]:
@@ -106,14 +108,23 @@ def heights(planes: list[Plane]) -> np.ndarray:
 
 
 def gaps(planes: list[Plane]) -> list[str]:
-    """Where the spacing of sorted slices is not the usual one, one phrase a place; empty where all is even.
+    """Where sorted slices do not follow each other evenly, one phrase a place; empty where all is even.
 
-    Positions rounded to a tenth of a millimetre, as some scanners write them, are no gaps.
+    That is where the spacing is not the usual one, or a slice lies to the side of the line through the others (that of
+    a tilted gantry is oblique). Positions rounded to a tenth of a millimetre, as some scanners write them, are even.
     """
     along = heights(planes)
     steps = np.diff(along)
     if len(steps) < 2:
         return []
+    normal = slice_normal(planes[0].orientation)
     usual = float(np.median(steps))
-    odd = np.flatnonzero(np.abs(steps - usual) > max(0.05 * usual, ROUNDING_MM))
-    return [f"{steps[i]:.2f} mm between {along[i]:.2f} and {along[i + 1]:.2f} mm" for i in odd]
+    sideways = np.diff([plane.position - height * normal for plane, height in zip(planes, along, strict=True)], axis=0)
+    drift = np.median(sideways / steps[:, None], axis=0)
+    aside = np.linalg.norm(sideways - steps[:, None] * drift, axis=1)
+    is_odd = np.abs(steps - usual) > max(0.05 * usual, ROUNDING_MM)
+    phrases = []
+    for i in np.flatnonzero(is_odd | (aside > SIDEWAYS_MM)):
+        what = f"{steps[i]:.2f} mm" if is_odd[i] else f"{aside[i]:.2f} mm sideways"
+        phrases.append(f"{what} between {along[i]:.2f} and {along[i + 1]:.2f} mm")
+    return phrases

@@ -28,13 +28,6 @@ ENHANCED_CT = {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}  # 
 MAX_INFLATED_BYTES = 1 << 29
 _MAX_FIRST_LENGTH = 256  # of the first element of a file without the DICM prefix
 
-#: Values of ImageType (of FrameType in an enhanced image) of maps that are not HU, whatever RescaleType says:
-#: multi-energy families (PS3.3 C.8.2.1.1.1) and what vendors call their perfusion maps.
-_NOT_HU = set(
-    "MAT_SPECIFIC MAT_FRACTIONAL MAT_VALUE_BASED EFF_ATOMIC_NUM ELECTRON_DENSITY DIVISION "
-    "PERFUSION CBF CBV MTT TTP TTD TMAX PBV".split()
-)
-
 #: Transfer syntaxes that lose detail, or may, with their LossyImageCompressionMethod (PS3.3 C.7.6.1.1.5.1).
 #: JPEG-LS near-lossless and the general JPEG 2000 ones can be without loss; what they are cannot be told from
 #: outside, and calling a lossless image lossy does less harm than the reverse.
@@ -237,35 +230,6 @@ def rescale(dataset: Dataset, where: object) -> tuple[float, float]:
     if slope == 0.0:
         raise BioAttError(f"{where}: RescaleSlope is 0, wanted HU per stored value; repair the file")
     return slope, float(numbers(dataset, "RescaleIntercept", 1, where)[0])
-
-
-def check_hu_image(dataset: Dataset, where: object) -> None:
-    """Raise unless the header describes one grey image whose stored values can be turned into HU.
-
-    MONOCHROME1 is let pass: it turns the display round, not the stored values (PS3.3 C.7.6.3.1.2). So is a
-    RescaleType of US (unspecified): the series says whether it may be taken for HU.
-
-    Args:
-        dataset: a single-frame image, or one of `enhanced.frame_headers`.
-        where: names it in the message.
-
-    Raises:
-        BioAttError: colour, several frames, a quantity other than HU, or missing rescale.
-    """
-    if (samples := whole_number(dataset, "SamplesPerPixel", where)) != 1:
-        raise BioAttError(f"{where}: SamplesPerPixel is {samples}, wanted 1 (grey CT, not colour); leave the file out")
-    photometric = text(dataset, "PhotometricInterpretation", where)
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise BioAttError(
-            f"{where}: PhotometricInterpretation is {photometric or 'missing'}, wanted MONOCHROME2; leave the file out"
-        )
-    maps = sorted(_NOT_HU.intersection(text(dataset, "ImageType", where).upper().split("\\")))
-    if maps:
-        raise BioAttError(f"{where}: ImageType says {maps[0]}, a map that is not in HU; choose a series of CT images")
-    unit = text(dataset, "RescaleType", where).upper()
-    if unit not in ("", "HU", "US"):
-        raise BioAttError(f"{where}: RescaleType is {unit}, wanted HU; choose a series in Hounsfield units")
-    rescale(dataset, where)
 
 
 def is_enhanced(dataset: Dataset) -> bool:

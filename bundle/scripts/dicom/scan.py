@@ -21,7 +21,9 @@ _KEYWORDS = (
     "SpacingBetweenSlices ConvolutionKernel StudyInstanceUID SeriesInstanceUID SeriesNumber ImagePositionPatient "
     "ImageOrientationPatient FrameOfReferenceUID SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows "
     "Columns PixelSpacing BitsStored PixelRepresentation PixelPaddingValue RescaleIntercept RescaleSlope RescaleType "
-    "LossyImageCompression SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
+    "LossyImageCompression SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence "
+    "DerivationCodeSequence RealWorldValueMappingSequence AcquisitionNumber AcquisitionTime ContentTime "
+    "TemporalPositionIdentifier NominalPercentageOfCardiacPhase"
 ).split()
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
@@ -158,7 +160,8 @@ def _is_dicomdir(header: Dataset) -> bool:
 
 
 def _is_ct(header: Dataset) -> bool:
-    return _plain(header, "SOPClassUID") in ENHANCED_CT | {CT_IMAGE_STORAGE}
+    is_ct_class = _plain(header, "SOPClassUID") in ENHANCED_CT | {CT_IMAGE_STORAGE}
+    return is_ct_class and _plain(header, "Modality").upper() in ("", "CT")  # PET, MR and more in a CT's clothes
 
 
 def _is_localizer(header: Dataset) -> bool:

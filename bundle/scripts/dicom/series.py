@@ -6,30 +6,20 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
 from .enhanced import frame_headers
-from .geometry import SAME_POSITION_MM, UNIT_TOLERANCE, Plane, affine_ras, gaps, heights, is_axial, read_plane
-from .headers import check_hu_image, is_enhanced, is_lossy, label, numbers, text
+from .geometry import SAME_POSITION_MM, Plane, affine_ras, gaps, heights, is_axial, read_plane
+from .headers import is_enhanced, is_lossy, label, numbers
 from .padding import is_wrong_padding
+from .quantity import check_hu_image
 from .scan import Found, choose, scan, series_number
+from .slices import Slice, check_same_grid, what_differs, without_copies
 
 logger = logging.getLogger(__name__)
-
-
-#: Elements that all images of a series share (PS3.3 A.1.2), besides their grid.
-_SHARED = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
-
-
-class _Slice(NamedTuple):
-    file: Path
-    frame: int
-    header: Dataset
-    plane: Plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,19 +146,21 @@ def _build(
     if not uid:
         raise BioAttError(f"{found[0][0]}: SeriesInstanceUID is missing; export the series again with this element")
     slices = [
-        _Slice(file, i, header, _checked_plane(header, file, assume_hu))
+        Slice(file, i, header, _checked_plane(header, file, assume_hu))
         for file, image in found
         for i, header in enumerate(frame_headers(image, file))
     ]
-    _check_same_grid(uid, slices)
-    slices = _without_copies(slices, tell)
+    check_same_grid(uid, slices)
+    slices = without_copies(slices, tell)
     order = np.argsort(heights([one.plane for one in slices]), kind="stable")
     slices = [slices[i] for i in order]
     planes = [one.plane for one in slices]
     for i in np.flatnonzero(np.diff(heights(planes)) < SAME_POSITION_MM):
+        one, other = slices[i : i + 2]
         raise BioAttError(
-            f"series {uid}: two different slices at one position, {_name(slices[i])} and {_name(slices[i + 1])} "
-            f"({heights(planes)[i]:.2f} mm); keep one image a position (one phase, one reconstruction)"
+            f"series {uid}: two different slices at one position, {one.name} and {other.name} "
+            f"({heights(planes)[i]:.2f} mm){what_differs(one, other)}; keep one image a position (one phase, one "
+            "reconstruction)"
         )
     odd = gaps(planes)
     if odd and not allow_gaps:
@@ -183,7 +175,7 @@ def _build(
     return Series(
         series_instance_uid=uid,
         files=tuple(one.file for one in slices),
-        sop_instance_uids=tuple(_instance_uid(one) for one in slices),
+        sop_instance_uids=tuple(one.instance_uid for one in slices),
         rows=plane.shape[0],
         columns=plane.shape[1],
         affine=affine,
@@ -210,49 +202,7 @@ def _checked_plane(header: Dataset, file: Path, assume_hu: bool) -> Plane:
     return read_plane(header, file)
 
 
-def _check_same_grid(uid: str, slices: list[_Slice]) -> None:
-    """Raise where a slice differs from the first in patient, study, shape, spacing, orientation or reference."""
-    first = slices[0]
-    whose = [label(first.header, keyword, first.file) for keyword in _SHARED]
-    for one in slices[1:]:
-        for keyword, shared in zip(_SHARED, whose, strict=True):
-            if label(one.header, keyword, one.file) != shared:  # the values are nobody's business
-                raise BioAttError(
-                    f"series {uid}: {keyword} differs between {_name(first)} and {_name(one)}; "
-                    "put slices of one scan in a folder"
-                )
-        pairs = {
-            "SOPClassUID": (is_enhanced(first.header), is_enhanced(one.header), 0),
-            "Rows": (first.plane.shape[0], one.plane.shape[0], 0),
-            "Columns": (first.plane.shape[1], one.plane.shape[1], 0),
-            "PixelSpacing": (first.plane.spacing, one.plane.spacing, 1e-4 * float(first.plane.spacing.max())),
-            "ImageOrientationPatient": (first.plane.orientation, one.plane.orientation, UNIT_TOLERANCE),
-        }
-        for keyword, (ours, other, tolerance) in pairs.items():
-            if np.abs(np.asarray(ours, dtype=float) - np.asarray(other, dtype=float)).max() > tolerance:
-                raise BioAttError(
-                    f"series {uid}: {keyword} differs, {np.asarray(ours).tolist()} in {_name(first)} but "
-                    f"{np.asarray(other).tolist()} in {_name(one)}; put slices of one kind in a folder"
-                )
-
-
-def _without_copies(slices: list[_Slice], tell: bool) -> list[_Slice]:
-    """Take each SOPInstanceUID (and frame) once; raise if it stands for slices at different places."""
-    taken: dict[tuple[str, int], _Slice] = {}
-    for one in slices:
-        uid = _instance_uid(one)
-        other = taken.setdefault((uid, one.frame), one)
-        if np.abs(other.plane.position - one.plane.position).max() > SAME_POSITION_MM:
-            raise BioAttError(
-                f"SOPInstanceUID {uid} stands for two slices at different positions, {_name(other)} and "
-                f"{_name(one)}; export the series again"
-            )
-    if len(taken) < len(slices) and tell:
-        logger.warning("left out %d files that are second copies of a slice", len(slices) - len(taken))
-    return list(taken.values())
-
-
-def _warn(uid: str, slices: list[_Slice], odd: list[str]) -> None:
+def _warn(uid: str, slices: list[Slice], odd: list[str]) -> None:
     """Log what is unusual but can be worked with."""
     if odd:
         logger.warning("series %s: irregular slice spacing, %s", uid, _first_five(odd))
@@ -266,7 +216,7 @@ def _warn(uid: str, slices: list[_Slice], odd: list[str]) -> None:
         logger.warning("series %s: PixelPaddingValue is a value that tissue has; it is ignored", uid)
 
 
-def _has_wrong_padding(one: _Slice) -> bool:
+def _has_wrong_padding(one: Slice) -> bool:
     try:
         return is_wrong_padding(one.header)
     except BioAttError:  # bits are checked when pixels are read
@@ -275,17 +225,6 @@ def _has_wrong_padding(one: _Slice) -> bool:
 
 def _first_five(odd: list[str]) -> str:
     return "; ".join(odd[:5]) + (f" and {len(odd) - 5} more places" if len(odd) > 5 else "")
-
-
-def _name(one: _Slice) -> str:
-    return f"{one.file}, frame {one.frame + 1}" if is_enhanced(one.header) else str(one.file)
-
-
-def _instance_uid(one: _Slice) -> str:
-    found = text(one.header, "SOPInstanceUID", one.file)
-    if not found:
-        raise BioAttError(f"{one.file}: SOPInstanceUID is missing; export the series again with this element")
-    return found
 
 
 def _single_spacing(header: Dataset, file: Path) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from .derived import describe
 from .enhanced import frame_headers
 from .headers import is_enhanced, open_dicom, quiet_pydicom, rescale, whole_number
 from .padding import is_signed, padding_limits, padding_mask, stored_range
-from .read import Progress, read_frames
+from .pixels import read_frames
+from .read import Progress
 from .rules import DerivedRules, Run
 from .series import Series
 from .transcode import set_element, to_explicit_little_endian
@@ -55,6 +56,7 @@ def write_derived_series(
     rules: DerivedRules | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    complete: Callable[[], None] | None = None,
 ) -> WriteSummary:
     """Write `volume_hu` as a series derived from `series`: one Explicit VR Little Endian file for each of its files.
 
@@ -72,6 +74,7 @@ def write_derived_series(
         rules: how the series is named and what it keeps; None for the defaults.
         overwrite: replace `output_dir` whole if it exists.
         progress: called with (slices done, slices in all).
+        complete: called when all is written, before the folder appears; if it raises, the folder does not.
 
     Returns:
         What was written.
@@ -100,10 +103,14 @@ def write_derived_series(
             rescaled += 0 if kept else len(slices)
             if progress is not None:
                 progress(done, len(series.files))
-    if clipped:
-        logger.warning("%s: %d pixels were clipped to what the stored bits hold", folder, clipped)
-    if rescaled:
-        logger.warning("%s: %d slices stored as signed 16-bit HU, their own rescale is too coarse", folder, rescaled)
+        if clipped:
+            logger.warning("%s: %d pixels were clipped to what the stored bits hold", folder, clipped)
+        if rescaled:
+            logger.warning(
+                "%s: %d slices stored as signed 16-bit HU, their own rescale is too coarse", folder, rescaled
+            )
+        if complete is not None:
+            complete()
     return WriteSummary(
         folder=folder,
         series_instance_uid=run.series_instance_uid,

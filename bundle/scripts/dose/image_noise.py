@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import (
-    gaussian_filter,
-    gaussian_gradient_magnitude,
-    maximum_filter,
-    minimum_filter,
-    uniform_filter,
-)
+from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, maximum_filter, minimum_filter, uniform_filter
 
 #: Tissue classes by the HU of the 9x9 in-plane mean.
 TISSUES_HU = {"lung": (-950.0, -700.0), "fat": (-130.0, -60.0), "soft tissue": (0.0, 100.0), "bone": (200.0, 1500.0)}

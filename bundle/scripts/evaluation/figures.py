@@ -27,17 +27,43 @@ def comparison_figure(
         window_hu: grey scale of the panels, lower and upper HU.
         difference_hu: the difference is shown from minus to plus this.
     """
+    picture_rows(path, {"": panels}, difference, window_hu=window_hu, difference_hu=difference_hu)
+
+
+def picture_rows(
+    path: str | os.PathLike[str],
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    difference: tuple[str, str],
+    *,
+    window_hu: tuple[float, float] = WINDOWS_HU["abdomen"],
+    difference_hu: float = 60.0,
+    aspect: float = 1.0,
+) -> None:
+    """Write a PNG of several rows, each as `comparison_figure` has it, under one set of scale bars.
+
+    Args:
+        path, difference, window_hu, difference_hu: see there.
+        rows: label to panels, top to bottom; all with the same titles.
+        aspect: height of a pixel over its width.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     first, second = difference
-    images = {**panels, f"{first} - {second}": panels[first] - panels[second]}
-    figure = Figure(figsize=(3.6 * len(images), 4.3), layout="constrained")
+    images = [{**panels, f"{first} - {second}": panels[first] - panels[second]} for panels in rows.values()]
+    height, width = next(iter(images[0].values())).shape
+    count = len(images[0])
+    figure = Figure(figsize=(3.6 * count, 0.7 + 3.6 * len(images) * height * aspect / width), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (title, image) in zip(figure.subplots(1, len(images)), images.items(), strict=True):
-        lower, upper = window_hu if title in panels else (-difference_hu, difference_hu)
-        shown = axes.imshow(image, cmap="gray", vmin=lower, vmax=upper, interpolation="nearest")
-        axes.set_title(title)
-        axes.set(xticks=[], yticks=[])
-        figure.colorbar(shown, ax=axes, orientation="horizontal", shrink=0.8, label="HU")
+    grid = figure.subplots(len(images), count, squeeze=False)
+    for row, (line, label, panels) in enumerate(zip(grid, rows, images, strict=True)):
+        for axes, (title, image) in zip(line, panels.items(), strict=True):
+            lower, upper = window_hu if title in rows[label] else (-difference_hu, difference_hu)
+            shown = axes.imshow(image, cmap="gray", vmin=lower, vmax=upper, interpolation="nearest", aspect=aspect)
+            axes.set(xticks=[], yticks=[])
+            if row == 0:
+                axes.set_title(title)
+            if row == len(images) - 1:
+                figure.colorbar(shown, ax=axes, orientation="horizontal", shrink=0.8, label="HU")
+        line[0].set_ylabel(label)
     figure.savefig(path, dpi=100, bbox_inches="tight")

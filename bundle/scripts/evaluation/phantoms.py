@@ -48,6 +48,14 @@ class RodPhantom:
         """The regions of water of an image (N, N), as (regions, n, n)."""
         return np.stack([image_hu[place] for place in self.regions])
 
+    def inside(self, contrast_hu: float, margin_mm: float = 3.0) -> np.ndarray:
+        """Mask (N, N) of the rods of one contrast, without `margin_mm` at their edge."""
+        rows, columns = np.ogrid[: self.image_hu.shape[0], : self.image_hu.shape[1]]
+        mask = np.zeros(self.image_hu.shape, dtype=bool)
+        for row, column in self.centers[contrast_hu]:
+            mask |= np.hypot(rows - row, columns - column) * self.spacing_mm < self.radius_mm - margin_mm
+        return mask
+
 
 def rod_phantom(
     size: int = 512,

@@ -24,10 +24,7 @@ FEWEST_PIXELS = 200
 
 
 def image_quality(
-    image_hu: np.ndarray,
-    full_hu: np.ndarray,
-    window: str = "abdomen",
-    metrics: Sequence[str] = tuple(WINDOWED),
+    image_hu: np.ndarray, full_hu: np.ndarray, window: str = "abdomen", metrics: Sequence[str] = tuple(WINDOWED)
 ) -> dict[str, float]:
     """Compare an image with the full dose inside a HU window, by MONAI's metrics.
 

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,10 @@ def summarise(slices: Sequence[SliceResult]) -> dict[str, Any]:
         (NaN where none could be measured). ``overall``: for ``low``, ``denoised`` and ``difference`` (denoised -
         low, paired by patient) each measure as `patient_interval` gives it.
     """
-    patients = {name: _means([one for one in slices if one.patient == name]) for name in _sorted(slices, "patient")}
+    patients = {
+        name: mean_measures([one.measures for one in slices if one.patient == name])
+        for name in _sorted(slices, "patient")
+    }
 
     def by_patient(image: str, measure: str) -> dict[str, float]:
         return {name: mean[image][measure] for name, mean in patients.items()}
@@ -51,6 +54,21 @@ def summarise(slices: Sequence[SliceResult]) -> dict[str, Any]:
     overall = {image: {m: patient_interval(by_patient(image, m)) for m in measures} for image in ("low", "denoised")}
     difference = {m: paired_interval(by_patient("denoised", m), by_patient("low", m)) for m in measures}
     return {"patients": patients, "overall": overall | {"difference": difference}}
+
+
+def mean_measures(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Number of slices, and for each image the mean of each measure over those that could be measured.
+
+    Args:
+        rows: of each slice its measures by image, see `slice_measures`; at least one.
+    """
+    means: dict[str, Any] = {"slices": len(rows)}
+    for image, row in rows[0].items():
+        means[image] = {}
+        for measure in row:
+            known = [one[image][measure] for one in rows if not math.isnan(one[image][measure])]
+            means[image][measure] = math.fsum(known) / len(known) if known else math.nan
+    return means
 
 
 def summary_document(slices: Sequence[SliceResult], metrics: Sequence[str], windows: Sequence[str]) -> dict[str, Any]:
@@ -108,18 +126,6 @@ def write_csv(
 
 def _sorted(slices: Iterable[SliceResult], attribute: str) -> list[str]:
     return sorted({getattr(one, attribute) for one in slices})
-
-
-def _means(slices: Sequence[SliceResult]) -> dict[str, Any]:
-    """Number of slices, and for each image the mean of each measure over those that could be measured."""
-    means: dict[str, Any] = {"slices": len(slices)}
-    for image, row in slices[0].measures.items():
-        means[image] = {}
-        for measure in row:
-            values = [one.measures[image][measure] for one in slices]
-            known = [value for value in values if not math.isnan(value)]
-            means[image][measure] = math.fsum(known) / len(known) if known else math.nan
-    return means
 
 
 def _finite(value: Any) -> Any:

@@ -10,12 +10,8 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines import IterationEvents
 
-from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
-from ..hu import network_to_hu
 from ..provenance import Provenance
-
-#: Slices of a volume whose noise is measured; measuring all would take longer than it tells.
-MEASURED_SLICES = 9
+from .samples import SliceSamples
 
 
 class InferenceSummary:
@@ -24,15 +20,18 @@ class InferenceSummary:
     Args:
         provenance: what made the results.
         output_dir: where they are.
+        report_file: where the report is; empty for none.
     """
 
-    def __init__(self, provenance: Provenance, output_dir: str) -> None:
+    def __init__(self, provenance: Provenance, output_dir: str, report_file: str = "") -> None:
         self.provenance = provenance
         self.output_dir = output_dir
+        self.report_file = report_file
         self._began = 0.0
         self._slices = 0
-        self._before: dict[int, np.ndarray] = {}
+        self._samples = SliceSamples()
         self._noise: list[tuple[float, float]] = []
+        self._outside: list[str] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to an evaluator that runs volumes (B, 1, H, W, slices) in network range."""
@@ -46,23 +45,21 @@ class InferenceSummary:
         self._began = time.perf_counter()
         self._slices = 0
         self._noise = []
+        self._outside = []
 
     def look(self, engine: Engine) -> None:
         """Keep some slices as they are before the inferer, which may work in place; count them all."""
         image = engine.state.batch["image"]
-        count = image.shape[-1]
-        self._slices += image.shape[0] * count
-        chosen = np.unique(np.linspace(0, count - 1, MEASURED_SLICES + 2).round().astype(int)[1:-1])
-        self._before = {int(i): _slice_hu(image, int(i)) for i in chosen}
+        self._slices += image.shape[0] * image.shape[-1]
+        outside = image.meta.get("outside_scope", "") if isinstance(image, MetaTensor) else ""
+        self._outside += [outside] if isinstance(outside, str) else outside
+        self._samples = SliceSamples(image)
 
     def measure(self, engine: Engine) -> None:
         """Measure the noise of these slices before and after."""
-        for i, low in self._before.items():
-            mask = flat_soft_tissue(low)
-            if mask.any():
-                out = _slice_hu(engine.state.output["pred"], i)
-                self._noise.append((noise_sd_hu(low, mask), noise_sd_hu(out, mask)))
-        self._before = {}
+        self._samples.take_after(engine.state.output["pred"])
+        self._noise += self._samples.noise_sd_hu()
+        self._samples = SliceSamples()
 
     def tell(self, engine: Engine) -> None:
         """Print the summary."""
@@ -81,11 +78,8 @@ class InferenceSummary:
             ("weights", f"{self.provenance.network}, sha256 {self.provenance.weights_sha256[:16]}"),
             ("strength", f"{self.provenance.strength:g}"),
             ("noise (SD)", noise),
+            *(("outside scope", outside) for outside in dict.fromkeys(filter(None, self._outside))),
             ("seconds", f"{seconds:.1f} ({seconds / max(1, self._slices):.2f} per slice)"),
             ("output", self.output_dir),
+            *([("report", self.report_file)] if self.report_file else []),
         ]
-
-
-def _slice_hu(volumes: MetaTensor, i: int) -> np.ndarray:
-    """Slice i of the first of `volumes` (B, 1, H, W, slices), from network range to HU; a copy."""
-    return network_to_hu(volumes[0, 0, ..., i].as_tensor().cpu().numpy())

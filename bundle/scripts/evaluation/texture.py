@@ -136,11 +136,11 @@ def measure_texture(
     seed: int = 0,
     phantom: RodPhantom | None = None,
 ) -> dict[str, Any]:
-    """Noise power spectrum in water and transfer functions at rods, before and after a network.
+    """Noise power spectrum and HU in water, transfer functions and HU at rods, before and after a network.
 
     The phantom has no noise of its own, and the simulator adds the *difference* between two doses; so it is asked
     for ``k / (1 + k)``, whose difference to the full dose is the whole quantum noise at k: (1 + k) / k - 1 = 1 / k.
-    Before and after see the same realisations.
+    Before and after see the same realisations; those of the full dose are others.
 
     A transfer function is that of the mean signal ``<network(water + rods + noise) - network(water + noise)>``, each
     pair with one noise: the same expectation as without the second term, which is flat, but with little of the noise
@@ -148,7 +148,7 @@ def measure_texture(
     of the input is the full dose's too, since simulation adds noise and blurs nothing.
 
     Args:
-        network: slice (N, N) in HU to slice (N, N) in HU.
+        network: slices (n, N, N) in HU to slices (n, N, N) in HU; asked with two at a time.
         simulator: its spacing is that of the phantom.
         dose_fraction: k in (0, 1], as a share of the dose that the simulator's photons stand for.
         realisations: how many noisy images, at least two.
@@ -156,9 +156,9 @@ def measure_texture(
         phantom: `rod_phantom` at the simulator's spacing if not given.
 
     Returns:
-        ``nps`` of ``low`` and ``denoised``, see `noise_power_spectrum`; ``ttf`` by contrast in HU (a string, as JSON
-        has it) of ``low`` and ``denoised``, see `task_transfer_function`; and ``dose_fraction``, ``realisations``,
-        ``seed``, ``spacing_mm``.
+        ``nps`` of ``full``, ``low`` and ``denoised``, see `noise_power_spectrum`; ``ttf`` by contrast in HU (a string,
+        as JSON has it) of ``low`` and ``denoised``, see `task_transfer_function`; ``bias_hu`` of ``denoised`` by the
+        same contrasts, "0" for the water; and ``dose_fraction``, ``realisations``, ``seed``, ``spacing_mm``.
     """
     spacing_mm = simulator.geometry.spacing_mm
     phantom = phantom or rod_phantom(spacing_mm=spacing_mm)
@@ -166,15 +166,20 @@ def measure_texture(
         raise ValueError(f"phantom and simulator must have one spacing, got {phantom.spacing_mm} and {spacing_mm} mm")
     generator = np.random.default_rng(seed)
     line_integrals = simulator.geometry.project(phantom.image_hu)
-    fraction = dose_fraction / (1 + dose_fraction)
-    rois: dict[str, list[np.ndarray]] = {"low": [], "denoised": []}
+
+    def noisy(dose: float) -> np.ndarray:
+        return simulator.low_dose(phantom.image_hu, dose / (1 + dose), generator, line_integrals=line_integrals)
+
+    rois: dict[str, list[np.ndarray]] = {"full": [], "low": [], "denoised": []}
+    mean = np.zeros(phantom.image_hu.shape)
     signals = {"low": phantom.rods_hu, "denoised": np.zeros(phantom.rods_hu.shape)}
     for _ in range(realisations):
-        low = simulator.low_dose(phantom.image_hu, fraction, generator, line_integrals=line_integrals)
-        denoised = network(low)
-        rois["low"].append(phantom.rois(low))
-        rois["denoised"].append(phantom.rois(denoised))
-        signals["denoised"] += (denoised - network(low - phantom.rods_hu)) / realisations
+        low = noisy(dose_fraction)
+        denoised, without = network(np.stack([low, low - phantom.rods_hu]))
+        for name, image in (("full", noisy(1.0)), ("low", low), ("denoised", denoised)):
+            rois[name].append(phantom.rois(image))
+        mean += (denoised - low) / realisations  # its own noise is taken off: the low dose is right in the mean
+        signals["denoised"] += (denoised - without) / realisations
     return {
         "dose_fraction": dose_fraction,
         "realisations": realisations,
@@ -187,6 +192,10 @@ def measure_texture(
                 for name, signal in signals.items()
             }
             for contrast, centers in phantom.centers.items()
+        },
+        "bias_hu": {
+            "0": float(phantom.rois(mean).mean()),
+            **{f"{contrast:g}": float(mean[phantom.inside(contrast)].mean()) for contrast in phantom.centers},
         },
     }
 

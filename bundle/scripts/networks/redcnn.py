@@ -116,6 +116,10 @@ class BioAtt(nn.Module):
             "attention5_weighted": self.attention5.weigh(maps5, self._inner(prior, x0, 10)),
         }
 
+    def attention_grids(self) -> dict[str, tuple[int, int]]:
+        """For each block, how many pixels of the image one of its maps covers, and where the first begins."""
+        return {"attention3": (1, 6), "attention5": (1, 10)}
+
     def _encode2(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x).relu_()).relu_()
 

@@ -55,11 +55,7 @@ class BioAttUNet(nn.Module):
     """
 
     def __init__(
-        self,
-        widths: Sequence[int] = (48, 96, 192),
-        fold: int = 2,
-        attention: str = "prior",
-        num_descriptors: int = 11,
+        self, widths: Sequence[int] = (48, 96, 192), fold: int = 2, attention: str = "prior", num_descriptors: int = 11
     ) -> None:
         super().__init__()
         self.title = f"BioAttUNet(widths={'-'.join(map(str, widths))}, fold={fold}, attention={attention})"
@@ -119,6 +115,10 @@ class BioAttUNet(nn.Module):
             maps[f"attention{index}_weighted"] = slot.weigh(maps[f"attention{index}"], prior)
             x = self._descend(x * maps[f"attention{index}_weighted"], index)
         return maps
+
+    def attention_grids(self) -> dict[str, tuple[int, int]]:
+        """For each block, how many pixels of the image one of its maps covers, and where the first begins."""
+        return {f"attention{index}": (self.fold * 2**index, 0) for index in range(len(self.slots))}
 
     def _encode(self, padded: Tensor, prior: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Features of the coarsest scale, and those of the finer ones from fine to coarse."""

@@ -52,11 +52,7 @@ def check_state_dict(state: object, name: str) -> dict[str, Tensor]:
 
 
 def load_weights(
-    network: Network,
-    path: str | os.PathLike[str],
-    device: str | torch.device = "cpu",
-    *,
-    compiled: bool = False,
+    network: Network, path: str | os.PathLike[str], device: str | torch.device = "cpu", *, compiled: bool = False
 ) -> Network:
     """Load `path` strictly into `network` and return it in eval mode on `device`, in its fastest form there.
 

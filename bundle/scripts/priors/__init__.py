@@ -3,7 +3,7 @@
 from .clip import BIOMEDCLIP, ClipPrior, prepare
 from .descriptors import DESCRIPTORS, check_descriptors
 from .factory import make_prior
-from .sources import PriorSource, RandomPrior, SliceKey, UniformPrior
+from .sources import PriorSource, RandomPrior, SliceKey, TemperedPrior, UniformPrior
 from .tables import TablePrior, write_prior_table
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "RandomPrior",
     "SliceKey",
     "TablePrior",
+    "TemperedPrior",
     "UniformPrior",
     "check_descriptors",
     "make_prior",

@@ -16,11 +16,13 @@ import torch
 from ..device import find_device
 from ..errors import BioAttError
 from ..hu import WINDOWS_HU, to_window
+from .dense import over_whole_slice, place_embeddings
 from .descriptors import DESCRIPTORS, check_descriptors
 from .sources import SliceKey, check_slices, digest_of
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 PREPARATIONS = ("window", "minmax")
+FORMS = ("vector", "dense")
 
 
 class ClipPrior:
@@ -34,6 +36,8 @@ class ClipPrior:
     logit_bias is one number for all descriptors and cancels. The paper scales each slice's minimum and maximum to
     0..255 (``minmax``); the default here is a fixed window, because padding and metal move the former.
 
+    The form ``dense`` is ours: the same softmax at each place of the image tower's last map, `(n, K, h, w)`.
+
     The model is loaded, and tried once, when the object is made: what is wrong shows before a long job starts.
 
     Args:
@@ -41,6 +45,7 @@ class ClipPrior:
         descriptors: the K words, embedded once.
         preparation: ``window`` (clip to `window_hu`) or ``minmax``.
         window_hu: (lower, upper), only used by ``window``.
+        form: ``vector``, one prior for a slice (the paper's), or ``dense``, one at each place.
         device: where the model runs; priors always come back on the CPU.
         batch_size: slices per forward pass.
         label: the model in words, for `model`; by default its name.
@@ -61,13 +66,18 @@ class ClipPrior:
         descriptors: Sequence[str] = DESCRIPTORS,
         preparation: str = "window",
         window_hu: tuple[float, float] = WINDOWS_HU["abdomen"],
+        form: str = "vector",
         device: str | torch.device = "cpu",
         batch_size: int = 16,
         label: str = "",
     ) -> None:
         self.name = name
         self.descriptors = check_descriptors(descriptors)
-        self.model = f"{label or 'open_clip model ' + name}, {_preparation_in_words(preparation, window_hu)}"
+        if form not in FORMS:
+            raise BioAttError(f"the form of a prior must be one of {', '.join(FORMS)}, got {form!r}; choose one")
+        self.form = form
+        words = _preparation_in_words(preparation, window_hu)
+        self.model = f"{label or 'open_clip model ' + name}, {words}{', dense' if form == 'dense' else ''}"
         if batch_size < 1:
             raise BioAttError(f"batch_size of a prior must be 1 or more, got {batch_size}; write e.g. 16")
         self._preparation, self._window_hu, self._batch_size = preparation, window_hu, batch_size
@@ -80,7 +90,7 @@ class ClipPrior:
         self._try_image_tower()
 
     def __call__(self, slices_hu: torch.Tensor, keys: Sequence[SliceKey]) -> torch.Tensor:
-        """Return priors `(n, K)` of HU slices `(n, H, W)`; `keys` only name a slice in an error."""
+        """Return priors `(n, K)`, or dense `(n, K, h, w)`, of HU slices `(n, H, W)`; `keys` only name a slice."""
         count = check_slices(slices_hu, keys)
         rows = []
         for start in range(0, count, self._batch_size):
@@ -93,12 +103,16 @@ class ClipPrior:
 
     @torch.inference_mode()
     def _prior(self, images: torch.Tensor) -> torch.Tensor:
-        """Priors `(n, K)` of uint8 images `(n, H, W)`."""
+        """Priors `(n, K)` or `(n, K, h, w)` of uint8 images `(n, H, W)`."""
         from PIL import Image
 
-        inputs = torch.stack([self._preprocess(Image.fromarray(image.numpy())) for image in images])
-        features = self._network.encode_image(inputs.to(self._device), normalize=True)
-        return (self._scale * features.float() @ self._texts.T).softmax(dim=-1).cpu()
+        inputs = torch.stack([self._preprocess(Image.fromarray(image.numpy())) for image in images]).to(self._device)
+        if self.form == "vector":
+            features = self._network.encode_image(inputs, normalize=True)
+            return (self._scale * features.float() @ self._texts.T).softmax(dim=-1).cpu()
+        places = place_embeddings(self._network.visual, inputs).float()
+        maps = (self._scale * torch.einsum("nehw,ke->nkhw", places, self._texts)).softmax(dim=1).cpu()
+        return over_whole_slice(maps, tuple(images.shape[-2:]), self._network.visual.preprocess_cfg["resize_mode"])
 
     @torch.inference_mode()
     def _embed_texts(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,6 +136,8 @@ class ClipPrior:
         parts: list[str | bytes] = [*self.descriptors, self._preparation, repr(self._preprocess)]
         if self._preparation == "window":
             parts.append(repr(tuple(float(value) for value in self._window_hu)))
+        if self.form != "vector":
+            parts.append(self.form)
         parts.append(tokens.contiguous().numpy().tobytes())
         for key, value in sorted(self._network.state_dict().items()):
             parts += [key, value.detach().cpu().contiguous().numpy().tobytes()]

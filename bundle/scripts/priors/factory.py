@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ..errors import BioAttError
 from ..hu import WINDOWS_HU
 from .clip import BIOMEDCLIP, ClipPrior
 from .descriptors import DESCRIPTORS, check_descriptors
-from .sources import PriorSource, RandomPrior, UniformPrior
+from .sources import PriorSource, RandomPrior, TemperedPrior, UniformPrior
 from .tables import TablePrior
 
 COMPACT_LABEL = "compact prior model 1.0 (a stand-in, not BiomedCLIP)"
@@ -25,6 +26,8 @@ def make_prior(
     descriptors: Sequence[str] = DESCRIPTORS,
     preparation: str = "window",
     window_hu: tuple[float, float] = WINDOWS_HU["abdomen"],
+    form: str = "vector",
+    temperature: float = 1.0,
     device: str | torch.device = "cpu",
     batch_size: int = 16,
     models_dir: str | os.PathLike[str] | None = None,
@@ -37,6 +40,8 @@ def make_prior(
         descriptors: the words the prior is a distribution over.
         preparation: how HU become the 8 bits a CLIP takes: ``window`` or ``minmax`` (the paper's).
         window_hu: (lower, upper) of ``window``.
+        form: ``vector``, one prior for a slice, or ``dense``, one at each place of it (only a CLIP sees places).
+        temperature: see `TemperedPrior`; 1 leaves priors as they are.
         device: where a CLIP runs.
         batch_size: slices per forward pass of a CLIP.
         models_dir: the folder that holds ``prior``; by default the bundle's ``models``.
@@ -51,6 +56,29 @@ def make_prior(
     """
     if not isinstance(prior, str):
         raise BioAttError(f"unknown prior {prior!r}; use one of {FORMS}")
+    if prior in ("compact", "biomedclip") or re.match(r"(hf-hub|local-dir):.", prior):
+        name, label = _find_clip(prior, descriptors, models_dir)
+        source: PriorSource = ClipPrior(
+            name,
+            descriptors=descriptors,
+            preparation=preparation,
+            window_hu=window_hu,
+            form=form,
+            device=device,
+            batch_size=batch_size,
+            label=label,
+        )
+        folder = prior.removeprefix("local-dir:")
+        source.name = prior if folder == prior else f"local-dir:{Path(folder).name}"  # no path leaves this machine
+    else:
+        source = _without_clip(prior, descriptors)
+        if form != "vector":
+            raise BioAttError(f"the prior {source.name} has no form {form!r}: only a CLIP sees places; use vector")
+    return source if temperature == 1 else TemperedPrior(source, temperature)
+
+
+def _without_clip(prior: str, descriptors: Sequence[str]) -> PriorSource:
+    """The source of a prior that needs no CLIP."""
     form, _, rest = prior.partition(":")
     if prior == "uniform":
         return UniformPrior(descriptors=descriptors)
@@ -58,19 +86,6 @@ def make_prior(
         return RandomPrior(int(rest), descriptors=descriptors)
     if form == "table" and rest:
         return TablePrior(rest, descriptors=descriptors)
-    if prior in ("compact", "biomedclip") or (form in ("hf-hub", "local-dir") and rest):
-        name, label = _find_clip(prior, descriptors, models_dir)
-        source = ClipPrior(
-            name,
-            descriptors=descriptors,
-            preparation=preparation,
-            window_hu=window_hu,
-            device=device,
-            batch_size=batch_size,
-            label=label,
-        )
-        source.name = prior if form != "local-dir" else f"local-dir:{Path(rest).name}"  # no path leaves this machine
-        return source
     raise BioAttError(f"unknown prior {prior!r}; use one of {FORMS}")
 
 

@@ -1,8 +1,9 @@
-"""What every source of priors looks like, and the two that need no model: uniform and random."""
+"""What every source of priors looks like, the two that need no model, uniform and random, and the tempered one."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -37,7 +38,7 @@ class PriorSource(Protocol):
     """A callable that gives each slice a distribution over the descriptors.
 
     ``source(slices_hu, keys)`` takes float32 HU `(n, H, W)` in radiological orientation and n keys, and returns
-    float32 `(n, K)` on the CPU, rows summing to 1.
+    float32 `(n, K)` on the CPU, rows summing to 1; or dense `(n, K, h, w)`, where each place's K numbers do.
 
     Attributes:
         name: the prior string as it was given, e.g. ``compact``.
@@ -52,7 +53,7 @@ class PriorSource(Protocol):
     descriptors: tuple[str, ...]
 
     def __call__(self, slices_hu: torch.Tensor, keys: Sequence[SliceKey]) -> torch.Tensor:
-        """Return priors `(n, K)`."""
+        """Return priors `(n, K)` or `(n, K, h, w)`."""
         ...
 
 
@@ -108,6 +109,36 @@ class RandomPrior:
         generator = torch.Generator().manual_seed(int(digest[:15], 16))
         numbers = torch.rand(len(self.descriptors), generator=generator)
         return numbers / numbers.sum()
+
+
+class TemperedPrior:
+    """Another source's priors with a softmax temperature T: p^(1/T), normalised. Ours, not the paper's.
+
+    Of a CLIP's softmax this is its logits divided by T. Above 1 the prior is flatter, so that more than one of a
+    network's attention maps counts; below 1 it is sharper. What is 0 stays 0, and a uniform prior uniform.
+
+    Args:
+        source: whose priors are tempered.
+        temperature: T, above 0.
+
+    Raises:
+        BioAttError: a temperature that is none.
+    """
+
+    def __init__(self, source: PriorSource, temperature: float) -> None:
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise BioAttError(f"the temperature of a prior must be a number above 0, got {temperature!r}; write e.g. 2")
+        self._source, self._temperature = source, float(temperature)
+        self.name = source.name
+        self.model = f"{source.model}, temperature {temperature:g}"
+        self.descriptors = source.descriptors
+        self.digest = digest_of("tempered", repr(self._temperature), source.digest)
+
+    def __call__(self, slices_hu: torch.Tensor, keys: Sequence[SliceKey]) -> torch.Tensor:
+        """Return the tempered priors, in the source's form."""
+        prior = self._source(slices_hu, keys)
+        powers = (prior / prior.amax(dim=1, keepdim=True)) ** (1.0 / self._temperature)
+        return powers / powers.sum(dim=1, keepdim=True)
 
 
 def check_slices(slices_hu: torch.Tensor, keys: Sequence[SliceKey]) -> int:

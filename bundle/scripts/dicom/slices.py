@@ -1,0 +1,124 @@
+"""One slice of a series, and how the slices of a series are checked against each other."""
+
+from __future__ import annotations
+
+import filecmp
+import logging
+from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from ..errors import BioAttError
+from .geometry import SAME_POSITION_MM, Plane
+from .headers import is_enhanced, label, rescale, text
+from .pixels import read_frames
+
+logger = logging.getLogger(__name__)
+
+#: Elements that all images of a series share (PS3.3 A.1.2), besides their grid.
+_SHARED = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
+_SAME_DIRECTION = 1e-3  # difference of direction cosines
+#: Elements that tell the images of one position apart where a series holds several phases or reconstructions.
+_PHASES = (
+    "AcquisitionNumber FrameAcquisitionNumber AcquisitionTime ContentTime TemporalPositionIdentifier "
+    "TemporalPositionIndex NominalPercentageOfCardiacPhase KVP ConvolutionKernel SliceThickness ImageType"
+).split()
+
+
+class Slice(NamedTuple):
+    """An image, or a frame of an enhanced one: header as of `frame_headers`."""
+
+    file: Path
+    frame: int
+    header: Dataset
+    plane: Plane
+
+    @property
+    def name(self) -> str:
+        """Its file and frame, for a message."""
+        return f"{self.file}, frame {self.frame + 1}" if is_enhanced(self.header) else str(self.file)
+
+    @property
+    def instance_uid(self) -> str:
+        """SOPInstanceUID.
+
+        Raises:
+            BioAttError: it is missing.
+        """
+        found = text(self.header, "SOPInstanceUID", self.file)
+        if not found:
+            raise BioAttError(f"{self.file}: SOPInstanceUID is missing; export the series again with this element")
+        return found
+
+
+def check_same_grid(uid: str, slices: Sequence[Slice]) -> None:
+    """Raise where a slice differs from the first in patient, study, shape, spacing, orientation or reference."""
+    first = slices[0]
+    whose = [label(first.header, keyword, first.file) for keyword in _SHARED]
+    for one in slices[1:]:
+        for keyword, shared in zip(_SHARED, whose, strict=True):
+            if label(one.header, keyword, one.file) != shared:  # the values are nobody's business
+                raise BioAttError(
+                    f"series {uid}: {keyword} differs between {first.name} and {one.name}; "
+                    "put slices of one scan in a folder"
+                )
+        pairs = {
+            "SOPClassUID": (is_enhanced(first.header), is_enhanced(one.header), 0),
+            "Rows": (first.plane.shape[0], one.plane.shape[0], 0),
+            "Columns": (first.plane.shape[1], one.plane.shape[1], 0),
+            "PixelSpacing": (first.plane.spacing, one.plane.spacing, 1e-4 * float(first.plane.spacing.max())),
+            "ImageOrientationPatient": (first.plane.orientation, one.plane.orientation, _SAME_DIRECTION),
+        }
+        for keyword, (ours, other, tolerance) in pairs.items():
+            if np.abs(np.asarray(ours, dtype=float) - np.asarray(other, dtype=float)).max() > tolerance:
+                raise BioAttError(
+                    f"series {uid}: {keyword} differs, {np.asarray(ours).tolist()} in {first.name} but "
+                    f"{np.asarray(other).tolist()} in {one.name}; put slices of one kind in a folder"
+                )
+
+
+def without_copies(slices: Sequence[Slice], tell: bool) -> list[Slice]:
+    """Take each SOPInstanceUID (and frame) once; raise if it stands for images that differ in place or HU."""
+    taken: dict[tuple[str, int], Slice] = {}
+    copies: dict[tuple[Path, Path], str] = {}
+    for one in slices:
+        uid = one.instance_uid
+        other = taken.setdefault((uid, one.frame), one)
+        if np.abs(other.plane.position - one.plane.position).max() > SAME_POSITION_MM:
+            raise BioAttError(
+                f"SOPInstanceUID {uid} stands for two slices at different positions, {other.name} and "
+                f"{one.name}; export the series again"
+            )
+        if other is not one:
+            copies[other.file, one.file] = uid
+    for (first, second), uid in copies.items():
+        if not _has_same_hu(first, second):
+            raise BioAttError(
+                f"SOPInstanceUID {uid} stands for two images with different HU, {first} and {second}; keep the "
+                "right one"
+            )
+    if copies and tell:
+        logger.warning("left out %d files that are second copies of a slice", len(copies))
+    return list(taken.values())
+
+
+def what_differs(one: Slice, other: Slice) -> str:
+    """Which elements tell two slices of one position apart, in words."""
+    words = [k for k in _PHASES if label(one.header, k, one.file) != label(other.header, k, other.file)]
+    return f", which differ in {', '.join(words)}" if words else ""
+
+
+def _has_same_hu(first: Path, second: Path) -> bool:
+    """Whether two files of one SOPInstanceUID are the same, or hold the same HU in another encoding."""
+    if filecmp.cmp(first, second, shallow=False):
+        return True
+    for one, other in zip_longest(read_frames(first), read_frames(second)):
+        if one is None or other is None or rescale(one[1], first) != rescale(other[1], second):
+            return False
+        if not np.array_equal(one[0], other[0]):
+            return False
+    return True

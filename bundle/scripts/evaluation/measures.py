@@ -1,0 +1,117 @@
+"""What a report tells about a denoised volume: noise, its spectrum, HU and their shift, on some of the slices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter, uniform_filter
+
+from ..dose.image_noise import TISSUES_HU, tissue_mask
+from .quality import tissue_bias
+from .samples import SliceSamples
+from .texture import noise_power_spectrum
+
+#: Side of a region whose noise power spectrum is taken, in mm, and the fewest pixels it may have.
+REGION_MM = 24.0
+FEWEST_REGION_PIXELS = 16
+REGIONS_PER_SLICE = 4
+HISTOGRAM_STEP_HU = 10.0
+
+
+def measure_samples(samples: SliceSamples, spacing_mm: tuple[float, float]) -> dict[str, Any]:
+    """Measure slices before and after denoising, always at the same places, which the slice before decides.
+
+    Args:
+        samples: the slices.
+        spacing_mm: between rows, between columns.
+
+    Returns:
+        ``measured_slices``, their numbers; ``noise_pairs``, (before, after) of each that has flat soft tissue, in HU;
+        ``nps``, see `spectra`; ``histogram``, see `histograms`; ``tissues``, see `tissue_means`.
+    """
+    return {
+        "measured_slices": samples.indices,
+        "noise_pairs": samples.noise_sd_hu(),
+        "nps": spectra(samples, spacing_mm),
+        "histogram": histograms(samples),
+        "tissues": tissue_means(samples),
+    }
+
+
+def spectra(samples: SliceSamples, spacing_mm: tuple[float, float]) -> dict[str, Any]:
+    """Noise power spectra before and after in flat regions of soft tissue, each freed of its second-order trend.
+
+    Returns:
+        ``before`` and ``after`` (see `noise_power_spectrum`), ``regions``, ``side_pixels``; or ``reason`` alone, why
+        there are none.
+    """
+    rows, columns = spacing_mm
+    if abs(rows - columns) > 0.01 * max(rows, columns):
+        return {"reason": f"pixels of {rows:g} x {columns:g} mm are not square"}
+    side = max(FEWEST_REGION_PIXELS, 2 * round(REGION_MM / rows / 2))
+    before, after = [], []
+    for low, out in zip(samples.before_hu, samples.after_hu, strict=True):
+        for row, column in flat_regions(low, side):
+            part = (slice(row, row + side), slice(column, column + side))
+            before.append(low[part])
+            after.append(out[part])
+    if not before:
+        return {"reason": f"no flat region of {side} x {side} pixels in the soft tissue of these slices"}
+    return {
+        "before": noise_power_spectrum(np.stack(before)[None], rows, "polynomial"),
+        "after": noise_power_spectrum(np.stack(after)[None], rows, "polynomial"),
+        "regions": len(before),
+        "side_pixels": side,
+    }
+
+
+def flat_regions(image_hu: np.ndarray, side: int) -> list[tuple[int, int]]:
+    """First row and column of up to four squares of `side` pixels in soft tissue, apart, those with least structure.
+
+    Args:
+        image_hu: (H, W) in HU.
+        side: in pixels, even.
+    """
+    smooth = gaussian_filter(image_hu, 2.0)
+    window = {"size": side, "mode": "constant"}
+    soft = uniform_filter(tissue_mask(image_hu, "soft tissue").astype(np.float64), **window)
+    flat = (minimum_filter(smooth, cval=-1e4, **window) > -100.0) & (maximum_filter(smooth, cval=1e4, **window) < 200.0)
+    mean = uniform_filter(smooth.astype(np.float64), **window)
+    structure = uniform_filter(smooth.astype(np.float64) ** 2, **window) - mean**2
+    structure = np.where(flat & (soft > 0.95), structure, np.inf)
+    found = []
+    while len(found) < REGIONS_PER_SLICE and np.isfinite(structure).any():
+        row, column = np.unravel_index(structure.argmin(), structure.shape)
+        found.append((int(row) - side // 2, int(column) - side // 2))
+        near = (slice(max(0, row - side + 1), row + side), slice(max(0, column - side + 1), column + side))
+        structure[near] = np.inf
+    return found
+
+
+def histograms(samples: SliceSamples) -> dict[str, list[float]]:
+    """``hu``, the middles of bins of 10 HU from -1024 to 1506; share of pixels ``before`` and ``after``."""
+    edges = np.arange(-1024.0, 1507.0, HISTOGRAM_STEP_HU)
+    shares = {
+        name: np.histogram(stack, edges)[0] / max(1, stack.size)
+        for name, stack in (("before", samples.before_hu), ("after", samples.after_hu))
+    }
+    return {"hu": ((edges[1:] + edges[:-1]) / 2).tolist(), **{name: share.tolist() for name, share in shares.items()}}
+
+
+def tissue_means(samples: SliceSamples) -> dict[str, dict[str, float]]:
+    """Of each tissue that the slices show: ``pixels``, ``before_hu``, ``after_hu`` and ``bias_hu``, after minus before.
+
+    The mask is that of `tissue_bias`: where the 9x9 mean before lies in the tissue's range.
+    """
+    means = {}
+    for tissue, bias in tissue_bias(samples.after_hu, samples.before_hu).items():
+        if bias.pixels:
+            before = float(samples.before_hu[tissue_mask(samples.before_hu, tissue)].mean(dtype=np.float64))
+            means[tissue] = {
+                "pixels": bias.pixels,
+                "before_hu": before,
+                "after_hu": before + bias.mean_hu,
+                "bias_hu": bias.mean_hu,
+            }
+    return {tissue: means[tissue] for tissue in TISSUES_HU if tissue in means}

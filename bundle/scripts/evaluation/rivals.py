@@ -1,0 +1,64 @@
+"""What a network has to beat: a tuned non-local means; and the gain in PSNR that a noisy full dose allows at most."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
+from ..errors import BioAttError
+
+#: Side of the patches that are compared and reach of the search, in pixels.
+PATCH, DISTANCE = 5, 6
+#: Strength h and noise in the patches, as shares of the noise of the image; share of the filtered image in the result.
+STRENGTH, PATCH_NOISE, BLEND = 0.9, 0.7, 0.6
+
+
+def non_local_means(
+    image_hu: np.ndarray, noise_hu: float | None = None, strength: float = STRENGTH, blend: float = BLEND
+) -> np.ndarray:
+    """Non-local means of scikit-image, tuned for PSNR against a noisy full dose.
+
+    The blend with the input is part of the tuning: the full dose shares the low dose's own noise, so a part of that
+    noise belongs to the best estimate of it (see `gain_cap_db`).
+
+    Args:
+        image_hu: (H, W) in HU.
+        noise_hu: SD of its noise; `noise_sd_hu` in flat soft tissue if not given.
+        strength: h, as a share of the noise.
+        blend: share of the filtered image; the rest is the input.
+
+    Raises:
+        BioAttError: there is no noise to go by.
+
+    Source: Buades, Coll, Morel, A non-local algorithm for image denoising, CVPR 2005; scikit-image's fast mode.
+    """
+    from skimage.restoration import denoise_nl_means
+
+    image = np.asarray(image_hu, dtype=np.float32)
+    noise = noise_sd_hu(image, flat_soft_tissue(image)) if noise_hu is None else noise_hu
+    if not noise > 0.0:
+        raise BioAttError("non-local means needs the noise of the slice, which shows no soft tissue; give noise_hu")
+    smooth = denoise_nl_means(
+        image, patch_size=PATCH, patch_distance=DISTANCE, h=strength * noise, sigma=PATCH_NOISE * noise, fast_mode=True
+    )
+    return (blend * smooth + (1.0 - blend) * image).astype(np.float32)
+
+
+def gain_cap_db(dose_fraction: float) -> float:
+    """Highest gain in PSNR over a low dose, against a noisy full dose, in dB: ``-10 lg k``.
+
+    Let the full dose be y = s + n with anatomy s and noise n of variance v. The low dose at k is y + m, with added
+    noise m of variance v (1/k - 1), independent of n: so its squared error is v (1/k - 1). Even if s were known, n
+    would have to be told from n + m. With equal textures the best estimate is k (n + m), which leaves v (1 - k); the
+    ratio of the two errors is 1/k. At a quarter that is 6.02 dB; the clean anatomy s itself, which leaves v, gains
+    only ``10 lg (1/k - 1)``, 4.77 dB. Where anatomy has to be told from noise, or the full dose's noise has another
+    texture than the added one, less is possible, respectively the estimate differs by frequency.
+
+    Args:
+        dose_fraction: k in (0, 1].
+    """
+    if not 0.0 < dose_fraction <= 1.0:
+        raise ValueError(f"dose_fraction must be in (0, 1], got {dose_fraction}")
+    return -10.0 * math.log10(dose_fraction)

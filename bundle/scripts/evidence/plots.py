@@ -1,0 +1,96 @@
+"""Plots of the evidence, from its results alone: spectra, transfer functions, detectability, lesions, doses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+#: Okabe and Ito's colours, which colour-blind readers can tell apart; with a marker or line style each.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+
+
+def plot_spectra(path: Path, denoisers: Mapping[str, Any]) -> None:
+    """Noise power spectra of full dose, low dose and each denoiser, each divided by its highest value."""
+    first = next(iter(denoisers.values()))["nps"]
+    curves = {"full dose": first["full"], "low dose": first["low"]}
+    curves |= {name: one["nps"]["denoised"] for name, one in denoisers.items()}
+    with _Axes(path, "frequency (1/mm)", "noise power spectrum / its highest value") as (axes,):
+        for i, (name, one) in enumerate(curves.items()):
+            highest = max(one["nps_hu2_mm2"])
+            values = [value / highest for value in one["nps_hu2_mm2"]]
+            label = f"{name}, SD {one['sd_hu']:.1f} HU"
+            axes.plot(one["frequency_per_mm"], values, color=COLOURS[i % 7], linestyle=STYLES[i % 7], label=label)
+        axes.legend()
+
+
+def plot_transfer(path: Path, denoisers: Mapping[str, Any]) -> None:
+    """Task transfer functions of full dose and each denoiser, a panel per contrast."""
+    contrasts = list(next(iter(denoisers.values()))["ttf"])
+    with _Axes(path, "frequency (1/mm)", "task transfer function", len(contrasts)) as panels:
+        for axes, contrast in zip(panels, contrasts, strict=True):
+            first = next(iter(denoisers.values()))["ttf"][contrast]["low"]
+            curves = {"full dose": first} | {name: one["ttf"][contrast]["denoised"] for name, one in denoisers.items()}
+            for i, (name, one) in enumerate(curves.items()):
+                style = {"color": COLOURS[i % 7], "linestyle": STYLES[i % 7], "label": name}
+                axes.plot(one["frequency_per_mm"], one["ttf"], **style)
+            axes.axhline(0.5, color="0.7", linewidth=0.8)
+            axes.set_title(f"rods of {contrast} HU")
+        panels[0].legend()
+
+
+def plot_detectability(path: Path, doses: Mapping[str, Any]) -> None:
+    """d' of each disc before and after the denoisers, with 95% intervals; a panel per dose."""
+    with _Axes(path, "", "d'", len(doses)) as panels:
+        for axes, (dose, denoisers) in zip(panels, doses.items(), strict=True):
+            bars = {"before": ("before", next(iter(denoisers.values())))}
+            bars |= {name: ("after", tasks) for name, tasks in denoisers.items()}
+            for i, (name, (which, tasks)) in enumerate(bars.items()):
+                middles = [one[which] for one in tasks.values()]
+                low, high = zip(*(one[f"{which}_95"] for one in tasks.values()), strict=True)
+                reach = [[max(0.0, m - x) for m, x in zip(middles, low, strict=True)]]
+                reach += [[max(0.0, x - m) for m, x in zip(middles, high, strict=True)]]
+                places = [place + 0.2 * (i - (len(bars) - 1) / 2) for place in range(len(middles))]
+                style = {"color": COLOURS[i % 7], "marker": "osD^v<>"[i % 7], "linestyle": "none", "capsize": 3}
+                axes.errorbar(places, middles, yerr=reach, label=name, **style)
+            axes.set_xticks(range(len(middles)), [task.replace(", ", "\n").replace(" of the ", "\n") for task in tasks])
+            axes.axhline(0.0, color="0.7", linewidth=0.8)
+            axes.set_title(f"dose {float(dose):.0%}")
+        panels[0].legend()
+
+
+def plot_lesions(path: Path, rows: list[Mapping[str, Any]]) -> None:
+    """Contrast recovery against diameter, a line per contrast, bars of one SD over places."""
+    with _Axes(path, "diameter (mm)", "contrast left") as (axes,):
+        for i, contrast in enumerate(sorted({row["contrast_hu"] for row in rows})):
+            own = [row for row in rows if row["contrast_hu"] == contrast]
+            x = [row["diameter_mm"] + 0.15 * i for row in own]
+            y, sd = [row["mean"] for row in own], [row["sd"] or 0.0 for row in own]
+            style = {"color": COLOURS[i % 7], "linestyle": STYLES[i % 7], "marker": "osD^v<>"[i % 7], "capsize": 3}
+            axes.errorbar(x, y, yerr=sd, label=f"{contrast:+g} HU", **style)
+        axes.axhline(1.0, color="0.7", linewidth=0.8)
+        axes.legend()
+
+
+class _Axes:
+    """Panels side by side in one PNG, which is written when the block ends."""
+
+    def __init__(self, path: Path, x: str, y: str, panels: int = 1) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.path = path
+        self.figure = Figure(figsize=(max(6.0, 4.2 * panels), 4.0), layout="constrained")
+        FigureCanvasAgg(self.figure)
+        self.axes = self.figure.subplots(1, panels, squeeze=False)[0]
+        for axes in self.axes:
+            axes.set_xlabel(x)
+        self.axes[0].set_ylabel(y)
+
+    def __enter__(self) -> Any:
+        return self.axes
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None:
+            self.figure.savefig(self.path, dpi=90)

@@ -1,0 +1,31 @@
+"""Tables of the pages, in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """A number as text; - for what could not be measured."""
+    return "-" if value is None else format(value, form)
+
+
+def limits_table(limits: list[dict[str, Any]]) -> str:
+    """Each limit with what was measured, and whether it is kept."""
+    rows = [
+        (
+            one["name"],
+            f"{one['comparison']} {one['bound']:g}",
+            f"{number(one['value'], '.3f')} {one['unit']}",
+            "kept" if one["kept"] else "**not kept**",
+        )
+        for one in limits
+    ]
+    return table(("limit", "wanted", "measured", ""), rows)

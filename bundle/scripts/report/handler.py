@@ -1,0 +1,178 @@
+"""The Ignite handler that gathers what the report shows, while a run passes by."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.engines import IterationEvents
+from torch import Tensor
+
+from ..data.reader import slice_keys_from_meta
+from ..evaluation.measures import measure_samples
+from ..evaluation.samples import SliceSamples
+from ..hu import WINDOWS_HU, hu_to_network
+from ..inferers import SlicePriorInferer, network_input
+from ..provenance import Provenance
+from .page import page
+from .sections import Findings, volume_section
+
+#: The package of the bundle's code, whose warnings belong to a run.
+_PACKAGE = __name__.rsplit(".", 2)[0]
+
+
+class RunReport:
+    """Gathers the findings of a run; called when the results are written, it returns the page.
+
+    Some slices are copied before the inferer, which may work in place, and after it; the rest of a volume is never
+    held twice. Attach it before the handler that writes, to which it is given as ``report``.
+
+    Args:
+        file: where the page will go; empty to gather nothing.
+        provenance: what makes the results.
+        network: whose attention maps are shown.
+        inferer: which knows the prior of each slice when it has run.
+        descriptors: the words of the prior.
+        window_hu: grey scale of the slices, lower and upper HU.
+        dataset_dir, output_dir: paths that may name a person, and are left out of warnings.
+    """
+
+    def __init__(
+        self,
+        file: str,
+        *,
+        provenance: Provenance,
+        network: Callable[..., Tensor],
+        inferer: SlicePriorInferer,
+        descriptors: Sequence[str],
+        window_hu: tuple[float, float] = WINDOWS_HU["abdomen"],
+        dataset_dir: str = "",
+        output_dir: str = "",
+    ) -> None:
+        self.file = str(file)
+        self.provenance = provenance
+        self.network = network
+        self.inferer = inferer
+        self.descriptors = tuple(descriptors)
+        self.window_hu = (float(window_hu[0]), float(window_hu[1]))
+        self._names = {str(path) for path in (dataset_dir, output_dir) if str(path)}
+        self._samples = SliceSamples()
+        self._sections: list[str] = []
+        self._facts: list[dict[str, Any]] = []
+        self._warnings = _Warnings()
+        self._began = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator that runs volumes (B, 1, H, W, slices) in network range."""
+        if self.file:
+            engine.add_event_handler(Events.STARTED, self.start)
+            engine.add_event_handler(Events.ITERATION_STARTED, self.look)
+            engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.gather)
+            engine.add_event_handler(Events.COMPLETED, self.stop)
+            engine.add_event_handler(Events.EXCEPTION_RAISED, self.stop)
+
+    def start(self, engine: Engine) -> None:
+        """Start the clock, and listen to warnings."""
+        self._began = time.perf_counter()
+        self._sections, self._facts = [], []
+        self._warnings = _Warnings()
+        logging.getLogger(_PACKAGE).addHandler(self._warnings)
+
+    def look(self, engine: Engine) -> None:
+        """Keep some slices as they are before the inferer."""
+        self._samples = SliceSamples(engine.state.batch["image"])
+
+    def gather(self, engine: Engine) -> None:
+        """Measure and draw a volume that was just denoised."""
+        image = engine.state.batch["image"]
+        self._samples.take_after(engine.state.output["pred"])
+        self._names |= _names_in(image)
+        found = self.find(image, len(self._sections) + 1)
+        self._facts.append({"slices": image.shape[-1], **found.measures})
+        self._sections.append(volume_section(found))
+        self._samples = SliceSamples()
+
+    def find(self, image: MetaTensor, number: int) -> Findings:
+        """What there is to show of the first volume of a batch (B, 1, H, W, slices), whose samples are complete."""
+        affine = np.asarray(image.meta["affine"], dtype=np.float64).reshape(-1, 4, 4)[0]
+        rows_mm, columns_mm, _ = np.linalg.norm(affine[:3, :3], axis=0)
+        count, size = image.shape[-1], len(self.descriptors)
+        known = self.inferer.priors
+        priors = np.full((count, size), 1 / size) if known is None else known[0].numpy()
+        middle = self._samples.indices[len(self._samples.indices) // 2]
+        uids = image.meta.get("series_instance_uid", "")
+        uid = uids if isinstance(uids, str) else uids[0]
+        return Findings(
+            title=f"Series {uid}" if uid else f"NIfTI volume {number}",
+            samples=self._samples,
+            measures=measure_samples(self._samples, (rows_mm, columns_mm)),
+            spacing_mm=(rows_mm, columns_mm),
+            positions_mm=affine[2, 2] * np.arange(count) + affine[2, 3],
+            priors=priors,
+            descriptors=self.descriptors,
+            window_hu=self.window_hu,
+            attention_slice=middle,
+            **self._attention(middle, priors[middle]),
+        )
+
+    def stop(self, engine: Engine, error: BaseException | None = None) -> None:
+        """Listen no longer."""
+        logging.getLogger(_PACKAGE).removeHandler(self._warnings)
+
+    def __call__(self) -> str:
+        """The page about everything gathered since the start."""
+        told = [without_names(message, self._names) for message in self._warnings.messages]
+        seconds = time.perf_counter() - self._began
+        return page(self._sections, self._facts, self.provenance, seconds, list(dict.fromkeys(told)))
+
+    def _attention(self, index: int, prior: np.ndarray) -> dict[str, Any]:
+        """Maps of the network's blocks for a sampled slice, and where they lie; none of a network without."""
+        kind = getattr(self.network, "attention", "none")
+        if kind not in ("prior", "spatial"):
+            return {"attention_kind": kind, "attention": {}, "grids": {}}
+        before = self._samples.before_hu[self._samples.indices.index(index)]
+        parameter = next(self.network.parameters())
+        image, _ = network_input(hu_to_network(torch.from_numpy(before)).to(parameter)[None])
+        with torch.inference_mode():
+            maps = self.network.attention_maps(image, torch.from_numpy(prior).to(parameter)[None])
+        return {
+            "attention_kind": kind,
+            "attention": {name: block[0].float().cpu() for name, block in maps.items()},
+            "grids": self.network.attention_grids(),
+        }
+
+
+def without_names(message: str, names: Iterable[str]) -> str:
+    """`message` with paths and file names, which may name a person, replaced by what they are."""
+    for name in sorted(names, key=len, reverse=True):
+        for form in (str(Path(name).resolve()), name):
+            message = message.replace(form, "(path)")
+    return re.sub(r"\(path\)[/\\]\S*", "(path)", message)
+
+
+def _names_in(image: MetaTensor) -> set[str]:
+    """Paths and file names that a volume's meta data hold."""
+    files = {key.file for key in slice_keys_from_meta(image.meta, image.shape[-1])}
+    sources = image.meta.get("filename_or_obj", "")
+    files |= {sources} if isinstance(sources, str) else set(sources)
+    return {name for file in files if file for name in (file, Path(file).name)}
+
+
+class _Warnings(logging.Handler):
+    """Keeps the messages of warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.messages.append(record.getMessage())

@@ -1,0 +1,104 @@
+"""The report as HTML: one file, its pictures inside, no script and nothing fetched."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..provenance import NOT_FOR_DIAGNOSIS, Provenance
+from .sections import signed
+
+PACKAGES = ("torch", "monai", "pytorch-ignite", "open_clip_torch", "pydicom", "nibabel", "numpy", "scipy")
+NOTICE = f"{NOT_FOR_DIAGNOSIS} Not for diagnosis."
+
+
+def page(
+    sections: Sequence[str],
+    facts: Sequence[dict[str, Any]],
+    provenance: Provenance,
+    seconds: float,
+    warnings: Sequence[str],
+) -> str:
+    """The whole page.
+
+    Args:
+        sections: one for each volume, see `volume_section`.
+        facts: one for each volume, its ``slices`` and ``noise_pairs``.
+        provenance: what made the results.
+        seconds: the run took.
+        warnings: what it said.
+    """
+    told = "".join(f"<li>{escape(one)}</li>" for one in warnings)
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>CT denoising report</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+<p class="kind">{escape(provenance.bundle)} {escape(provenance.version)}</p>
+<h1>CT denoising report</h1>
+<p class="notice">{NOTICE}</p>
+{_cards(facts, provenance, seconds)}
+</header>
+<main>
+{"".join(sections)}
+<section><h2>Warnings of the run</h2>{f"<ul>{told}</ul>" if told else "<p>None.</p>"}</section>
+<section><h2>What made it</h2>{_made_by(provenance)}</section>
+</main>
+<footer>{NOTICE} The page holds no names, dates or numbers of patient or study.</footer>
+</body>
+</html>
+"""
+
+
+def noise_words(pairs: Sequence[tuple[float, float]]) -> tuple[str, str]:
+    """Median noise [before, after] of slices and the change, in words."""
+    if not pairs:
+        return "not measured", "no flat soft tissue in the slices"
+    before, after = np.median(pairs, axis=0)
+    return f"{before:.1f} → {after:.1f} HU", f"{signed(100 * (after / before - 1), 0)}%, SD in flat soft tissue"
+
+
+def _cards(facts: Sequence[dict[str, Any]], provenance: Provenance, seconds: float) -> str:
+    slices = sum(one["slices"] for one in facts)
+    several = f" in {len(facts)} volumes" if len(facts) > 1 else ""
+    noise, change = noise_words([pair for one in facts for pair in one["noise_pairs"]])
+    cards = (
+        ("Noise before and after", noise, change),
+        ("Slices", f"{slices}", f"{seconds:.1f} s, {seconds / max(1, slices):.2f} s a slice{several}"),
+        ("Strength", f"{provenance.strength:g}", "0 is the input, 1 fully denoised"),
+        ("Prior", provenance.prior, provenance.prior_model),
+    )
+    return (
+        '<dl class="cards">'
+        + "".join(
+            f"<div><dt>{name}</dt><dd>{escape(value)}</dd><dd class='more'>{escape(more)}</dd></div>"
+            for name, value, more in cards
+        )
+        + "</dl>"
+    )
+
+
+def _made_by(provenance: Provenance) -> str:
+    rows = [
+        ("Network", provenance.network),
+        ("Weights, sha256", provenance.weights_sha256),
+        ("Prior", f"{provenance.prior}: {provenance.prior_model}"),
+        ("Strength", f"{provenance.strength:g}"),
+        ("Bundle", f"{provenance.bundle} {provenance.version}"),
+        ("Python", platform.python_version()),
+        ("Packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES)),
+    ]
+    body = "".join(f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    return f'<table class="facts">{body}</table>'

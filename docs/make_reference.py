@@ -1,0 +1,201 @@
+"""Writes docs/reference: the command line from its parser, the config keys from the configs and the code they name."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+BUNDLE = DOCS.parent / "bundle"
+CONFIGS = BUNDLE / "configs"
+WHOLE = ("inference.json", "train.json")
+MADE_BY = "<!-- made by `make reference`; change the parser, the configs or the docstrings instead -->"
+
+#: Keys that belong to no argument of ours, or to several in different ways.
+KEYS = {
+    "bundle_root": "the bundle's folder; the default suits a run that starts there",
+    "dataset_dir": "inference: a DICOM series, a NIfTI file or a folder of them; training: DATA, see docs/data.md",
+    "output_dir": "the folder that is made; inference: must not exist, unless `overwrite`",
+    "device": "what the networks run on",
+    "prior": "where the anatomical prior comes from, see the table in README.md",
+    "weights": "the weights file",
+    "bf16": "run the network in bfloat16",
+    "seed": "of splits, simulated noise, patches and first weights",
+    "progress": "show progress bars",
+    "num_workers": "processes that load patches, 0 for none beside the main one",
+    "slices_per_batch": "slices of one step; each gives `patches_per_slice` patches",
+    "patches_per_slice": "patches of each slice in a step",
+    "learning_rate": "of the optimiser, at the start",
+    "gradient_norm": "gradients are clipped to this norm; 0 clips nothing",
+    "val_interval": "epochs between validations",
+    "checkpoint_interval": "epochs between checkpoints",
+    "resume": "go on from `checkpoint.pt` in `output_dir`",
+    "tensorboard": "write TensorBoard's files",
+    "split_fractions": "shares of patients that train, validate and test",
+    "split_file": "where the split is kept; shared by several runs, it gives them the same patients",
+    "validate_dose_fraction": "dose of the simulated low doses that are validated on",
+    "validate_slices_per_patient": "slices of each patient that are validated on; 0 for all",
+    "summary_path": "where the figures per patient are written",
+    "slices_path": "where the figures per slice are written",
+    "imports": "what is imported before the config is read",
+    "run": "the steps that run where no other key is named",
+    "training": "the steps of `monai.bundle run training`",
+    "evaluation": "the steps of `monai.bundle run evaluation`",
+    "inference": "the steps of `monai.bundle run inference`",
+    "network": "the network on its device, with weights where it runs inference",
+    "initial_weights": "weights to begin with; empty: as the network is initialised",
+    "target_weights": "weights of the same network that clean the full doses before they are learned from; empty: none",
+    "compile": "compile the network with torch.compile before it runs",
+    "scope_only": "the steps that write `model.scope.json` without a training",
+    "clipped_optimizer": "the optimiser, which clips gradients before each step",
+}
+
+
+def commands_page() -> str:
+    """All commands of `bioatt` with their arguments."""
+    from scripts.command_line import build_parser
+
+    parser = build_parser()
+    (commands,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    titles = {one.dest: one.help for one in commands._choices_actions}
+    parts = [f"# Command line\n\n{MADE_BY}\n\n{parser.description} {_sentence(parser.epilog)}"]
+    parts.append(
+        "\n".join(["| command | |", "|---|---|", *(f"| [{n}](#bioatt-{n}) | {t} |" for n, t in titles.items())])
+    )
+    for name, command in commands.choices.items():
+        arguments = sorted(command._actions, key=lambda one: bool(one.option_strings))  # those without a name first
+        rows = [_argument_row(one) for one in arguments if one.help != argparse.SUPPRESS and one.dest != "help"]
+        table = "\n".join(["| argument | |", "|---|---|", *rows])
+        parts.append(f"## bioatt {name}\n\n{_sentence(command.description)}\n\n{table}")
+        if command.epilog:
+            parts.append("\n".join(f"    {line}".rstrip() for line in command.epilog.strip().splitlines()))
+    return "\n\n".join(parts) + "\n"
+
+
+def _argument_row(action: argparse.Action) -> str:
+    value = action.metavar if action.metavar is not None else "" if action.nargs == 0 else action.dest.upper()
+    value = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else value
+    value = " ".join(value) if isinstance(value, tuple) else value
+    many = " ..." if action.nargs in ("+", "*") else ""
+    words = ", ".join(f"{option} {value}".strip() for option in action.option_strings) or value
+    needed = " (required)" if action.required and action.option_strings else ""
+    return f"| `{words}{many}` | {_cell(action.help or '')}{needed} |"
+
+
+def configs_page() -> str:
+    """All keys of the configs: settings with their defaults, parts with what they are, and the overrides."""
+    parts = [
+        f"# Config keys\n\n{MADE_BY}\n\nEach setting is a key: `--KEY VALUE` of `monai.bundle run`, `--set KEY=VALUE`\n"
+        "of `bioatt train` and `bioatt evaluate`. A part can be replaced as a whole or by its arguments, e.g.\n"
+        "`network_def#attention=spatial`. A default in `$...` is computed, `@KEY` stands for another key."
+    ]
+    for name in WHOLE:
+        config = json.loads((CONFIGS / name).read_text())
+        settings = [f"| `{key}` | {_value(value)} | {meaning(config, key)} |" for key, value in _settings(config)]
+        components = [f"| `{key}` | `{part['_target_']}` | {_what(part)} |" for key, part in _components(config)]
+        parts.append(f"## {name}\n\n" + "\n".join(["| setting | default | |", "|---|---|---|", *settings]))
+        parts.append("\n".join(["| part | made by | |", "|---|---|---|", *components]))
+    parts.append(
+        "## Overrides\n\nGiven after the config they change: `--config_file \"['train.json','resume.json']\"`."
+    )
+    for file in sorted(CONFIGS.glob("*.json")):
+        if file.name not in (*WHOLE, "metadata.json"):
+            rows = [f"| `{key}` | {_value(value)} |" for key, value in json.loads(file.read_text()).items()]
+            parts.append(f"### {file.name}\n\n" + "\n".join(["| key | value |", "|---|---|", *rows]))
+    return "\n\n".join(parts) + "\n"
+
+
+def meaning(config: dict[str, Any], key: str) -> str:
+    """What a setting means: from `KEYS`, else from the docstring of the argument of ours that it is handed to."""
+    if key in KEYS:
+        return KEYS[key]
+    for part in _dictionaries(config):
+        for argument, value in part.items():
+            if value == f"@{key}" and part.get("_target_", "").startswith("scripts."):
+                text = _arguments(locate(part["_target_"])).get(argument, "")
+                if text:
+                    return _cell(text)
+    return ""
+
+
+def _settings(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    sections = {key for key, value in config.items() if isinstance(value, dict)}
+    return ((key, value) for key, value in config.items() if key not in sections and not _holds_parts(value))
+
+
+def _components(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Parts by their key; those inside a list by its key and their number."""
+    for key, value in config.items():
+        for number, one in enumerate(value) if _holds_parts(value) else [(None, value)]:
+            name = f"{prefix}{key}" if number is None else f"{prefix}{key}#{number}"
+            if isinstance(one, dict) and "_target_" in one:
+                yield name, one
+                nested = {k: v for k, v in one.items() if isinstance(v, dict) or _holds_parts(v)}
+                yield from _components(nested, f"{name}#")
+            elif isinstance(one, dict):
+                yield from _components(one, f"{name}#")
+
+
+def _holds_parts(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(one, dict) and "_target_" in one for one in value)
+
+
+def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _dictionaries(one)
+
+
+def _what(part: dict[str, Any]) -> str:
+    """First sentence of the docstring, where the part is ours."""
+    name = part["_target_"]
+    networks = locate("scripts.networks")
+    found = locate(name) if name.startswith("scripts.") else getattr(networks, name, None)
+    return _cell(inspect.getdoc(found).split("\n\n")[0]) if found else ""
+
+
+def _arguments(component: Any) -> dict[str, str]:
+    """Texts of the ``Args:`` section of a docstring, by argument."""
+    section = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.getdoc(component) or "", re.DOTALL | re.MULTILINE)
+    found: dict[str, str] = {}
+    for names, text in re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {6,}.*)*)", section[1] if section else "", re.MULTILINE):
+        found |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    return found
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list) and any(isinstance(one, str) and len(one) > 20 for one in value):
+        return "<br>".join(f"`{one}`" for one in value)
+    text = json.dumps(value)
+    return f"`{text}`" if len(text) < 100 else "see the file"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("%%", "%").replace("``", "`").split()).replace("|", "\\|")
+
+
+def _sentence(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+PAGES = {"commands.md": commands_page, "configs.md": configs_page}
+
+
+def main() -> None:
+    """Write the pages."""
+    for name, page in PAGES.items():
+        (DOCS / "reference").mkdir(exist_ok=True)
+        (DOCS / "reference" / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(BUNDLE))
+    main()

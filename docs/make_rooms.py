@@ -1,0 +1,126 @@
+"""Draws docs/rooms.svg: the rooms of the code and what imports what, from the import graph itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+WIDTH, ROW, BOX, MARGIN = 900, 92, (150, 40), 20
+INK, PAPER, ROOM, BAND = "#1b2a38", "#ffffff", "#dceaf5", "#f1f1ee"
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Each room and module of the top, with the rooms it imports."""
+    from test_layers import FILES, parse, relative_imports, room_of
+
+    graph: dict[str, set[str]] = {}
+    for file in FILES:
+        imported = {name for name, _ in relative_imports(parse(file), file)}
+        graph.setdefault(room_of(file), set()).update(imported - {room_of(file)})
+    graph.pop("__init__", None)
+    return {room: below & graph.keys() for room, below in graph.items()}
+
+
+def tiers(graph: dict[str, set[str]], rooms: list[str]) -> tuple[list[str], list[list[str]], list[str]]:
+    """The floor (which imports no more than itself), the rooms above it by height, and the top.
+
+    Args:
+        graph: see `import_graph`.
+        rooms: all rooms, from the floor up; what is not named is the top.
+    """
+    packages = {room for room in rooms if (DOCS.parent / "bundle" / "scripts" / room).is_dir()}
+    floor = [room for room in rooms if room not in packages and not graph[room] & packages]
+    height = dict.fromkeys(floor, 0)
+    for room in (room for room in rooms if room not in floor):
+        height[room] = 1 + max((height[below] for below in graph[room]), default=0)
+    middle = [[room for room in rooms if height[room] == h] for h in range(1, max(height.values()) + 1)]
+    return floor, middle, sorted(graph.keys() - set(rooms))
+
+
+def arrows(graph: dict[str, set[str]], rooms: list[str]) -> list[tuple[str, str]]:
+    """Imports between `rooms`, without those that a way over another room says already."""
+    below: dict[str, set[str]] = {}
+
+    def reach(room: str) -> set[str]:
+        if room not in below:
+            direct = graph[room] & set(rooms)
+            below[room] = direct.union(*(reach(one) for one in direct))
+        return below[room]
+
+    return [
+        (room, one)
+        for room in rooms
+        for one in sorted(graph[room] & set(rooms))
+        if not any(one in reach(other) for other in graph[room] & set(rooms) - {one})
+    ]
+
+
+def draw() -> str:
+    """The picture as SVG."""
+    from test_layers import ROOMS
+
+    graph = import_graph()
+    floor, middle, top = tiers(graph, ROOMS)
+    top_lines = _wrap(top, 100)
+    first = MARGIN + 46 + 18 * len(top_lines) + 40
+    places = {
+        room: ((n + 1) * WIDTH / (len(row) + 1), first + ROW * (len(middle) - 1 - level) + BOX[1] / 2)
+        for level, row in enumerate(middle)
+        for n, room in enumerate(row)
+    }
+    floor_y = first + ROW * len(middle) - 12
+    shapes = [_band(MARGIN, "on top: commands and tools, imported by no room", top_lines)]
+    shapes += [_arrow(places[room], places[one]) for room, one in arrows(graph, [r for row in middle for r in row])]
+    shapes += [_box(room, *places[room]) for row in middle for room in row]
+    shapes.append(_band(floor_y, "the floor, for all", [", ".join(floor)]))
+    height = floor_y + 46 + 18 + MARGIN
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '
+        f'font-size="15" fill="{INK}" role="img" aria-label="rooms of bundle/scripts and their imports">\n'
+        f'<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
+        f'<path d="M0,0 L8,4 L0,8 Z" fill="{INK}"/></marker></defs>\n'
+        f'<rect width="{WIDTH}" height="{height}" fill="{PAPER}"/>\n' + "\n".join(shapes) + "\n</svg>\n"
+    )
+
+
+def _wrap(words: list[str], length: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(", ".join(words), length)
+
+
+def _band(y: float, title: str, lines: list[str]) -> str:
+    text = "".join(
+        f'<text x="{MARGIN + 14}" y="{y + 44 + 18 * n:g}" font-size="14">{line}</text>' for n, line in enumerate(lines)
+    )
+    width, height = WIDTH - 2 * MARGIN, 36 + 18 * len(lines)
+    return (
+        f'<rect x="{MARGIN}" y="{y:g}" width="{width}" height="{height}" rx="6" fill="{BAND}" stroke="{INK}"/>'
+        f'<text x="{MARGIN + 14}" y="{y + 22:g}" font-weight="bold">{title}</text>{text}'
+    )
+
+
+def _box(room: str, x: float, y: float) -> str:
+    return (
+        f'<rect x="{x - BOX[0] / 2:g}" y="{y - BOX[1] / 2:g}" width="{BOX[0]}" height="{BOX[1]}" rx="6" fill="{ROOM}" '
+        f'stroke="{INK}"/><text x="{x:g}" y="{y + 5:g}" text-anchor="middle" font-weight="bold">{room}</text>'
+    )
+
+
+def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
+    """From the lower side of the importing room to the upper side of the imported one."""
+    (x0, y0), (x1, y1) = start, end
+    y0, y1 = y0 + BOX[1] / 2, y1 - BOX[1] / 2
+    x0, x1 = x0 + (x1 - x0) * 0.08, x1 - (x1 - x0) * 0.08
+    return f'<path d="M{x0:g},{y0:g} L{x1:g},{y1:g}" stroke="{INK}" stroke-width="1.3" marker-end="url(#tip)"/>'
+
+
+def main() -> None:
+    """Write the picture."""
+    (DOCS / "rooms.svg").write_text(draw(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(DOCS.parent / "tests"))
+    main()

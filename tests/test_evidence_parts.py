@@ -1,0 +1,142 @@
+"""The parts of the evidence with denoisers whose effect is known, on phantoms and small series."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scripts.errors import BioAttError
+from scripts.evaluation.phantoms import rod_phantom
+from scripts.evidence.denoisers import Denoiser, at_strength, bundle_denoiser, nlm_denoiser, rival
+from scripts.evidence.lcd import find_discs, measure_lcd, read_mhd
+from scripts.evidence.limits import Limit
+from scripts.evidence.patients import Patient
+from scripts.evidence.phantom import calibrated, phantom_limits
+from scripts.evidence.quality import measure_doses, measure_quality
+from scripts.phantom import write_ct_series
+from studies import save_default_network
+
+IDENTITY = Denoiser(name="network", denoise=lambda stack: stack)
+BLUR = Denoiser(name="blur", denoise=lambda stack: gaussian_filter(stack, (0, 1.0, 1.0)))
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evidence") / "A"
+    write_ct_series(folder, shape=(160, 160), spacing=(2.2, 2.2), slices=4, noise_sd=12.0, seed=0)
+    return Patient.read(folder, seed=3)
+
+
+def test_a_low_dose_hangs_on_seed_slice_dose_and_realisation_alone(patient):
+    low = patient.low(1, 0.25)
+    np.testing.assert_array_equal(low, patient.low(1, 0.25))
+    for other in (patient.low(1, 0.25, 1), patient.low(1, 0.5), patient.low(2, 0.25)):
+        assert not np.array_equal(low, other)
+    np.testing.assert_array_equal(patient.low(1, 1.0), patient.full(1))
+    assert patient.chosen(2) == [1, 3] and patient.chosen(0) == [0, 1, 2, 3]
+
+
+def test_quality_has_every_denoiser_and_its_share_of_the_cap(patient):
+    perfect = Denoiser(name="network", denoise=lambda stack: np.repeat(patient.full(2)[None], len(stack), 0))
+    result = measure_quality([patient], [perfect, BLUR, nlm_denoiser()], slices=1, rivals=["blur"])
+    mean = result["patients"]["A"]
+    assert list(mean) == ["slices", "low", "network", "blur", "nlm"] and mean["slices"] == 1
+    gain = result["gain"]["A"]["blur"]
+    assert gain["psnr_db"] == pytest.approx(mean["blur"]["psnr_db"] - mean["low"]["psnr_db"])
+    assert gain["share_of_cap"] == pytest.approx(gain["psnr_db"] / 6.0206, rel=1e-4)
+    kept = {limit["name"]: limit["kept"] for limit in result["limits"]}
+    assert kept["A: PSNR over non-local means"] and kept["A: PSNR above blur"] and kept["A: HU of soft tissue kept"]
+    shifted = Denoiser(name="network", denoise=lambda stack: stack + 3.0)
+    limits = measure_quality([patient], [shifted, nlm_denoiser()], slices=1)["limits"]
+    assert not any(limit["kept"] for limit in limits)
+
+
+def test_doing_nothing_does_no_harm_at_full_dose_and_does_not_help_below(patient):
+    rows = measure_doses([patient], IDENTITY, slices=2)["rows"]
+    assert [row["dose_fraction"] for row in rows[::2]] == [1.0, 0.5, 0.25, 0.1]
+    assert rows[0]["out"]["psnr_db"] == np.inf
+    for row in rows[2:]:
+        assert row["out"] == pytest.approx(row["low"]), "half strength of nothing is nothing"
+        for one in row["edges_mm"].values():
+            assert one["out"] == pytest.approx(one["low"], nan_ok=True)
+
+
+def test_the_phantoms_full_dose_has_the_noise_that_was_asked_for():
+    phantom = rod_phantom(192, 1.0, diameter_mm=180.0, rods_per_contrast=2, rod_radius_mm=10.0, edge_sd_mm=0.9)
+    simulator = calibrated(phantom, 9.0)
+    noise = simulator.low_dose(phantom.image_hu, 0.5, np.random.default_rng(5)) - phantom.image_hu
+    assert phantom.rois(noise).std() == pytest.approx(9.0, rel=0.08)
+
+
+def test_the_limits_of_the_phantom_notice_a_blur():
+    nps = {"full": {"peak_frequency_per_mm": 0.3}, "denoised": {"peak_frequency_per_mm": 0.2}}
+    ttf = {"14": {"low": {"ttf50_per_mm": 0.3}, "denoised": {"ttf50_per_mm": 0.28}}}
+    limits = phantom_limits({"nps": nps, "ttf": ttf, "bias_hu": {"0": 0.1, "14": -2.5}})
+    assert [limit.kept for limit in limits] == [False, True, False]
+
+
+def test_what_cannot_be_measured_keeps_no_limit():
+    assert not Limit("x", float("nan"), "<", 1.0, "HU").kept and not Limit("x", float("nan"), ">=", 1.0, "HU").kept
+
+
+def write_mhd(path, stack, kind="MET_SHORT"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stack = np.asarray(stack)
+    names = f"{path.stem}_%03d.raw 1 {len(stack)} 1" if stack.ndim == 3 else f"{path.stem}.raw"
+    sizes = " ".join(map(str, reversed(stack.shape[-2:])))
+    path.write_text(f"NDims = {stack.ndim}\nDimSize = {sizes}\nElementType = {kind}\nElementDataFile = {names}\n")
+    for i, image in enumerate(stack if stack.ndim == 3 else [stack]):
+        name = names.split()[0]
+        (path.parent / (name % (i + 1) if stack.ndim == 3 else name)).write_bytes(
+            (image + 1000).astype("<i2").tobytes()
+        )
+
+
+def lcd_folder(root, contrast=12.0, repeats=24):
+    """One disc of 6 pixels' radius in 128 pixels of water with noise."""
+    axis = np.arange(128)
+    truth = np.where(np.hypot(axis[:, None] - 88, axis - 88) <= 6, contrast, 0.0)
+    noise = np.random.default_rng(0).normal(0.0, 20.0, (2, repeats, 128, 128))
+    write_mhd(root / "ground_truth.mhd", truth, "MET_USHORT")
+    for name, stack in (("signal_present", noise[0] + truth), ("signal_absent", noise[1])):
+        write_mhd(root / "dose_050" / name / f"{name}.mhd", stack.round())
+    return root
+
+
+def test_the_phantom_is_read_its_disc_found_and_d_prime_is_the_one_of_white_noise(tmp_path):
+    folder = lcd_folder(tmp_path)
+    (disc,) = find_discs(read_mhd(folder / "ground_truth.mhd"))
+    assert disc.contrast_hu == 12.0 and disc.radius == pytest.approx(6.0, rel=0.05) and disc.center == (88.0, 88.0)
+    blind = Denoiser(name="blind", denoise=lambda stack: np.random.default_rng(9).normal(size=stack.shape))
+    doses = measure_lcd(folder, [IDENTITY, blind], draws=200)["doses"]
+    same, gone = (doses["0.5"][name]["mean of the discs"] for name in ("network", "blind"))
+    expected = 12.0 / 20.0 * np.sqrt(np.pi) * 6.0
+    assert same["before"] == pytest.approx(expected, rel=0.3) and same["verdict"] == "not lower"
+    assert same["before_95"][0] < expected
+    assert gone["after"] < 1.0 and gone["verdict"] == "lower"
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "x.mhd").write_text("DimSize = 4 4\nElementType = MET_FLOAT\nElementDataFile = x.raw\n")
+    with pytest.raises(BioAttError, match="no MetaImage as expected"):
+        read_mhd(tmp_path / "x.mhd")
+
+
+def test_the_bundles_denoiser_is_the_inference_of_the_weights(tmp_path, patient):
+    weights = save_default_network(tmp_path / "w.pt")
+    one = bundle_denoiser("network", weights, prior="uniform", device="cpu")
+    low = patient.low(1, 0.25)
+    out = one(np.stack([low, low]))
+    assert out.shape == (2, *low.shape) and np.abs(out[0] - low).max() > 1.0
+    np.testing.assert_allclose(out[0], out[1], atol=1e-3)
+    assert one.record["prior"] == "uniform" and len(one.record["weights_sha256"]) == 64
+    half = at_strength(one, 0.5)(low[None])[0]
+    np.testing.assert_allclose(half, (low + out[0]) / 2, atol=1e-3)
+    same = rival(f"old={weights}", prior="uniform", device="cpu")
+    assert same.name == "old"
+    np.testing.assert_array_equal(same(low[None])[0], out[0])
+
+
+def test_a_rival_that_is_spelt_wrong_is_refused():
+    with pytest.raises(BioAttError, match="wanted NAME=WEIGHTS.pt:NETWORK.json"):
+        rival("weights.pt")

@@ -1,0 +1,28 @@
+"""The headline figures, measured again on the validation patient."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scripts.evidence.denoisers import Denoiser, bundle_denoiser
+from scripts.evidence.patients import Patient
+from scripts.evidence.quality import measure_quality
+
+pytestmark = pytest.mark.data
+
+PATIENT = "CRLM-CT-1006"
+
+
+def test_the_shipped_weights_have_the_psnr_and_ssim_that_the_evidence_tells(data_dir, bundle_root):
+    told = json.loads((Path(__file__).parents[1] / "docs" / "evidence" / "results" / "quality.json").read_text())
+    network = bundle_denoiser("network", bundle_root / "models" / "model.pt", prior=told["network"]["prior"])
+    assert network.record["weights_sha256"] == told["network"]["weights_sha256"]
+    patient = Patient.read(data_dir / "ct" / PATIENT, seed=told["seed"])
+    unused = Denoiser(name="nlm", denoise=lambda stack: stack)  # measured by `make evidence` alone
+    measured = measure_quality([patient], [network, unused], slices=told["slices_per_patient"])
+    for image in ("low", "network"):
+        ours, theirs = measured["patients"][PATIENT][image], told["patients"][PATIENT][image]
+        assert ours["psnr_db"] == pytest.approx(theirs["psnr_db"], abs=0.02)
+        assert ours["ssim"] == pytest.approx(theirs["ssim"], abs=0.0005)

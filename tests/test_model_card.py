@@ -1,0 +1,73 @@
+"""The model card, metadata.json and the evidence pages say what the committed result files say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from scripts.errors import BioAttError
+from scripts.evidence.pages import PAGES, write_pages
+from scripts.model_card import eval_metrics, fill, limits_list, sections, verdicts
+from scripts.networks import weights_sha256
+
+EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
+RESULTS = EVIDENCE / "results"
+
+
+def result(name):
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def test_the_card_names_the_shipped_weights_and_the_figures_that_are_there(bundle_root):
+    card = (bundle_root / "docs" / "README.md").read_text()
+    assert fill(card, sections(RESULTS)) == card
+
+
+def test_metadata_has_the_figures_of_the_evidence(bundle_root):
+    metadata = json.loads((bundle_root / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"] == eval_metrics(result("quality"))
+
+
+@pytest.mark.parametrize("part", [name for names in PAGES.values() for name in names])
+def test_every_part_was_measured_on_the_shipped_weights(bundle_root, part):
+    shipped = weights_sha256(bundle_root / "models" / "model.pt")
+    assert result(part)["network"]["weights_sha256"] == shipped
+
+
+def test_the_pages_are_what_the_command_makes_of_the_results(tmp_path):
+    shutil.copytree(RESULTS, tmp_path / "results", ignore=shutil.ignore_patterns("*.png"))
+    for page in write_pages(tmp_path / "results"):
+        assert page.read_text() == (EVIDENCE / page.name).read_text(), page.name
+
+
+def test_every_picture_of_the_pages_is_there():
+    for page in PAGES:
+        names = [part.split(")")[0] for part in (EVIDENCE / page).read_text().split("](")[1:]]
+        for name in names:
+            assert (EVIDENCE / name).exists(), name
+
+
+def test_results_of_different_weights_make_no_page(tmp_path):
+    shutil.copytree(RESULTS, tmp_path / "results", ignore=shutil.ignore_patterns("*.png"))
+    other = result("doses")
+    other["network"]["weights_sha256"] = "0" * 64
+    (tmp_path / "results" / "doses.json").write_text(json.dumps(other))
+    with pytest.raises(BioAttError, match="of different weights .*doses 0000000000000000"):
+        write_pages(tmp_path / "results")
+    (tmp_path / "results" / "doses.json").unlink()
+    with pytest.raises(BioAttError, match="measure it with `make evidence`, or --parts doses"):
+        write_pages(tmp_path / "results")
+
+
+def test_a_broken_limit_is_named_with_what_was_measured():
+    broken = {"name": "x", "value": 0.5, "comparison": "<", "bound": 0.2, "unit": "HU", "kept": False}
+    text = limits_list({"a": {"limits": [broken, {**broken, "kept": True}]}, "b": {}})
+    assert text == "Of 2 limits 1 are kept. Not kept:\n\n- x: 0.500 HU, wanted < 0.2"
+
+
+def test_the_verdicts_on_detectability_are_counted_and_losses_named():
+    tasks = {"5 HU": {"verdict": "lower"}, "7 HU": {"verdict": "undecided"}, "mean": {"verdict": "not lower"}}
+    text = verdicts({"doses": {"0.55": {"network": tasks}}})
+    assert text.endswith("at 1 doses): not lower 1, undecided 1, lower 1 (lower: 5 HU at 55% dose).")

@@ -1,0 +1,119 @@
+"""The ranges that training saw: written beside the weights, compared with input, told in log, result and summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pydicom
+import pytest
+from scripts.commands import run_workflow
+from scripts.data.scope import Facts, Scope, read_scope, scope_path
+from scripts.errors import BioAttError
+from scripts.phantom import write_ct_series
+from studies import as_nifti, save_default_network, write_patients
+
+SCOPE = Scope(
+    slice_thickness_mm=(2.5, 5.0),
+    pixel_spacing_mm=(0.6, 0.9),
+    kvp=(120.0, 120.0),
+    noise_sd_hu=(8.0, 60.0),
+    regions=("abdomen", "chest"),
+    patients=3,
+)
+
+
+def facts(**changed):
+    known = {"slice_thickness_mm": 3.0, "pixel_spacing_mm": 0.7, "kvp": 120.0, "noise_sd_hu": 20.0}
+    return Facts(**({**known, "region": "abdomen"} | changed))
+
+
+def test_what_lies_inside_or_is_not_known_raises_nothing():
+    assert SCOPE.outside(facts()) == []
+    assert SCOPE.outside(facts(kvp=None, noise_sd_hu=None, region="unknown")) == []
+    assert SCOPE.outside(facts(slice_thickness_mm=5.0001, pixel_spacing_mm=0.595)) == [], "rounding in headers"
+    nothing = Scope(slice_thickness_mm=None, pixel_spacing_mm=None, kvp=None, noise_sd_hu=None, regions=(), patients=0)
+    assert nothing.outside(facts(region="head")) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"slice_thickness_mm": 0.6}, "slice thickness 0.6 mm, trained on 2.5 to 5"),
+        ({"pixel_spacing_mm": 1.4}, "pixel spacing 1.4 mm, trained on 0.6 to 0.9"),
+        ({"kvp": 80.0}, "tube voltage 80 kV, trained on 120 to 120"),
+        ({"noise_sd_hu": 3.0}, "noise in soft tissue 3 HU, trained on 8 to 60"),
+        ({"region": "head"}, "region head, trained on abdomen, chest"),
+    ],
+)
+def test_what_lies_outside_is_told_in_words(changed, told):
+    assert SCOPE.outside(facts(**changed)) == [told]
+
+
+def test_no_file_is_no_scope_and_a_damaged_one_is_refused(tmp_path):
+    assert scope_path(tmp_path / "model.pt") == str(tmp_path / "model.scope.json")
+    assert read_scope(tmp_path / "model.scope.json") is None
+    (tmp_path / "model.scope.json").write_text('{"kvp": 3}')
+    with pytest.raises(BioAttError, match="tells no scope of training"):
+        read_scope(tmp_path / "model.scope.json")
+
+
+@pytest.mark.parametrize(("routine", "lowest_hu"), [(0.0, 12.0 * 2**0.5), (0.1, 12.0)])
+def test_training_data_gives_the_ranges_it_shows(tmp_path, routine, lowest_hu):
+    data = write_patients(tmp_path / "data", "AB", 3)
+    write_ct_series(data / "C", shape=(96, 96), spacing=(3.0, 3.0), slices=3, noise_sd=30.0, seed=5)
+    overrides = {
+        "dataset_dir": str(data),
+        "output_dir": str(tmp_path / "out"),
+        "validate_patients": ["B"],
+        "prior": "uniform",
+        "views": 40,
+        "dose_fractions": [0.5],
+        "noise_gain": [1.0, 2.0],
+        "routine_probability": routine,
+    }
+    run_workflow("scope_only", ["train.json"], overrides)
+    scope = read_scope(tmp_path / "out" / "model.scope.json")
+    assert scope.patients == 2 and scope.pixel_spacing_mm == (3.0, 3.5)
+    lowest, highest = scope.noise_sd_hu
+    assert lowest == pytest.approx(lowest_hu, rel=0.25), "of the quieter patient, at half or at its own dose"
+    assert highest == pytest.approx(30.0 * np.sqrt(1 + 2**2), rel=0.3), "twice the added noise of the other"
+    assert not (tmp_path / "out" / "model.pt").exists()
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = save_default_network(tmp_path / "w.pt")
+    narrow = {"slice_thickness_mm": [0.5, 0.6], "pixel_spacing_mm": [3.5, 3.5], "kvp": None, "noise_sd_hu": None}
+    (tmp_path / "w.scope.json").write_text(json.dumps(narrow | {"regions": [], "patients": 1}))
+    return path
+
+
+def denoise(source, target, weights):
+    overrides = {"dataset_dir": str(source), "output_dir": str(target), "weights": str(weights), "prior": "uniform"}
+    run_workflow("inference", ["inference.json"], overrides | {"progress": False})
+
+
+def test_input_outside_is_told_in_log_summary_and_dicom(tmp_path, weights, caplog, capsys):
+    source = write_ct_series(tmp_path / "in", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=12.0)
+    with caplog.at_level(logging.WARNING):
+        denoise(source, tmp_path / "out", weights)
+    assert "outside what the weights were trained on: slice thickness" in caplog.text
+    assert "outside scope   slice thickness" in capsys.readouterr().out
+    derived = pydicom.dcmread(next((tmp_path / "out").glob("*.dcm")))
+    assert "Outside what the weights were trained on: slice thickness" in derived.DerivationDescription
+    assert derived.DerivationDescription.endswith("not a medical device.")
+
+
+def test_nifti_outside_is_told_beside_it_and_inside_nothing_is(tmp_path, weights, caplog):
+    series = write_ct_series(tmp_path / "in", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=12.0)
+    source = as_nifti(series, tmp_path / "x.nii.gz")
+    denoise(source, tmp_path / "out", weights)
+    record = json.loads((tmp_path / "out" / "x.nii.gz.json").read_text())
+    assert record["outside_scope"].startswith("slice thickness")
+    (tmp_path / "w.scope.json").unlink()
+    caplog.clear()
+    denoise(source, tmp_path / "out2", weights)
+    record = json.loads((tmp_path / "out2" / "x.nii.gz.json").read_text())
+    assert record["outside_scope"] == "" and "trained on" not in caplog.text

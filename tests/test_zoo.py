@@ -1,0 +1,340 @@
+"""The bundle meets the rules of MONAI's model zoo: names, files, metadata, properties, network in and out, exports."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import re
+import shutil
+import sys
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+from scripts.export import load_exported
+from scripts.hu import hu_to_network
+from scripts.networks import load_weights
+from studies import write_patients
+
+NAME = "ct_low_dose_denoising_bioatt"
+LARGEST_FILE = 25 * 1024 * 1024
+PERSONAL_PATH = re.compile(rb"/home/\w|/Users/\w|/root/|/mnt/|[A-Z]:\\\\?Users")
+NECESSARY = ["LICENSE", "configs/metadata.json"]
+PREFERRED = ["configs/inference.json", "models/model.pt"]
+CARD_SECTIONS = [
+    "# Model Overview",
+    "## Data",
+    "## Training configuration",
+    "### Input",
+    "### Output",
+    "## Performance",
+    "## MONAI Bundle Commands",
+    "## Limitations",
+    "# References",
+    "# License",
+]
+
+
+def files_of(bundle):
+    """The bundle's files; Python's caches are not part of it."""
+    return sorted(path for path in bundle.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def read(bundle, name="metadata.json"):
+    return json.loads((bundle / "configs" / name).read_text())
+
+
+def network_of(bundle, config="inference.json"):
+    """The network that a config describes, untrained."""
+    parser = ConfigParser.load_config_file(bundle / "configs" / config)
+    return ConfigParser({"network_def": parser["network_def"]}).get_parsed_content("network_def").eval()
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A working directory that is not the bundle's: the zoo runs from its own root."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def verified(bundle_root):
+    """What the zoo gives to the verify and export commands."""
+    return {
+        "net_id": "network_def",
+        "meta_file": str(bundle_root / "configs" / "metadata.json"),
+        "config_file": str(bundle_root / "configs" / "inference.json"),
+        "bundle_root": str(bundle_root),
+    }
+
+
+# Files
+
+
+@pytest.mark.parametrize("file", [*NECESSARY, *PREFERRED, "docs/README.md", "docs/data_license.txt"])
+def test_a_necessary_or_preferred_file_is_there(bundle_root, file):
+    assert (bundle_root / file).stat().st_size > 0
+
+
+def test_no_file_needs_large_files_yml_and_nothing_made_by_a_run_is_left(bundle_root):
+    for file in files_of(bundle_root):
+        place = file.relative_to(bundle_root)
+        assert file.stat().st_size <= LARGEST_FILE, f"{place} must be listed in large_files.yml"
+        assert not place.name.startswith("."), place
+        assert place.parts[0] in {"LICENSE", "configs", "docs", "models", "scripts"}, place
+        assert file.suffix not in {".ts", ".onnx", ".ipynb", ".pyc", ".zip", ".dcm", ".gz", ".log"}, place
+    assert not list(bundle_root.glob("large_files.*"))
+
+
+def test_no_file_holds_a_personal_path(bundle_root):
+    binary = {".pt", ".safetensors"}
+    found = [file for file in files_of(bundle_root) if file.suffix not in binary]
+    assert len(found) > 50
+    assert [file for file in found if PERSONAL_PATH.search(file.read_bytes())] == []
+    assert PERSONAL_PATH.search(b'"dataset_dir": "/home/someone/data"')
+
+
+def test_text_files_end_in_one_newline_and_no_line_in_blanks(bundle_root):
+    for file in files_of(bundle_root):
+        if file.parent.name != "prior" and file.suffix in {".py", ".json", ".md", ".txt", ".conf"}:
+            text = file.read_text(encoding="utf-8")
+            assert text == "" or (text.endswith("\n") and not text.endswith("\n\n")), file
+            assert "\r" not in text and not re.search(r"[ \t]\n", text), file
+
+
+# Metadata
+
+
+def test_the_name_is_the_folders_name_in_the_zoo(bundle_root):
+    assert read(bundle_root)["name"] == NAME
+    assert not {"detection", "deepedit", "deepgrow", "classification"} & set(NAME.split("_")), "MONAI Label reads names"
+
+
+def test_the_version_is_the_newest_of_the_changelog(bundle_root):
+    metadata = read(bundle_root)
+    versions = [tuple(int(part) for part in version.split(".")) for version in metadata["changelog"]]
+    assert all(len(version) == 3 for version in versions)
+    assert versions == sorted(versions, reverse=True)
+    assert metadata["version"] == next(iter(metadata["changelog"]))
+    assert all(len(text) > 10 for text in metadata["changelog"].values())
+
+
+@pytest.mark.parametrize(
+    "key", ["authors", "copyright", "data_source", "intended_use", "references", "task", "description", "eval_metrics"]
+)
+def test_a_field_that_readers_ask_for_is_filled(bundle_root, key):
+    assert len(str(read(bundle_root)[key])) > 15
+
+
+def test_every_data_source_has_its_licence(bundle_root):
+    licence = (bundle_root / "docs" / "data_license.txt").read_text()
+    named = re.findall(r"[A-Z]+-[A-Z]+", read(bundle_root)["data_source"])
+    assert len(named) == 3
+    for collection in named:
+        entry = licence.split(collection, 1)[1].split("\n\n")[0]
+        assert re.search(r"CC BY \d\.\d", entry) and "https://doi.org/" in entry, collection
+
+
+def test_packages_that_the_code_imports_are_required_in_tested_versions(bundle_root):
+    metadata = read(bundle_root)
+    declared = {
+        "monai": metadata["monai_version"],
+        "torch": metadata["pytorch_version"],
+        "numpy": metadata["numpy_version"],
+        **metadata["required_packages_version"],
+    }
+    tested = dict(
+        line.split("==")
+        for line in (bundle_root.parent / "constraints.txt").read_text().splitlines()
+        if not line.startswith("#")
+    )
+    assert {name: tested.get(name) for name in declared} == declared
+    imported = {
+        name.split(".")[0]
+        for file in bundle_root.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module]
+            if not node.level
+            else []
+        )
+    }
+    distributions = importlib.metadata.packages_distributions()
+    extras = {"onnxruntime", "onnxscript", "ldctbench"}  # used where a user has installed them, else named in an error
+    foreign = imported - set(sys.stdlib_module_names) - extras
+    missing = {name for name in foreign if not set(distributions.get(name, [name])) & set(declared)}
+    assert missing == set()
+
+
+@pytest.mark.data
+def test_metadata_is_valid_for_monai_against_the_schema_it_names(bundle_root, data_dir, tmp_path, monkeypatch):
+    import urllib.request
+
+    def refuse(*words, **options):
+        raise AssertionError("the schema was downloaded, not taken from the file")
+
+    monkeypatch.setattr(urllib.request, "urlretrieve", refuse)
+    file = bundle_root / "configs" / "metadata.json"
+    schema = tmp_path / "schema.json"
+    shutil.copy(data_dir / "schemas" / read(bundle_root)["schema"].rsplit("/", 1)[1], schema)
+    verify_metadata(meta_file=str(file), filepath=str(schema))
+    broken = read(bundle_root)
+    del broken["network_data_format"]["outputs"]
+    (tmp_path / "broken.json").write_text(json.dumps(broken))
+    with pytest.raises(ValueError, match="Failed validating"):
+        verify_metadata(meta_file=str(tmp_path / "broken.json"), filepath=str(schema))
+
+
+# Properties
+
+
+@pytest.mark.parametrize(
+    ("configs", "kind", "run_id"),
+    [
+        ("inference.json", "inference", "inference"),
+        ("train.json", "train", "training"),
+        ("train.json,evaluate.json", "train", "evaluation"),  # the zoo checks an override of train.json as training
+    ],
+)
+def test_no_property_is_missing_or_misnamed(bundle_root, elsewhere, configs, kind, run_id):
+    data = write_patients(elsewhere / "data", "ABC", slices=1)
+    overrides = {"dataset_dir": str(data), "output_dir": str(elsewhere / "out"), "prior": "uniform"}
+    if kind == "train":
+        overrides |= {"validate_patients": ["B"], "test_patients": ["C"], "views": 30, "num_workers": 0}
+    else:
+        overrides["dataset_dir"] = str(data / "A")
+    workflow = ConfigWorkflow(
+        [str(bundle_root / "configs" / name) for name in configs.split(",")],
+        meta_file=str(bundle_root / "configs" / "metadata.json"),
+        logging_file=str(bundle_root / "configs" / "logging.conf"),
+        workflow_type=kind,
+        run_id=run_id,
+        bundle_root=str(bundle_root),
+        **overrides,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_configs_have_the_keys_that_the_zoo_asks_for(bundle_root):
+    parser = ConfigParser(read(bundle_root, "train.json"))
+    for key in (
+        *("bundle_root", "device", "dataset_dir", "output_dir", "network_def", "val_interval"),
+        *("train#trainer", "train#trainer#max_epochs", "train#dataset", "train#dataset#data", "train#handlers"),
+        *("train#preprocessing", "train#inferer", "validate#preprocessing", "validate#postprocessing"),
+        *("validate#evaluator", "validate#handlers", "validate#dataset", "validate#dataset#data", "validate#inferer"),
+    ):
+        assert key in parser, key
+    (validation,) = [one for one in parser["train#handlers"] if one["_target_"] == "ValidationHandler"]
+    assert validation["interval"] == "@val_interval"
+    inference = read(bundle_root, "inference.json")
+    assert {"bundle_root", "device", "dataset_dir", "output_dir", "network_def", "inferer"} <= inference.keys()
+
+
+def test_configs_name_no_folder_of_a_machine_and_no_weights_but_the_bundles(bundle_root):
+    for file in sorted((bundle_root / "configs").glob("*.json")):
+        config = json.loads(file.read_text())
+        assert config.get("bundle_root", ".") == ".", file.name
+        assert config.get("dataset_dir", "") == "", file.name
+        assert "weights" not in config or config["weights"].startswith("$@bundle_root + '/models/"), file.name
+
+
+# Network and weights
+
+
+@pytest.mark.parametrize("side", [1, 45, 64])
+def test_network_takes_and_gives_what_the_metadata_says(verified, elsewhere, side):
+    verify_net_in_out(**verified, device="cpu", any=side)
+
+
+def test_the_check_of_the_network_can_fail(verified, elsewhere):
+    with pytest.raises(ValueError, match="output channel number"):
+        verify_net_in_out(**verified, device="cpu", **{"_meta_#network_data_format#outputs#pred#num_channels": 2})
+
+
+def test_every_weights_file_loads_strictly_into_the_network_of_its_config(bundle_root):
+    files = sorted((bundle_root / "models").glob("*.pt"))
+    configs = {"model.pt": "inference.json"}
+    for file in files:
+        state = torch.load(file, weights_only=True)
+        assert all(isinstance(value, torch.Tensor) for value in state.values()), file.name
+        network = network_of(bundle_root, configs.get(file.name, f"network_{file.stem}.json"))
+        network.load_state_dict(state, strict=True)
+    assert "model.pt" in [file.name for file in files]
+
+
+def test_monai_exports_the_weights_as_torchscript(bundle_root, verified, elsewhere):
+    ckpt_export(filepath=str(elsewhere / "model.ts"), ckpt_file=str(bundle_root / "models" / "model.pt"), **verified)
+    extra = {"metadata.json": "", "inference.json": ""}
+    exported = torch.jit.load(elsewhere / "model.ts", _extra_files=extra)
+    assert json.loads(extra["metadata.json"])["version"] == read(bundle_root)["version"]
+    assert json.loads(extra["inference.json"]) == read(bundle_root, "inference.json")
+    network = load_weights(network_of(bundle_root), bundle_root / "models" / "model.pt")
+    for image, prior in examples((33, 40), (64, 64)):
+        with torch.inference_mode():
+            torch.testing.assert_close(exported(image, prior), network(image, prior), atol=1e-4, rtol=0)
+            torch.testing.assert_close(exported(image), network(image), atol=1e-4, rtol=0)
+
+
+def test_monai_exports_the_weights_as_onnx(bundle_root, verified, elsewhere):
+    side = 64
+    onnx_export(
+        filepath=str(elsewhere / "model.onnx"),
+        ckpt_file=str(bundle_root / "models" / "model.pt"),
+        input_shape=[1, 1, side, side],
+        **verified,
+    )
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(elsewhere / "model.onnx", providers=["CPUExecutionProvider"])
+    network = load_weights(network_of(bundle_root), bundle_root / "models" / "model.pt")
+    ((image, _),) = examples((side, side))
+    (got,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(got), network(image), atol=1e-4, rtol=0)
+
+
+def test_our_own_export_takes_the_prior_that_monais_leaves_out(bundle_root, elsewhere):
+    from scripts.command_line import main
+
+    assert main(["export", "model.onnx"]) == 0
+    run = load_exported("model.onnx", "onnx")
+    network = load_weights(network_of(bundle_root), bundle_root / "models" / "model.pt")
+    ((image, prior),) = examples((40, 33))
+    with torch.inference_mode():
+        torch.testing.assert_close(run(image, prior), network(image, prior), atol=1e-4, rtol=0)
+        assert (network(image, prior) - network(image)).abs().max() > 1e-3
+
+
+def examples(*shapes):
+    """Noisy soft tissue (1, 1, H, W) in network range and a prior (1, 11) far from uniform, for each shape."""
+    for shape in shapes:
+        generator = torch.Generator().manual_seed(sum(shape))
+        image = hu_to_network(40 + 30 * torch.randn(1, 1, *shape, generator=generator))
+        yield image, torch.rand(1, 11, generator=generator).mul(6).softmax(dim=1)
+
+
+# Model card
+
+
+def test_the_model_card_has_the_zoos_sections_in_order(bundle_root):
+    lines = (bundle_root / "docs" / "README.md").read_text().splitlines()
+    headings = [line for line in lines if line.startswith("#")]
+    assert [heading for heading in headings if heading in CARD_SECTIONS] == CARD_SECTIONS
+    assert headings[0] == CARD_SECTIONS[0]
+
+
+def test_the_model_card_shows_every_command_of_the_zoo(bundle_root):
+    card = (bundle_root / "docs" / "README.md").read_text()
+    for config in ("train.json", "multi_gpu_train.json", "evaluate.json", "inference.json"):
+        assert re.search(rf"monai\.bundle run .*{re.escape(config)}", card), config
+    assert "ckpt_export" in card and "not for diagnosis" in card
+
+
+def test_the_model_card_counts_the_networks_parameters(bundle_root):
+    count = sum(parameter.numel() for parameter in network_of(bundle_root).parameters())
+    assert f"{count:,} parameters" in (bundle_root / "docs" / "README.md").read_text()
