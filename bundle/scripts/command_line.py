@@ -208,6 +208,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
         description="Start the training workflow (configs/train.json).",
     )
     _add_workflow(parser)
+    parser.add_argument("--tracking", metavar="NAME", help="mlflow: keep the curve in OUT/mlruns.db too")
     _add_validate(parser, "patients to validate on, left out of training (default: drawn, see split_fractions)")
 
 

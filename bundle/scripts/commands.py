@@ -57,30 +57,36 @@ def run(options: argparse.Namespace) -> int:
         return 2
 
 
-def run_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str, Any]) -> ConfigWorkflow:
+def run_workflow(
+    run_id: str, config_names: Sequence[str], overrides: dict[str, Any], tracking: str | None = None
+) -> ConfigWorkflow:
     """Run a workflow of the bundle's configs, as `python -m monai.bundle run` does, and return it with its parts.
 
     Args:
-        run_id, config_names, overrides: see `open_workflow`.
+        run_id, config_names, overrides, tracking: see `open_workflow`.
     """
-    workflow = open_workflow(run_id, config_names, overrides)
+    workflow = open_workflow(run_id, config_names, overrides, tracking)
     workflow.run()
     workflow.finalize()
     return workflow
 
 
-def open_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str, Any]) -> ConfigWorkflow:
+def open_workflow(
+    run_id: str, config_names: Sequence[str], overrides: dict[str, Any], tracking: str | None = None
+) -> ConfigWorkflow:
     """A workflow of the bundle's configs, ready to run; its parts are made when they are asked for.
 
     Args:
         run_id: ``inference``, ``training`` or ``evaluation``.
         config_names: files in configs/, later ones override earlier ones.
         overrides: config keys and values; a value may be a ready object, such as a network.
+        tracking: ``mlflow``, or a JSON file with MONAI's settings of a tracker; None tracks nothing.
     """
     from monai.bundle import ConfigWorkflow
 
-    from .workflow import check_overrides
+    from .workflow import check_overrides, check_tracking
 
+    check_tracking(tracking)
     files = [str(CONFIGS / name) for name in config_names]
     for file in files:
         if not Path(file).is_file():
@@ -93,6 +99,7 @@ def open_workflow(run_id: str, config_names: Sequence[str], overrides: dict[str,
         logging_file=False,
         run_id=run_id,
         workflow_type=None,
+        tracking=tracking,
         bundle_root=str(BUNDLE_ROOT),
         **overrides,
     )
@@ -185,7 +192,8 @@ def data(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """`bioatt train`: the training workflow."""
-    run_workflow("training", ["train.json", *_network_config(options)], _training_overrides(options))
+    configs = ["train.json", *_network_config(options)]
+    run_workflow("training", configs, _training_overrides(options), options.tracking)
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -163,7 +163,7 @@ class StopOnNaN:
 
     def __call__(self, engine: Engine) -> None:
         """Look at the loss of one step."""
-        loss = float(engine.state.output["loss"].detach())
+        loss = float(engine.state.output[0]["loss"])  # of the step, in each item of the decollated output
         if not math.isfinite(loss):
             state = engine.state
             raise BioAttError(

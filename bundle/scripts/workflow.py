@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import logging
 import os
@@ -62,6 +63,17 @@ def begin() -> None:
     if "args_file" in options:
         options = ConfigParser.load_config_file(options["args_file"]) | options
     check_overrides(options.keys() - RUN_OPTIONS, _config_files(options["config_file"]))
+    check_tracking(options.get("tracking"))
+
+
+def check_tracking(tracking: str | dict[str, Any] | None) -> None:
+    """Refuse to track by MLflow where it is not installed.
+
+    Raises:
+        BioAttError: says how to install it.
+    """
+    if tracking == "mlflow" and importlib.util.find_spec("mlflow") is None:
+        raise BioAttError("tracking by mlflow needs its package; python -m pip install 'mlflow>=3.13'")
 
 
 def quiet_libraries() -> None:
