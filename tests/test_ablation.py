@@ -15,6 +15,7 @@ from scripts.command_line import main
 from scripts.data.pairs import CachedPair
 from scripts.data.studies import pseudonym_of
 from scripts.errors import BioAttError
+from scripts.networks import weights_sha256
 from scripts.priors import SliceKey
 from scripts.workflow import check_overrides
 from studies import write_patients
@@ -41,6 +42,12 @@ def finished(dataset, tmp_path_factory):
     out = tmp_path_factory.mktemp("ablation") / "out"
     assert main(words(dataset, out, "--set", *SMALL)) == 0
     return out
+
+
+def test_a_comparison_leaves_the_bundles_own_weights_alone(finished, bundle_root):
+    for line in (bundle_root / "models" / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split()
+        assert weights_sha256(bundle_root / "models" / name) == digest, name
 
 
 def test_the_table_has_every_arm_and_the_low_dose(finished):

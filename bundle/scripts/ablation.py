@@ -226,6 +226,7 @@ def _run(
     configs = ["train.json", *([f"network_{matrix.backbone}.json"] if matrix.backbone else [])]
     overrides = {
         "studies": studies,  # found once for all runs
+        "publish": "",  # nothing of a comparison may become the bundle's own weights
         "output_dir": str(work),
         "cache_dir": str(output_dir / "cache"),
         "seed": run.seed,

@@ -25,6 +25,7 @@ from ..staging import staged_file
 from .orientation import RadiologicalSlices, radiological_slices
 from .pairing import Stack
 from .regions import UNKNOWN, region_of_prior
+from .scope import Facts, facts_of_study
 from .simulated import simulate, simulation_recipe, simulator_for
 from .splits import Split
 from .studies import Collection, Study, without_names
@@ -46,6 +47,7 @@ class CachedPair:
         key: the slice whose priors these are: of the low dose if that is real, else of the full dose.
         uid: its SOPInstanceUID, or what stands for it where there is none.
         region: ``head``, ``chest``, ``abdomen``, ``pelvis`` or ``unknown``.
+        facts: of the series, for the scope of a training.
         target: .npy with the cleaned full dose (H, W), int16 HU, where the training has one; see `CleanedTargets`.
     """
 
@@ -55,6 +57,7 @@ class CachedPair:
     key: SliceKey
     uid: str = ""
     region: str = UNKNOWN
+    facts: Facts = Facts()
     target: Path | None = None
 
     def load(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -184,10 +187,10 @@ class _Cache:
                 for path, (full, low) in missing:
                     _write(path, partial(np.savez, **make(full, low)))
                     advance(1)
-        found = []
+        found, facts = [], facts_of_study(study)
         with bar(len(paths), f"priors {study.patient}", not all(map(self._has_prior, paths))) as advance:
             for path, (full, low) in zip(paths, indices, strict=True):
-                found.append(self._with_prior(study, path, low if study.low else full))
+                found.append(self._with_prior(study, path, low if study.low else full, facts))
                 advance(1)
         return found
 
@@ -218,7 +221,7 @@ class _Cache:
 
         return make
 
-    def _with_prior(self, study: Study, path: Path, index: int) -> CachedPair:
+    def _with_prior(self, study: Study, path: Path, index: int, facts: Facts) -> CachedPair:
         """The pair with the priors of its low doses; `index` is that of the slice which names them."""
         stack = study.low or study.full
         priors = self._priors(path, stack.keys[index])
@@ -233,6 +236,7 @@ class _Cache:
             key=stack.keys[index],
             uid=stack.uids[index],
             region=region,
+            facts=facts,
             target=self._target(path, stack.keys[index]) if self.targets else None,
         )
 

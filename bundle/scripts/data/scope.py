@@ -21,7 +21,7 @@ from ..errors import BioAttError
 from ..staging import staged_file
 from .reader import slice_keys_from_meta
 from .regions import UNKNOWN, region_of_header
-from .studies import Collection
+from .studies import Study
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,6 @@ def read_scope(path: str | os.PathLike[str]) -> Scope | None:
 
 def write_scope(
     path: str | os.PathLike[str],
-    studies: Collection,
     pairs: Sequence[Mapping[str, Any]],
     noise_gain: Sequence[float] = (1.0, 1.0),
     routine_probability: float = 0.0,
@@ -119,13 +118,12 @@ def write_scope(
 
     Args:
         path: the JSON file; its folder is made if missing.
-        studies: where the pairs come from.
         pairs: of the training part.
         noise_gain: range by which training scales the noise that the low dose has more than the full one.
         routine_probability: share of patches that are shown without it.
     """
     patients = sorted({one["patient"] for one in pairs})
-    facts = [_facts_of_stack(study) for name in patients for study in studies.of(name)]
+    facts = list(dict.fromkeys(one["pair"].facts for one in pairs))
     gains = [*noise_gain, *([0.0] if routine_probability > 0 else [])]
     noises = [noise for name in patients for noise in _noises([p for p in pairs if p["patient"] == name], gains)]
     regions = {one["region"] for one in pairs} | {one.region for one in facts}
@@ -183,7 +181,8 @@ def facts_of_volume(volume: Any) -> Facts:
     )
 
 
-def _facts_of_stack(study: Any) -> Facts:
+def facts_of_study(study: Study) -> Facts:
+    """Facts of a study's full dose; its noise is not measured."""
     stack = study.full
     header = _header(stack.keys[0].file) if stack.series_instance_uid else {}
     spacing_mm = float(np.linalg.norm(stack.steps_mm[0]))
