@@ -72,7 +72,8 @@ study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA 
 	  --records docs/evidence/runs/priors --page docs/evidence/priors.md
 
 benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile
-	$(BIN)/bioatt benchmark --output runs/benchmark --page docs/evidence/performance.md
+	$(BIN)/bioatt benchmark --output runs/benchmark --page docs/evidence/performance.md \
+	  --processes 2 --training
 
 lint: setup  ## ruff, on code and format; black as the model zoo runs it
 	$(BIN)/ruff check .

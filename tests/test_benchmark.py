@@ -12,7 +12,7 @@ import torch
 from scripts import benchmark, benchmark_page
 from scripts.benchmark import EXACT, STOCK, Contestant, to_markdown
 from scripts.command_line import main
-from scripts.networks import BioAtt, BioAttUNet, load_weights
+from scripts.networks import BioAtt, BioAttUNet, load_weights, use_winograd
 from studies import lively_network
 
 
@@ -157,7 +157,10 @@ def test_the_exact_path_of_red_cnn_gives_the_output_of_the_plain_form(tmp_path, 
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (63, 65), pytest.param((2048, 2047), marks=pytest.mark.slow)])
-@pytest.mark.parametrize("make", [lambda: BioAttUNet(widths=(8, 12, 16)), lambda: lively_network(8)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: BioAttUNet(widths=(8, 12, 16)), lambda: lively_network(8), lambda: use_winograd(BioAtt(channels=32))],
+)
 def test_any_size_gives_a_finite_image_of_that_size(make, size):
     with torch.inference_mode():
         denoised = make().eval()(torch.rand(1, 1, *size), torch.full((1, 11), 1 / 11))

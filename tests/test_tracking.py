@@ -65,7 +65,7 @@ def test_the_curve_is_tracked_in_the_output_folder_and_nowhere_else(tmp_path, mo
     monkeypatch.chdir(here)
     train(data, out)
     assert list(here.iterdir()) == []
-    assert {"mlruns.db", "mlruns", "model.pt"} <= {path.name for path in out.iterdir()}
+    assert {"mlruns.db", "model.pt"} <= {path.name for path in out.iterdir()}
     client = mlflow.MlflowClient(f"sqlite:///{out}/mlruns.db")
     (experiment,) = [one for one in client.search_experiments() if one.name != "Default"]
     (run,) = client.search_runs([experiment.experiment_id])
@@ -74,8 +74,7 @@ def test_the_curve_is_tracked_in_the_output_folder_and_nowhere_else(tmp_path, mo
     curve = [float(row["psnr_db"]) for row in csv.DictReader((out / "curve.csv").open())]
     assert tracked == pytest.approx(curve, abs=0.01)
     assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 2
-    (config,) = out.glob("config_*.json")
-    assert [one.path for one in client.list_artifacts(run.info.run_id)] == [config.name]
+    assert len(list(out.glob("config_*.json"))) == 1, "what was run"
 
 
 def test_without_mlflow_the_remedy_is_told(tmp_path, capsys, monkeypatch):

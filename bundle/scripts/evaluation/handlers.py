@@ -129,8 +129,7 @@ class TrainingCurve:
 
     def collect(self, engine: Engine) -> None:
         """Keep the loss of one iteration."""
-        output = engine.state.output  # a dict; where the trainer decollates, one for each item, with the same loss
-        self._losses.append(float((output[0] if isinstance(output, list) else output)["loss"]))
+        self._losses.append(float(engine.state.output[0]["loss"]))  # each item has the loss of the step
 
     def write(self, engine: Engine) -> None:
         """Write the line of one epoch; the validator's columns are empty where it did not run."""
