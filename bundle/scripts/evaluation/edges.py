@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,29 @@ def edge_width(profile_hu: np.ndarray) -> float:
         return float("nan")
     share = (profile_hu - low) / (high - low)
     return _crossing(share, 0.9) - _crossing(share, 0.1)
+
+
+def edge_widths(
+    references: Sequence[np.ndarray], images: Mapping[str, Sequence[np.ndarray]], spacing_mm: float
+) -> dict[str, dict[str, float]]:
+    """10-90% width in mm of each kind of edge, by the name of an image; kinds with under 50 lines are left out.
+
+    Args:
+        references: slices (H, W) in HU in which the lines across edges are found.
+        images: other versions of the same slices, by name.
+        spacing_mm: width of a pixel in mm.
+    """
+    widths: dict[str, dict[str, float]] = {}
+    for edge in EDGES_HU:
+        lines = [find_edge_lines(reference, edge) for reference in references]
+        if sum(len(line.rows) for line in lines) < 50:
+            continue
+        widths[edge] = {
+            name: edge_width(np.concatenate([x.profiles(y) for x, y in zip(lines, stack, strict=True)]).mean(0))
+            * spacing_mm
+            for name, stack in images.items()
+        }
+    return widths
 
 
 def _crossing(share: np.ndarray, level: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..dose.image_noise import TISSUES_HU
-from ..evaluation.edges import EDGES_HU, edge_width, find_edge_lines
+from ..evaluation.edges import edge_widths
 from ..evaluation.figures import comparison_figure
 from ..evaluation.quality import METRICS, slice_measures
 from ..evaluation.results import mean_measures
@@ -133,7 +133,9 @@ def measure_doses(
                         "dose_fraction": dose,
                         "strength": strength,
                         **_compared(lows, images, fulls),
-                        "edges_mm": _edge_widths(fulls, {"full": fulls, "low": lows, "out": images}, patient),
+                        "edges_mm": edge_widths(
+                            fulls, {"full": fulls, "low": lows, "out": images}, patient.slices.spacing_mm
+                        ),
                     }
                 )
     return {"rows": rows}
@@ -142,17 +144,3 @@ def measure_doses(
 def _compared(lows: list[np.ndarray], outs: list[np.ndarray], fulls: list[np.ndarray]) -> dict[str, Any]:
     measured = [slice_measures({"low": a, "out": b}, c, METRICS) for a, b, c in zip(lows, outs, fulls, strict=True)]
     return mean_measures(measured)
-
-
-def _edge_widths(fulls: list[np.ndarray], images: dict[str, list[np.ndarray]], patient: Patient) -> dict[str, Any]:
-    widths: dict[str, Any] = {}
-    for edge in EDGES_HU:
-        lines = [find_edge_lines(full, edge) for full in fulls]
-        if sum(len(one.rows) for one in lines) < 50:
-            continue
-        widths[edge] = {
-            name: edge_width(np.concatenate([x.profiles(y) for x, y in zip(lines, stack, strict=True)]).mean(0))
-            * patient.slices.spacing_mm
-            for name, stack in images.items()
-        }
-    return widths

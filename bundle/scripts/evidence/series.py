@@ -14,7 +14,7 @@ from ..data.orientation import RadiologicalSlices
 from ..data.volume import series_folders
 from ..dose.image_noise import TISSUES_HU, flat_soft_tissue, local_sd, noise_sd_hu, tissue_mask
 from ..evaluation import tissue_bias
-from ..evaluation.edges import EDGES_HU, edge_width, find_edge_lines
+from ..evaluation.edges import edge_widths
 from ..evaluation.figures import comparison_figure
 from ..evaluation.rivals import non_local_means
 from ..hu import VALID_RANGE_HU
@@ -107,16 +107,7 @@ def _edges(before: RadiologicalSlices, after: RadiologicalSlices) -> dict[str, d
         "gaussian": _tuned(lambda low, x: gaussian_filter(low, x), lows, flats, target, (0.05, 4.0)),
         "nlm": _tuned(lambda low, x: non_local_means(low, strength=x, blend=1.0), lows, flats, target, (0.05, 3.0)),
     }
-    widths: dict[str, dict[str, float]] = {}
-    for edge in EDGES_HU:
-        lines = [find_edge_lines(low, edge) for low in lows]
-        if sum(len(line.rows) for line in lines) < 50:
-            continue
-        widths[edge] = {
-            name: edge_width(np.concatenate([x.profiles(y) for x, y in zip(lines, stack, strict=True)]).mean(0))
-            * before.spacing_mm
-            for name, stack in images.items()
-        }
+    widths = edge_widths(lows, images, before.spacing_mm)
     noises = {
         name: float(np.median([noise_sd_hu(x, m) for x, m in zip(stack, flats, strict=True)]))
         for name, stack in images.items()
