@@ -138,6 +138,16 @@ def test_two_processes_share_a_list_and_do_each_series_once(study, weights):
     assert sum(done) == 9, told
 
 
+def test_results_of_a_process_that_loaded_faster_are_no_old_results(study, weights, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(cohort, "LOADED_AT", time.time() - 60)
+    old = study / "out" / "series1"
+    old.mkdir(parents=True)
+    assert main(command(study, weights)) == 1 and "3 of 4 series done (1 of them before)" in capsys.readouterr().out
+    os.utime(old, (time.time() - 120,) * 2)
+    assert main(command(study, weights)) == 2 and "go on with --resume" in capsys.readouterr().err
+
+
 def test_a_killed_run_leaves_nothing_half_and_goes_on(study, weights):
     write_ct_series(study / "series2", slices=40, seed=2)
     (study / "list.txt").write_text("series1\nseries2\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from . import LOADED_AT
 from .errors import BioAttError, find_bioatt_error
 from .staging import staged_file
 
@@ -96,7 +97,7 @@ def denoise_cohort(
     jobs = read_list(list_file, root)
     _check(jobs, root, resume, overrides)
     shared = {**overrides, **_own_device(overrides)}
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _world_size() > 1:
         shared["progress"] = False  # bars of several processes would write over each other
     parser = open_workflow("inference", config_names, shared).parser
     shared |= {name: parser.get_parsed_content(name) for name in ("network", "prior_source")}
@@ -106,7 +107,7 @@ def denoise_cohort(
         own |= {"series": job.series} if job.series else {}
         run_workflow("inference", config_names, {**shared, **own})
 
-    began = _clock_of(jobs[0].state.parent)
+    began = _began(jobs[0].state.parent)
     before = {job.target for job in jobs if job.target.exists()}
     while _take_what_is_free(jobs, work, began):
         time.sleep(POLL_SECONDS)  # others are still at work: if one dies, its series is taken up here
@@ -176,9 +177,10 @@ def _check(jobs: Sequence[Job], root: Path, resume: bool, overrides: dict[str, A
     """Refuse results that are there already, unless this goes on with them; and make the folders."""
     if overrides.get("overwrite"):
         raise BioAttError("results of a cohort are not overwritten one by one; name another folder, or use --resume")
-    finished = [job.target for job in jobs if job.target.exists()]
-    if finished and not resume and os.environ.get("RANK", "0") == "0":  # the others may find what the first one did
-        raise BioAttError(f"result {finished[0]} exists; go on with --resume, or name another folder")
+    if not resume and os.environ.get("RANK", "0") == "0":  # the others may be started at any time
+        for job in jobs:  # a newer one is of another process of this run, that loaded faster
+            if job.target.exists() and job.target.stat().st_mtime < _began(job.target.parent):
+                raise BioAttError(f"result {job.target} exists; go on with --resume, or name another folder")
     try:
         jobs[0].state.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -195,12 +197,18 @@ def _own_device(overrides: dict[str, Any]) -> dict[str, Any]:
     return {"device": torch.device("cuda", int(rank) % torch.cuda.device_count())}
 
 
-def _clock_of(folder: Path) -> float:
-    """Now, by the clock of the file system, which all processes share."""
+def _began(folder: Path) -> float:
+    """When this run began, by the clock of the file system: now, or when this process of several did."""
     from tempfile import TemporaryFile
 
     with TemporaryFile(dir=folder) as file:
-        return os.fstat(file.fileno()).st_mtime
+        age = time.time() - LOADED_AT if _world_size() > 1 else 0.0
+        return os.fstat(file.fileno()).st_mtime - age
+
+
+def _world_size() -> int:
+    """How many processes share the list, as torchrun or the user says it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _take_what_is_free(jobs: Sequence[Job], work: Any, began: float) -> bool:
