@@ -317,8 +317,9 @@ def run_bundle(bundle_root, cwd, *words):
     [
         (["--dataset_dir", "nothing", "--output_dir", "out"], "input nothing does not exist"),
         (["--dataset_dir", "x", "--output_dir", "out", "--priors", "uniform"], "unknown config override --priors"),
+        (["--dataset_dir", "x", "--output_dir", "y", "--overwrite", "false"], "--overwrite false: wanted True"),
     ],
-    ids=["missing input", "unknown override"],
+    ids=["missing input", "unknown override", "switch as a word"],
 )
 def test_monai_bundle_run_ends_like_bioatt_from_any_directory(bundle_root, tmp_path, capsys, words, message):
     done = run_bundle(bundle_root, tmp_path, *words)
@@ -327,7 +328,7 @@ def test_monai_bundle_run_ends_like_bioatt_from_any_directory(bundle_root, tmp_p
     assert len(lines) == 1 and message in lines[0]
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
-    if "--priors" not in words:
+    if "--dataset_dir nothing" in " ".join(words):
         assert main(["denoise", str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2
         ours = capsys.readouterr().err.splitlines()[-1]
         assert ours.replace(f"{tmp_path}/", "") == lines[0]

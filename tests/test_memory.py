@@ -33,7 +33,7 @@ class Weaker(torch.nn.Module):
         return image * 0.9
 
 overrides = {"dataset_dir": sys.argv[1], "output_dir": sys.argv[2], "network": Weaker(), "prior": "uniform"}
-overrides["report"] = sys.argv[3]
+overrides["report"] = bool(sys.argv[3])
 open_workflow("inference", ["inference.json"], overrides | {"progress": False, "device": torch.device("cpu")}).run()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
@@ -124,7 +124,7 @@ def dicom(folder, slices):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is KiB on Linux only")
-@pytest.mark.parametrize("report", ["false", "true"])
+@pytest.mark.parametrize("report", ["", "report"])
 @pytest.mark.parametrize("make", [nifti, dicom])
 def test_peak_memory_grows_by_the_volume_and_no_more(tmp_path, bundle_root, make, report):
     """The whole workflow; with a stand-in for the network, which takes the same memory for each slice."""

@@ -254,16 +254,9 @@ def test_a_report_that_fails_leaves_nothing(weights, tmp_path, capsys, monkeypat
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-@pytest.mark.parametrize(("given", "file"), [(True, "a/out.html"), ("true", "a/out.html"), ("False", ""), (False, "")])
-def test_the_switch_may_be_a_word(given, file):
+@pytest.mark.parametrize(("given", "file"), [(True, "a/out.html"), (False, "")])
+def test_the_report_goes_beside_the_folder(given, file):
     assert report_file(given, "a/out/") == file
-
-
-def test_another_word_is_refused():
-    from scripts.errors import BioAttError
-
-    with pytest.raises(BioAttError, match="report is 'yes', wanted true or false"):
-        report_file("yes", "out")
 
 
 def test_samples_are_copies_of_evenly_spaced_slices():

@@ -73,6 +73,18 @@ def test_begin_reads_lists_of_configs_and_args_files(config, monkeypatch, tmp_pa
         begin()
 
 
+@pytest.mark.parametrize("words", [["--train", "false"], ["--train=yes"], ["--train", "0"]])
+def test_begin_refuses_a_word_where_a_switch_is_wanted(monkeypatch, tmp_path, words):
+    config = tmp_path / "c.json"
+    config.write_text('{"train": true, "prior": ""}')
+    set_argv(monkeypatch, "--config_file", str(config), *words)
+    with pytest.raises(BioAttError, match=f"--train {words[-1].split('=')[-1]}: wanted True or False"):
+        begin()
+    for right in (["--train", "False"], ["--train=True"], ["--train"], ["--train", "--prior", "false"]):
+        set_argv(monkeypatch, "--config_file", str(config), *right)
+        begin()
+
+
 def test_begin_leaves_other_programs_alone(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["server", "--anything", "1"])
     hook = sys.excepthook

@@ -80,7 +80,7 @@ class SlicePriorInferer(Inferer):
         meta = inputs.meta if isinstance(inputs, MetaTensor) else {}
         in_place = self.in_place and values.dtype == torch.float32
         result = values if in_place else torch.empty_like(values, dtype=torch.float32)
-        given: list[Tensor] = []
+        priors: Tensor | None = None
         with torch.inference_mode(), bar(values.shape[0] * values.shape[-1], "denoising", self.progress) as advance:
             for number, (item, out) in enumerate(zip(values, result, strict=True)):
                 keys = slice_keys_from_meta(meta, values.shape[-1], number)
@@ -90,10 +90,12 @@ class SlicePriorInferer(Inferer):
                     prior = None
                     if self.prior_source is not None:
                         prior = find_priors(self.prior_source, stack, keys[part])
-                        given.append(prior)
+                        if priors is None:  # one block: small ones, kept between large ones, would scatter the heap
+                            priors = prior.new_empty(values.shape[::4] + prior.shape[1:])
+                        priors[number, part] = prior
                     out[0, ..., part] = self._denoise(stack, prior, network).movedim(0, -1)
                     advance(len(stack))
-        self.priors = torch.cat(given).unflatten(0, values.shape[::4]) if given else None
+        self.priors = priors
         if isinstance(inputs, MetaTensor):
             return MetaTensor(result, meta=inputs.meta, applied_operations=inputs.applied_operations)
         return result

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
 from types import TracebackType
@@ -46,13 +46,13 @@ RUN_OPTIONS = {
 
 
 def begin() -> None:
-    """First step of each workflow: one-line errors, and no override that names nothing.
+    """First step of each workflow: one-line errors, no override that names nothing, no switch that is a word.
 
     MONAI accepts a mistyped override in silence and goes on with the default. Does nothing where the workflow was
     not started by ``python -m monai.bundle run``; `bioatt` does the same for itself.
 
     Raises:
-        BioAttError: an override that no config knows.
+        BioAttError: an override that no config knows, or a switch that is neither True nor False.
     """
     quiet_libraries()
     if not _is_monai_bundle(sys.argv[0] if sys.argv else ""):
@@ -62,7 +62,9 @@ def begin() -> None:
     options = _options(sys.argv[1:])
     if "args_file" in options:
         options = ConfigParser.load_config_file(options["args_file"]) | options
-    check_overrides(options.keys() - RUN_OPTIONS, _config_files(options["config_file"]))
+    files = _config_files(options["config_file"])
+    check_overrides(options.keys() - RUN_OPTIONS, files)
+    check_switches(options, files)
     check_tracking(options.get("tracking"))
 
 
@@ -107,6 +109,29 @@ def check_overrides(overrides: Iterable[str], config_files: Sequence[str | os.Pa
             raise BioAttError(f"unknown config override --{override}: no config has this key; {hint}")
 
 
+def check_switches(overrides: Mapping[str, Any], config_files: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse a word where the configs have true or false: MONAI's command line reads ``false`` as one, which is true.
+
+    Args:
+        overrides: values by key; as the command line has them, or from a file of arguments.
+        config_files: the configs, in any order.
+
+    Raises:
+        BioAttError: names the key, and how it is spelt.
+    """
+    switches = {
+        key
+        for file in config_files
+        for key, value in ConfigParser.load_config_file(file).items()
+        if isinstance(value, bool)
+    }
+    for key in sorted(switches & overrides.keys()):
+        value = overrides[key]
+        alone = value == "" or str(value).startswith("--")  # the option without a value, which is True
+        if not alone and str(value) not in ("True", "False"):
+            raise BioAttError(f"--{key} {value}: wanted True or False, spelt so")
+
+
 def check_inference(
     dataset_dir: str,
     output_dir: str,
@@ -135,23 +160,17 @@ def check_inference(
     return [{"image": str(path)} for path in inputs]
 
 
-def report_file(report: bool | str, output_dir: str) -> str:
+def report_file(report: bool, output_dir: str) -> str:
     """Where the report goes: beside the output folder, which programs that send DICOM want to be DICOM alone.
 
     Args:
-        report: whether there is to be one; MONAI's command line hands ``true`` over as a word.
+        report: whether there is to be one.
         output_dir: folder of the results.
 
     Returns:
         ``OUT.html``, or nothing for no report.
-
-    Raises:
-        BioAttError: `report` is neither true nor false.
     """
-    word = str(report).lower()
-    if word not in ("true", "false"):
-        raise BioAttError(f"report is {report!r}, wanted true or false")
-    return f"{Path(output_dir)}.html" if word == "true" else ""
+    return f"{Path(output_dir)}.html" if report else ""
 
 
 def check_training(output_dir: str) -> None:
