@@ -67,7 +67,7 @@ evidence: setup  ## measure the shipped weights, write pages and model card; BIO
 	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(RESULTS)
 
 study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data
-	PYTHONPATH=bundle $(BIN)/python -m scripts.prior_study $(BIOATT_DATA)/ct runs/study/priors --page docs/evidence/prior_models.md
+	PYTHONPATH=bundle $(BIN)/python -m scripts.prior_study $(BIOATT_DATA)/ct runs/study/priors --steps 500 --page docs/evidence/prior_models.md
 	$(BIN)/bioatt ablate $(BIOATT_DATA)/ct runs/study --study priors --seeds 2 \
 	  --records docs/evidence/runs/priors --page docs/evidence/priors.md
 

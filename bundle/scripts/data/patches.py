@@ -21,9 +21,6 @@ from ..errors import BioAttError
 _AIR_HU = -500.0
 #: Every so many pixels are looked at to find the body.
 _STRIDE = 4
-#: Semi-axes of inserted ellipses, and the SD of their Gaussian edges: from a small vessel to a part of an organ.
-_INSERT_RADIUS_PIXELS = (3.0, 24.0)
-_INSERT_EDGE_SD_PIXELS = (0.6, 1.0)
 
 
 class RandPairPatchesd(RandomizableTransform, MapTransform):
@@ -57,9 +54,6 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
         routine_probability: share of patches without simulated noise, in [0, 1]; needs targets, or the network
             learns to do nothing.
         cleaning: c for patches with simulated noise, and for those without; above 1 takes off more than the target.
-        insert_probability: share of patches into which one to three ellipses of low contrast are put, in both doses
-            alike, in [0, 1]: edges that a network must find in the noise, where real slices have few (docs/adr/0010).
-        insert_contrast_hu: range of their contrast, drawn evenly in its logarithm; half of them are darker.
     """
 
     def __init__(
@@ -75,8 +69,6 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
         shift_hu: float = 0.0,
         routine_probability: float = 0.0,
         cleaning: tuple[float, float] = (1.0, 1.0),
-        insert_probability: float = 0.0,
-        insert_contrast_hu: tuple[float, float] = (5.0, 60.0),
     ) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, 1.0)
@@ -90,8 +82,6 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
         self.shift_hu = shift_hu
         self.routine_probability = routine_probability
         self.cleaning = tuple(cleaning)
-        self.insert_probability = insert_probability
-        self.insert_contrast_hu = tuple(insert_contrast_hu)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         """Return `num_patches` items with patches (1, h, w) in place of the slices."""
@@ -127,8 +117,6 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
         if factor > 1:
             patch, change = (F.avg_pool2d(x, factor) for x in (patch, change))
             patch_noise = self._zoomed(noise[self._place(full.shape[1:], rows, columns, 1)])
-        if self.insert_probability and self.R.uniform() < self.insert_probability:
-            patch = patch + self._inserts(patch.shape[1:])
         image = patch if routine else patch + gain * patch_noise
         label = patch + change
         shift = self.R.uniform(-self.shift_hu, self.shift_hu)
@@ -140,23 +128,6 @@ class RandPairPatchesd(RandomizableTransform, MapTransform):
             patch = torch.rot90(patch, turns, (1, 2))
             patches[key] = (patch.flip(2) if flip else patch).contiguous()
         return patches
-
-    def _inserts(self, shape: Sequence[int]) -> Tensor:
-        """Ellipses of low contrast in HU, (1, h, w), with edges as sharp as a scanner's."""
-        rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in shape), indexing="ij")
-        added = torch.zeros(1, *shape)
-        for _ in range(int(self.R.randint(1, 4))):
-            contrast = math.exp(self.R.uniform(*map(math.log, self.insert_contrast_hu))) * self.R.choice([-1.0, 1.0])
-            across, along = (math.exp(self.R.uniform(*map(math.log, _INSERT_RADIUS_PIXELS))) for _ in range(2))
-            row, column = (self.R.uniform(0.0, side) for side in shape)
-            angle = self.R.uniform(0.0, math.pi)
-            y, x = rows - row, columns - column
-            u, v = (math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x)
-            radius = torch.hypot(u / across, v / along)
-            slope = torch.hypot(u / across**2, v / along**2).clamp(min=1e-6)
-            distance = (1.0 - radius) * radius / slope  # to the edge, in pixels, of first order
-            added += contrast * torch.special.ndtr(distance / self.R.uniform(*_INSERT_EDGE_SD_PIXELS))
-        return added
 
     def _zoomed(self, noise: Tensor) -> Tensor:
         """A noise patch with a coarser or finer grain, from its middle or from it and its mirror image; the same SD."""
