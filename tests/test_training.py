@@ -170,3 +170,14 @@ def test_every_layout_trains_and_is_evaluated(tmp_path):
         main(["evaluate", str(data), str(tmp_path / "e"), "--weights", str(out / "model.pt"), "--set", *few[:3]]) == 0
     )
     assert list(json.loads((tmp_path / "e" / "evaluation.json").read_text())["patients"]) == [pseudonym_of("C002")]
+
+
+def test_early_stop_ends_the_trainer_that_it_is_attached_to():
+    from ignite.engine import Engine
+    from scripts.training import EarlyStop
+
+    scores = iter([1.0, 3.0, 2.0, 2.5, 9.0])
+    trainer = Engine(lambda engine, batch: None)
+    EarlyStop(2, lambda engine: next(scores)).attach(trainer)
+    trainer.run([0], max_epochs=5)
+    assert trainer.state.epoch == 4

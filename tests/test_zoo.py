@@ -197,14 +197,19 @@ def test_metadata_is_valid_for_monai_against_the_schema_it_names(bundle_root, da
     [
         ("inference.json", "inference", "inference"),
         ("train.json", "train", "training"),
+        ("train.json,paper.json", "train", "training"),
+        ("train.json,resume.json", "train", "training"),
         ("train.json,evaluate.json", "train", "evaluation"),  # the zoo checks an override of train.json as training
     ],
 )
 def test_no_property_is_missing_or_misnamed(bundle_root, elsewhere, configs, kind, run_id):
-    data = write_patients(elsewhere / "data", "ABC", slices=1)
+    paper = "paper" in configs  # whose split is within each patient
+    data = write_patients(elsewhere / "data", "ABC", slices=5 if paper else 1)
     overrides = {"dataset_dir": str(data), "output_dir": str(elsewhere / "out"), "prior": "uniform"}
     if kind == "train":
-        overrides |= {"validate_patients": ["B"], "test_patients": ["C"], "views": 30, "num_workers": 0}
+        overrides |= {"views": 30, "num_workers": 0}
+        if not paper:
+            overrides |= {"validate_patients": ["B"], "test_patients": ["C"]}
     else:
         overrides["dataset_dir"] = str(data / "A")
     workflow = ConfigWorkflow(

@@ -13,6 +13,7 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.handlers import EarlyStopHandler
 from torch import nn
 
 from .errors import BioAttError
@@ -182,6 +183,20 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.o
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
         optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(parameters, max_norm) and None)
     return optimizer
+
+
+class EarlyStop(EarlyStopHandler):
+    """MONAI's early stop, of the trainer that it is attached to: a config cannot name a trainer in its own handlers.
+
+    Args:
+        patience: epochs without a higher score before the training ends.
+        score_function: of the trainer; a higher score is better.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        self.set_trainer(engine)
+        super().attach(engine)
 
 
 def begin_with(network: nn.Module, weights: str) -> None:
