@@ -17,7 +17,7 @@ from .evaluation.figures import comparison_figure
 from .phantom import write_ct_series
 
 SHAPE = (320, 320)
-SPACING_MM = 1.1
+SPACING_MM = 1.0
 SLICES = 6
 DOSE_FRACTION = 0.25
 MARK = ".bioatt-demo"
