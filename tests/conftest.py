@@ -31,3 +31,11 @@ def data_dir() -> Path:
     if os.environ.get("BIOATT_DATA_REQUIRED"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """Untrained weights of the default network whose output differs visibly and hangs on its prior; to read alone."""
+    from studies import save_default_network
+
+    return save_default_network(tmp_path_factory.mktemp("weights") / "lively.pt")

@@ -12,6 +12,9 @@ from scripts.data import load_volume
 from scripts.networks import BioAtt, BioAttUNet
 from scripts.phantom import write_ct_series
 
+#: Overrides of train.json that make a training small; studies and epochs are each test's own.
+SMALL_TRAINING = {"prior": "uniform", "network_def#widths": [4, 6], "patch_shape": [32, 32], "num_workers": 0}
+
 
 def lively_network(channels: int = 8, seed: int = 0) -> BioAtt:
     """An untrained network whose output differs visibly from its input and hangs on its prior."""

@@ -15,17 +15,12 @@ from scripts.data import load_volume, radiological_slices
 from scripts.explain import map_to_image
 from scripts.networks import BioAtt
 from scripts.phantom import write_ct_series
-from studies import save_default_network, save_network
+from studies import save_network
 from test_dicom_security import MARK, marked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Invalid value for VR")
 BLOCKS = ("attention0", "attention1", "attention2")
 INDEX = 2
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_default_network(tmp_path_factory.mktemp("weights") / "lively.pt")
 
 
 @pytest.fixture(scope="module")

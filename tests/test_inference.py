@@ -17,12 +17,7 @@ from monai.bundle import ConfigWorkflow
 from scripts.command_line import main
 from scripts.data import load_volume
 from scripts.phantom import write_ct_series
-from studies import as_nifti, save_default_network
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_default_network(tmp_path_factory.mktemp("weights") / "lively.pt")
+from studies import as_nifti
 
 
 @pytest.fixture(scope="module")

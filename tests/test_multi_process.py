@@ -12,14 +12,11 @@ import torch
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
 from scripts.training import is_first_process, join_processes, local_device
+from studies import SMALL_TRAINING
 
-SETTINGS = {
+SETTINGS = SMALL_TRAINING | {
     "views": 60,
-    "prior": "uniform",
-    "network_def#widths": [4, 6],
-    "patch_shape": [32, 32],
     "patches_per_slice": 2,
-    "num_workers": 0,
     "learning_rate": 0.003,
     "bf16": False,
     "train#trainer#max_epochs": 3,

@@ -17,7 +17,6 @@ from pydicom.uid import generate_uid
 from scripts.command_line import main
 from scripts.dicom import read_volume, select_series
 from scripts.phantom import write_ct_series
-from studies import save_default_network
 
 pytestmark = [
     pytest.mark.pacs,
@@ -102,11 +101,6 @@ def pacs(tmp_path_factory):
     finally:
         server.process.terminate()
         server.process.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_default_network(tmp_path_factory.mktemp("weights") / "lively.pt")
 
 
 @pytest.mark.parametrize("case", ["plain", "padding named, -3024 HU", "enhanced"])

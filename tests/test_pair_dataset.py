@@ -14,16 +14,9 @@ from scripts.errors import BioAttError, find_bioatt_error
 from scripts.networks import BioAttUNet, load_weights
 from scripts.phantom import write_ct_series
 from scripts.priors import make_prior
-from studies import as_nifti
+from studies import SMALL_TRAINING, as_nifti
 
-SMALL = {
-    "prior": "uniform",
-    "network_def#widths": [4, 6],
-    "patch_shape": [32, 32],
-    "patches_per_slice": 4,
-    "num_workers": 0,
-    "tensorboard": False,
-}
+SMALL = SMALL_TRAINING | {"patches_per_slice": 4, "tensorboard": False}
 
 
 @pytest.fixture(scope="module")

@@ -26,16 +26,11 @@ from scripts.report import pictures
 from scripts.report.handler import without_names
 from scripts.report.page import noise_words
 from scripts.workflow import report_file
-from studies import as_nifti, save_default_network, save_network
+from studies import as_nifti, save_network
 from test_dicom_security import MARK, marked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Invalid value for VR")
 HEADINGS = ["Slices", "Noise", "HU", "Prior along the patient", "Attention in slice", "Warnings", "What made it"]
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_default_network(tmp_path_factory.mktemp("weights") / "lively.pt")
 
 
 @pytest.fixture(scope="module")

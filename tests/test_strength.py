@@ -15,12 +15,7 @@ from scripts.hu import hu_to_network, network_to_hu
 from scripts.inferers import SlicePriorInferer
 from scripts.phantom import write_ct_series
 from scripts.priors.tables import TablePrior
-from studies import as_nifti, lively_network, save_default_network
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return save_default_network(tmp_path_factory.mktemp("weights") / "lively.pt")
+from studies import as_nifti, lively_network
 
 
 @pytest.mark.parametrize("strength", [0, 0.25, 0.5, 1.0])

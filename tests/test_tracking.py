@@ -9,15 +9,11 @@ import pytest
 from monai.bundle import ConfigWorkflow
 from scripts.command_line import main
 from scripts.commands import BUNDLE_ROOT, CONFIGS
-from studies import write_patients
+from studies import SMALL_TRAINING, write_patients
 
-SETTINGS = {
+SETTINGS = SMALL_TRAINING | {
     "views": 60,
-    "prior": "uniform",
-    "network_def#widths": [4, 6],
-    "patch_shape": [32, 32],
     "patches_per_slice": 2,
-    "num_workers": 0,
     "tensorboard": False,
     "train#trainer#max_epochs": 2,
     "val_interval": 1,

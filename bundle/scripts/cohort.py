@@ -177,10 +177,12 @@ def _check(jobs: Sequence[Job], root: Path, resume: bool, overrides: dict[str, A
     """Refuse results that are there already, unless this goes on with them; and make the folders."""
     if overrides.get("overwrite"):
         raise BioAttError("results of a cohort are not overwritten one by one; name another folder, or use --resume")
-    if not resume and os.environ.get("RANK", "0") == "0":  # the others may be started at any time
-        for job in jobs:  # a newer one is of another process of this run, that loaded faster
-            if job.target.exists() and job.target.stat().st_mtime < _began(job.target.parent):
-                raise BioAttError(f"result {job.target} exists; go on with --resume, or name another folder")
+    finished = [job.target for job in jobs if job.target.exists()]
+    if finished and not resume and os.environ.get("RANK", "0") == "0":  # the others may be started at any time
+        began = _began(root)  # a newer one is of another process of this run, that loaded faster
+        old = [target for target in finished if target.stat().st_mtime < began]
+        if old:
+            raise BioAttError(f"result {old[0]} exists; go on with --resume, or name another folder")
     try:
         jobs[0].state.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

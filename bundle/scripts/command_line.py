@@ -66,9 +66,8 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_input(parser)
-    parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
+    _add_output(parser)
     _add_prior_form(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
     parser.add_argument(
         "--report", action="store_true", help="write OUT.html beside OUT: pictures, noise, HU, prior, attention maps"
     )
@@ -115,13 +114,12 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_input(parser)
-    parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
+    _add_output(parser)
     parser.add_argument("--slice", type=int, required=True, metavar="N", help="from 0, inferior to superior")
     parser.add_argument(
         "--other", default="", metavar="WORD", help="descriptor of the other region (default: the least likely one)"
     )
     _add_prior_form(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
     _add_network(parser)
 
@@ -137,6 +135,12 @@ def _add_priors(commands: argparse._SubParsersAction) -> None:
     _add_input(parser)
     parser.add_argument("output", metavar="TABLE.csv", help="the table to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the table")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """The folder that a command makes whole, or not at all."""
+    parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
 
 
 def _add_prior_form(parser: argparse.ArgumentParser) -> None:
@@ -297,9 +301,8 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_series(parser)
-    parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
+    _add_output(parser)
     parser.add_argument("--dose", type=float, required=True, metavar="K", help="share of the dose of SERIES, in (0, 1]")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
     parser.add_argument(
         "--realisations", type=int, default=1, metavar="N", help="several series, in OUT/realisation_1 and so on"

@@ -19,7 +19,6 @@ _WORD_BYTES = {
     **dict.fromkeys(("UL", "SL", "FL", "OF", "OL"), 4),
     **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
 }
-_UNDEFINED_LENGTH = 0xFFFFFFFF
 
 
 def to_explicit_little_endian(dataset: Dataset, signed: bool, keep_private: bool = False) -> None:
