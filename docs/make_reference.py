@@ -51,7 +51,7 @@ KEYS = {
     "inference": "the steps of `monai.bundle run inference`",
     "network": "the network on its device, with weights where it runs inference",
     "initial_weights": "weights to begin with; empty: as the network is initialised",
-    "target_weights": "weights of the same network that clean the full doses before they are learned from; empty: none",
+    "target_weights": "of the same network, or of `targets#network`: clean the full doses first; empty: none",
     "compile": "compile the network with torch.compile before it runs",
     "scope_only": "the steps that write `model.scope.json` without a training",
     "clipped_optimizer": "the optimiser, which clips gradients before each step",

@@ -247,6 +247,19 @@ def test_differences_are_of_shared_runs_over_patients():
     assert difference["interval_95"] == pytest.approx([0.2 - half, 0.2 + half])
 
 
+def test_each_patient_is_left_out_of_the_mean_in_turn():
+    records = [record("base", 0, patient, 31.0) for patient in "ABCD"]
+    gains = {"A": 0.1, "B": 0.2, "C": 0.3, "D": -9.0}
+    records += [record("new", 0, patient, 31.0 + gain) for patient, gain in gains.items()]
+    row = {one["arm"]: one for one in summarise(records, ["base"])["rows"]}["new"]
+    without = row["differences"]["base"]["psnr_db"]["without"]
+    assert without["D"]["n"] == 3 and without["D"]["mean"] == pytest.approx(0.2)
+    assert without["A"]["mean"] == pytest.approx((0.2 + 0.3 - 9.0) / 3)
+    three = [one for one in records if one["left_out"] != "D"]
+    few = {one["arm"]: one for one in summarise(three, ["base"])["rows"]}["new"]
+    assert few["differences"]["base"]["psnr_db"]["without"] == {}  # two give no interval
+
+
 def test_another_prior_at_test_is_compared_with_the_right_one():
     records = [record("a", 0, patient, 32.0) for patient in "ABC"]
     for one, loss in zip(records, (0.4, 0.5, 0.6), strict=True):

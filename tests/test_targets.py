@@ -140,6 +140,18 @@ def test_a_training_begins_with_weights_and_learns_from_targets_of_others(tmp_pa
     assert any(not torch.equal(begun[key], moved[key]) for key in begun)
 
 
+def test_targets_may_be_cleaned_by_a_network_of_another_form(tmp_path):
+    data = write_patients(tmp_path / "data", "AB", 2)
+    torch.save(BioAttUNet(widths=[4, 6]).state_dict(), tmp_path / "first.pt")
+    words = ["train", str(data), str(tmp_path / "out"), "--validate", "B", "--set", "views=60", "prior=uniform"]
+    words += ["patch_shape=[32,32]", "num_workers=0", "train#trainer#max_epochs=1", "tensorboard=false"]
+    words += ['network_def={"_target_":"BioAtt","channels":4,"attention":"none"}']
+    words += [f"target_weights={tmp_path / 'first.pt'}"]
+    assert main(words) == 2, "the weights do not fit the network that is trained"
+    assert main([*words, 'targets#network={"_target_":"BioAttUNet","widths":[4,6]}']) == 0
+    assert list((tmp_path / "out" / "cache").rglob("*.target.npy"))
+
+
 def test_weights_of_another_network_do_not_begin_a_training(tmp_path, capsys):
     data = write_patients(tmp_path / "data", "AB", 2)
     torch.save(BioAttUNet(widths=[4, 8]).state_dict(), tmp_path / "first.pt")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BioAttError
-from .evaluation.intervals import patient_interval
+from .evaluation.intervals import FEWEST_PATIENTS, patient_interval
 from .evaluation.results import write_json
 from .staging import staged_file
 
@@ -66,7 +66,8 @@ def summarise(records: Sequence[Mapping[str, Any]], baselines: Sequence[str]) ->
     Returns:
         ``baselines`` that have runs, and ``rows``: ``arm``, ``test_prior``, ``seeds``, per measure ``mean`` and
         ``patients``; ``differences`` to each baseline tested with its right prior, and ``to_right``, to the same arm
-        with its right prior, each per measure as `patient_interval` with ``patients``.
+        with its right prior, each per measure as `patient_interval` with ``patients`` and, from four patients on,
+        ``without``: the same with each of them left out.
     """
     values = _values(records)
     known = [name for name in baselines if (name, "right") in values]
@@ -120,8 +121,13 @@ def _difference(own: Values, other: Values) -> dict[str, Any]:
         shared = {key: value - other[measure][key] for key, value in own[measure].items() if key in other[measure]}
         if shared:
             patients = _by_patient(shared)
-            differences[measure] = patient_interval(patients) | {"patients": patients}
+            without = {} if len(patients) <= FEWEST_PATIENTS else {left: _rest(patients, left) for left in patients}
+            differences[measure] = patient_interval(patients) | {"patients": patients, "without": without}
     return differences
+
+
+def _rest(patients: Mapping[str, float], left: str) -> dict[str, Any]:
+    return patient_interval({name: value for name, value in patients.items() if name != left})
 
 
 def _quality_table(summary: Mapping[str, Any]) -> str:
@@ -160,6 +166,31 @@ def _patient_table(summary: Mapping[str, Any]) -> str:
         cells = [f"{known[patient]:.2f}" if patient in known else "-" for patient in patients]
         lines.append(f"| {' | '.join([row['arm'], *cells])} |")
     return "\n".join(lines)
+
+
+def _without(summary: Mapping[str, Any]) -> str:
+    """The section that shows how much hangs on one patient; empty below four patients."""
+    tables = {name: _without_table(summary, name) for name in summary["baselines"]}
+    told = [f"PSNR (dB) minus {name}:\n\n{table}\n\n" for name, table in tables.items() if table]
+    if not told:
+        return ""
+    return f"""## How much hangs on one patient
+
+A mean of few patients can be one patient's doing. The same differences with each patient left out of the mean in turn;
+to pick the column that one likes best is to pick the result.
+
+{"".join(told)}"""
+
+
+def _without_table(summary: Mapping[str, Any], baseline: str) -> str:
+    rows = [(row["arm"], row["differences"][baseline]) for row in summary["rows"] if row["differences"].get(baseline)]
+    patients = sorted({patient for _, difference in rows for patient in difference["psnr_db"]["without"]})
+    lines = ["| arm | " + " | ".join(f"without {one}" for one in patients) + " |", "|---" * (1 + len(patients)) + "|"]
+    for arm, difference in rows:
+        rests = difference["psnr_db"]["without"]
+        cells = [_cell({"psnr_db": rests[one]}, "psnr_db") if one in rests else "-" for one in patients]
+        lines.append(f"| {' | '.join([arm, *cells])} |")
+    return "\n".join(lines) if patients else ""
 
 
 def _cell(difference: Mapping[str, Any], measure: str) -> str:
@@ -204,7 +235,7 @@ priors tell regions, of another region. A network whose figures stay the same do
 
 {_patient_table(summary)}
 
-## Made by
+{_without(summary)}## Made by
 
 `bioatt ablate`, settings of all runs `{settings}`; versions {"; ".join(versions)}; configs {", ".join(configs)}.
 Settings of each arm:
