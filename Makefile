@@ -6,7 +6,7 @@ LABEL := .venv-label
 DEPLOY := .venv-deploy
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence study benchmark lint format reference
+.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence rivals study benchmark lint format reference
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -65,6 +65,17 @@ RESULTS := docs/evidence/results
 evidence: setup  ## measure the shipped weights, write pages and model card; BIOATT_DATA must name the data; about half an hour
 	cd bundle && ../$(BIN)/python -m scripts.evidence $(abspath $(BIOATT_DATA)) ../$(RESULTS) --work ../runs/evidence --pages $(EVIDENCE_OPTIONS)
 	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(RESULTS)
+
+SECOND_STAGE := --config_file "['configs/train.json','configs/second_stage.json','configs/resume.json'
+EQUAL := --dataset_dir $(abspath $(BIOATT_DATA))/ct --target_weights ../runs/first.pt --cache_dir ../runs/rivals/cache --val_interval 4
+UNET := '{"_target_":"BioAttUNet"}'
+rivals: setup  ## train the networks of docs/evidence/rivals.md (two hours on one core; goes on after a stop) and measure them
+	mkdir -p runs/rivals && git show 81c4677:bundle/models/model.pt > runs/first.pt
+	cd bundle && ../$(BIN)/python -m monai.bundle run training $(SECOND_STAGE)]" $(EQUAL) --output_dir ../runs/rivals/fast
+	cd bundle && ../$(BIN)/python -m monai.bundle run training $(SECOND_STAGE),'configs/network_redcnn32.json']" $(EQUAL) \
+	  --output_dir ../runs/rivals/redcnn32 --learning_rate 1e-3 --targets#network $(UNET)
+	$(MAKE) evidence EVIDENCE_OPTIONS="--parts rivals --rival 'fast, from chance=../runs/rivals/fast/model.pt' \
+	  --rival 'RED-CNN, 32 maps=../runs/rivals/redcnn32/model.pt:network_redcnn32.json'"
 
 study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data
 	PYTHONPATH=bundle $(BIN)/python -m scripts.prior_study $(BIOATT_DATA)/ct runs/study/priors --steps 500 --page docs/evidence/prior_models.md

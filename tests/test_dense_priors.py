@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 import torch
 import torch.nn.functional as F
 from scripts.command_line import main
-from scripts.data import RandPairPatchesd
+from scripts.data import RandPairPatchesd, radiological_slices
 from scripts.data.patches import GridPatchd, prior_of_patch
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
@@ -236,3 +239,23 @@ def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path):
     assert "dense, temperature 2.5" in second[0].DerivationDescription
     assert "temperature" not in first[0].DerivationDescription
     assert any((a.pixel_array != b.pixel_array).any() for a, b in zip(first, second, strict=True))
+
+
+def test_a_report_and_an_explanation_show_the_mean_over_places_of_a_dense_prior(tmp_path, dense):
+    series = write_ct_series(tmp_path / "series", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=30.0)
+    weights = save_default_network(tmp_path / "lively.pt")
+    words = ["--weights", str(weights), "--quiet", "--prior-form", "dense"]
+    assert main(["denoise", str(series), str(tmp_path / "out"), *words, "--report"]) == 0
+    page = (tmp_path / "out.html").read_text()
+    assert "the mean over the places of a dense prior" in page
+    assert main(["explain", str(series), str(tmp_path / "why"), *words[:2], *words[3:], "--slice", "1"]) == 0
+    record = json.loads((tmp_path / "why" / "explain.json").read_text())
+    right, figures = list(record["priors"]["right"].values()), record["figures"]
+    assert len(right) == 11 and sum(right) == pytest.approx(1.0, abs=1e-5)
+    hu = radiological_slices(series)
+    expected = dense(torch.from_numpy(hu[1][None].copy()), keys_of(1)).mean(dim=(2, 3))[0]
+    assert right == pytest.approx(expected.tolist(), abs=1e-4)
+    written = nibabel.load(tmp_path / "why" / "denoised.nii.gz").get_fdata()[..., 0]
+    in_series = radiological_slices(tmp_path / "out")[1]
+    assert np.abs(written - in_series).max() < 1.0, "the network was explained with the dense prior itself"
+    assert figures["uniform"]["rms_hu"] > 0

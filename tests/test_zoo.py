@@ -199,6 +199,7 @@ def test_metadata_is_valid_for_monai_against_the_schema_it_names(bundle_root, da
         ("train.json", "train", "training"),
         ("train.json,paper.json", "train", "training"),
         ("train.json,resume.json", "train", "training"),
+        ("train.json,second_stage.json,network_redcnn32.json", "train", "training"),
         ("train.json,evaluate.json", "train", "evaluation"),  # the zoo checks an override of train.json as training
     ],
 )
@@ -209,7 +210,7 @@ def test_no_property_is_missing_or_misnamed(bundle_root, elsewhere, configs, kin
     if kind == "train":
         overrides |= {"views": 30, "num_workers": 0}
         if not paper:
-            overrides |= {"validate_patients": ["B"], "test_patients": ["C"]}
+            overrides |= {"train_patients": ["A"], "validate_patients": ["B"], "test_patients": ["C"]}
     else:
         overrides["dataset_dir"] = str(data / "A")
     workflow = ConfigWorkflow(

@@ -20,7 +20,7 @@ from .dose.image_noise import flat_soft_tissue, noise_sd_hu, tissue_mask
 from .errors import BioAttError
 from .hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from .inferers import SlicePriorInferer, find_priors, network_input
-from .priors import PriorSource
+from .priors import PriorSource, whole_slice_priors
 from .provenance import Provenance
 from .report.explained import attention_figure, swap_figure
 from .staging import staged_folder
@@ -34,7 +34,7 @@ class Explained:
         hu: (H, W), the input.
         affine: 4x4 of the slice as a volume (H, W, 1), index to RAS in mm.
         name: SOPInstanceUID, or empty.
-        priors: name of the prior (right, uniform, other) to its vector (K,).
+        priors: name of the prior (right, uniform, other) to its vector (K,), of a dense one the mean over its places.
         other: the descriptor that the prior ``other`` lies on.
         denoised_hu: name of the prior to the result (H, W).
         maps: see the networks' ``attention_maps``, of the right prior.
@@ -74,7 +74,8 @@ def explain_slice(
     source: PriorSource = inferer.prior_source
     place = next(network.parameters())
     image = hu_to_network(torch.from_numpy(volume[index])).to(place)
-    right = find_priors(source, image[None], [slice_keys_from_meta(volume.meta, len(volume))[index]])[0]
+    given = find_priors(source, image[None], [slice_keys_from_meta(volume.meta, len(volume))[index]])
+    right = whole_slice_priors(given)[0]
     other = other or source.descriptors[int(right.argmin())]
     if other not in source.descriptors:
         raise BioAttError(f"there is no descriptor {other!r}; choose one of {', '.join(source.descriptors)}")
@@ -84,7 +85,7 @@ def explain_slice(
         "other": torch.eye(len(right))[source.descriptors.index(other)],
     }
     with torch.inference_mode():
-        maps = network.attention_maps(network_input(image[None])[0], right[None].to(place))
+        maps = network.attention_maps(network_input(image[None])[0], given.to(place))
     affine = np.asarray(volume.meta["affine"], dtype=np.float64).copy()
     affine[:3, 3] += index * affine[:3, 2]
     return Explained(
@@ -93,7 +94,9 @@ def explain_slice(
         name=slice_keys_from_meta(volume.meta, len(volume))[index].sop_instance_uid,
         priors={name: prior.numpy() for name, prior in priors.items()},
         other=other,
-        denoised_hu={name: _denoise(image, prior, network, inferer) for name, prior in priors.items()},
+        denoised_hu={
+            name: _denoise(image, prior, network, inferer) for name, prior in {**priors, "right": given[0]}.items()
+        },
         maps={name: block[0].float().cpu() for name, block in maps.items()},
         grids=network.attention_grids(),
     )
@@ -230,7 +233,7 @@ def run_explain(parts: Mapping[str, Any], output_dir: str, index: int, *, other:
 
 
 def _denoise(image: Tensor, prior: Tensor, network: nn.Module, inferer: SlicePriorInferer) -> np.ndarray:
-    """The slice `image` (H, W) in network range, denoised with `prior` (K,); HU."""
+    """The slice `image` (H, W) in network range, denoised with `prior`, (K,) or dense (K, h, w); HU."""
     given = copy.copy(inferer)
     given.prior_source = lambda slices_hu, keys: prior[None]
     given.in_place, given.progress = False, False

@@ -22,6 +22,7 @@ from .pages import write_pages
 from .patients import Patient
 from .phantom import measure_phantom
 from .quality import NETWORK, measure_doses, measure_quality, quality_pictures
+from .rivals import measure_rivals
 from .series import measure_series
 from .volumes import measure_volumes
 
@@ -43,11 +44,6 @@ class Evidence:
         return self._bundle(NETWORK, self.options.prior)
 
     @cached_property
-    def rivals(self) -> list[Denoiser]:
-        """Other weights."""
-        return [rival(text, prior=self.options.prior, device=self.options.device) for text in self.options.rival]
-
-    @cached_property
     def patients(self) -> list[Patient]:
         """Those held out."""
         return [Patient.read(self.options.data / "ct" / name, self.options.seed) for name in self.options.held_out]
@@ -57,9 +53,8 @@ class Evidence:
         others = [self._bundle(f"{NETWORK}, {prior} prior", prior) for prior in OTHER_PRIORS]
         result = measure_quality(
             self.patients,
-            [self.network, nlm_denoiser(), nlm_denoiser("nlm, retuned", **RETUNED), *self.rivals, *others],
+            [self.network, nlm_denoiser(), nlm_denoiser("nlm, retuned", **RETUNED), *others],
             slices=self.options.slices,
-            rivals=[one.name for one in self.rivals],
         )
         return result | {"pictures": quality_pictures(result, self.patients, self.network, self.options.output)}
 
@@ -69,8 +64,22 @@ class Evidence:
 
     def phantom(self) -> dict[str, Any]:
         """Texture and resolution in the water phantom."""
-        denoisers = [self.network, at_strength(self.network, 0.5), nlm_denoiser(), *self.rivals]
+        denoisers = [self.network, at_strength(self.network, 0.5), nlm_denoiser()]
         return measure_phantom(denoisers, realisations=self.options.realisations, seed=self.options.seed)
+
+    def rivals(self) -> dict[str, Any]:
+        """Networks of another form, trained on equal terms."""
+        options = self.options
+        found = [rival(text, prior=options.prior, device=options.device) for text in options.rival]
+        return measure_rivals(
+            self.patients,
+            [self.network, nlm_denoiser(), *(one for one, _ in found)],
+            {one.name: weights for one, weights in found},
+            options.output / "curve.csv",
+            slices=options.slices,
+            realisations=options.realisations,
+            seed=options.seed,
+        )
 
     def detectability(self) -> dict[str, Any]:
         """The model observer on the LCD phantom."""
@@ -104,6 +113,7 @@ PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {
     "lesions": Evidence.lesions,
     "volumes": Evidence.volumes,
     "series": Evidence.series,
+    "rivals": Evidence.rivals,
 }
 
 
@@ -113,25 +123,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet_libraries()
     options.output.mkdir(parents=True, exist_ok=True)
     evidence = Evidence(options)
-    for part in PARTS if options.parts is None else options.parts:
+    for part in chosen_parts(options):
         began = time.perf_counter()
         result = PARTS[part](evidence)
-        write_json(options.output / f"{part}.json", {**record(evidence), **result})
+        command = f"make {'rivals' if part == 'rivals' else 'evidence'} BIOATT_DATA=DIR"
+        write_json(options.output / f"{part}.json", {"command": command, **record(evidence), **result})
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
     if options.pages:
         print(*write_pages(options.output), sep="\n")
     return 0
 
 
+def chosen_parts(options: argparse.Namespace) -> Sequence[str]:
+    """Those asked for; all by default, but rivals only where there are some."""
+    return [part for part in PARTS if part != "rivals" or options.rival] if options.parts is None else options.parts
+
+
 def record(evidence: Evidence) -> dict[str, Any]:
-    """What made a result: command, seed, weights, prior and versions."""
+    """What made a result: seed, weights, prior and versions."""
     options = evidence.options
     packages = ("torch", "monai", "numpy", "scipy", "scikit-image")
     return {
-        "command": "make evidence BIOATT_DATA=DIR",
         "seed": options.seed,
         "network": evidence.network.record,
-        "rivals": {one.name: one.record for one in evidence.rivals},
         "versions": {
             "bundle": json.loads((CONFIGS / "metadata.json").read_text(encoding="utf-8"))["version"],
             "python": platform.python_version(),
@@ -152,7 +166,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--work", type=Path, help="folder where whole denoised series are kept for the next time")
     made.add_argument("--weights", type=Path, default=BUNDLE_ROOT / "models" / "model.pt")
     made.add_argument("--network", default="", help="config whose network_def fits the weights")
-    made.add_argument("--rival", action="append", default=[], metavar="NAME=WEIGHTS.pt:NETWORK.json")
+    made.add_argument(
+        "--rival",
+        action="append",
+        default=[],
+        metavar="NAME=WEIGHTS.pt:NETWORK.json",
+        help="another network, with curve.csv beside its weights",
+    )
     made.add_argument("--held-out", nargs="+", default=HELD_OUT, help="patients that the weights were not trained on")
     made.add_argument("--prior", default="compact")
     made.add_argument("--slices", type=int, default=10, help="about so many of a patient")

@@ -71,11 +71,13 @@ def bundle_denoiser(
         return network_to_hu(inferer(volume.to(where), network))[0, 0].movedim(-1, 0).cpu().numpy()
 
     kept = ("network", "weights_sha256", "prior", "prior_model", "version")
-    return Denoiser(name=name, denoise=denoise, record={key: getattr(provenance, key) for key in kept})
+    record = {key: getattr(provenance, key) for key in kept}
+    record["parameters"] = sum(one.numel() for one in network.parameters())
+    return Denoiser(name=name, denoise=denoise, record=record)
 
 
-def rival(text: str, **settings: Any) -> Denoiser:
-    """A rival as the command line spells it: ``NAME=WEIGHTS.pt:NETWORK.json``, the config left out for the default.
+def rival(text: str, **settings: Any) -> tuple[Denoiser, Path]:
+    """A rival and its weights as the command line spells it: ``NAME=WEIGHTS.pt:NETWORK.json``, or without the config.
 
     Raises:
         BioAttError: it is not spelt so, or a file is missing.
@@ -86,7 +88,7 @@ def rival(text: str, **settings: Any) -> Denoiser:
         raise BioAttError(f"--rival {text}: wanted NAME=WEIGHTS.pt:NETWORK.json, e.g. redcnn=r.pt:network_redcnn.json")
     path = Path(config)
     config = str(path.resolve()) if config and path.is_file() else config
-    return bundle_denoiser(name, Path(weights), network_config=config, **settings)
+    return bundle_denoiser(name, Path(weights), network_config=config, **settings), Path(weights)
 
 
 #: Non-local means beside the tuned ones: what gained most on the patients held out themselves, in a small search.

@@ -1,4 +1,4 @@
-"""The pages docs/evidence/quality.md and texture.md, and their plots, from the result files alone."""
+"""The pages docs/evidence/quality.md, texture.md and rivals.md, and their plots, from the result files alone."""
 
 from __future__ import annotations
 
@@ -10,22 +10,26 @@ from typing import Any
 from ..errors import BioAttError
 from ..provenance import NOT_FOR_DIAGNOSIS
 from .quality_page import doses_section, lesions_section, quality_section, series_section, volumes_section
+from .rivals_page import rivals_section
 from .texture_page import detectability_section, phantom_section
 
 Results = dict[str, Any]
 
 
 def write_pages(results: Path) -> list[Path]:
-    """Write both pages beside the folder `results`, and the plots into it; return the pages.
+    """Write the pages beside the folder `results`, and the plots into it; return the pages.
+
+    The page of the rivals, whose networks take hours to train, is left out where there is no rivals.json.
 
     Raises:
         BioAttError: a result file is missing, or those there were measured on different weights.
     """
-    parts = {name: read_part(results, name) for names in PAGES.values() for name in names}
+    pages = {page: names for page, names in PAGES.items() if page != RIVALS or (results / "rivals.json").is_file()}
+    parts = {name: read_part(results, name) for names in pages.values() for name in names}
     check_same_weights(parts)
     written = []
-    for (title, page), names in zip(_TITLES.items(), PAGES.values(), strict=True):
-        path = results.parent / page
+    for page, names in pages.items():
+        title, path = _TITLES[page], results.parent / page
         sections = [_SECTIONS[name](parts[name], results) for name in names]
         path.write_text("\n\n".join([f"# {title}", _made_by(parts[names[0]]), *sections]) + "\n", encoding="utf-8")
         written.append(path)
@@ -53,7 +57,9 @@ def check_same_weights(parts: dict[str, Results]) -> None:
     digests = {name: one["network"]["weights_sha256"] for name, one in parts.items()}
     if len(set(digests.values())) > 1:
         told = ", ".join(f"{name} {digest[:16]}" for name, digest in digests.items())
-        raise BioAttError(f"the results are of different weights ({told}); measure all parts again")
+        raise BioAttError(
+            f"the results are of different weights ({told}); measure all parts again, and the rivals with `make rivals`"
+        )
 
 
 def _made_by(one: Results) -> str:
@@ -65,12 +71,18 @@ def _made_by(one: Results) -> str:
     )
 
 
+RIVALS = "rivals.md"
 _TITLES = {
-    "Quality of the shipped weights": "quality.md",
-    "Texture, resolution and detectability of the shipped weights": "texture.md",
+    "quality.md": "Quality of the shipped weights",
+    "texture.md": "Texture, resolution and detectability of the shipped weights",
+    RIVALS: "The fast network beside RED-CNN, on equal terms",
 }
 #: Which result files each page shows, in order.
-PAGES = {"quality.md": ("quality", "doses", "lesions", "volumes", "series"), "texture.md": ("phantom", "detectability")}
+PAGES = {
+    "quality.md": ("quality", "doses", "lesions", "volumes", "series"),
+    "texture.md": ("phantom", "detectability"),
+    RIVALS: ("rivals",),
+}
 _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
     "quality": quality_section,
     "doses": doses_section,
@@ -79,4 +91,5 @@ _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
     "series": series_section,
     "phantom": phantom_section,
     "detectability": detectability_section,
+    "rivals": rivals_section,
 }

@@ -3,7 +3,7 @@
 from .clip import BIOMEDCLIP, ClipPrior, prepare
 from .descriptors import DESCRIPTORS, check_descriptors
 from .factory import make_prior
-from .sources import PriorSource, RandomPrior, SliceKey, TemperedPrior, UniformPrior
+from .sources import PriorSource, RandomPrior, SliceKey, TemperedPrior, UniformPrior, whole_slice_priors
 from .tables import TablePrior, write_prior_table
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "check_descriptors",
     "make_prior",
     "prepare",
+    "whole_slice_priors",
     "write_prior_table",
 ]

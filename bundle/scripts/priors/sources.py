@@ -57,6 +57,11 @@ class PriorSource(Protocol):
         ...
 
 
+def whole_slice_priors(priors: torch.Tensor) -> torch.Tensor:
+    """One prior for each slice, (n, K): of dense priors (n, K, h, w) their mean over the places."""
+    return priors if priors.dim() == 2 else priors.mean(dim=(2, 3))
+
+
 class UniformPrior:
     """1/K for every descriptor of every slice: no anatomy at all. The network's own default.
 

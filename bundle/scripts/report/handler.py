@@ -21,6 +21,7 @@ from ..evaluation.measures import measure_samples
 from ..evaluation.samples import SliceSamples
 from ..hu import WINDOWS_HU, hu_to_network
 from ..inferers import SlicePriorInferer, network_input
+from ..priors import whole_slice_priors
 from ..provenance import Provenance
 from .page import page
 from .sections import Findings, volume_section
@@ -106,7 +107,7 @@ class RunReport:
         rows_mm, columns_mm, _ = np.linalg.norm(affine[:3, :3], axis=0)
         count, size = image.shape[-1], len(self.descriptors)
         known = self.inferer.priors
-        priors = np.full((count, size), 1 / size) if known is None else known[0].numpy()
+        priors = torch.full((count, size), 1 / size) if known is None else known[0]
         middle = self._samples.indices[len(self._samples.indices) // 2]
         uids = image.meta.get("series_instance_uid", "")
         uid = uids if isinstance(uids, str) else uids[0]
@@ -116,7 +117,8 @@ class RunReport:
             measures=measure_samples(self._samples, (rows_mm, columns_mm)),
             spacing_mm=(rows_mm, columns_mm),
             positions_mm=affine[2, 2] * np.arange(count) + affine[2, 3],
-            priors=priors,
+            priors=whole_slice_priors(priors).numpy(),
+            dense_prior=priors.dim() > 2,
             descriptors=self.descriptors,
             window_hu=self.window_hu,
             attention_slice=middle,
@@ -133,7 +135,7 @@ class RunReport:
         seconds = time.perf_counter() - self._began
         return page(self._sections, self._facts, self.provenance, seconds, list(dict.fromkeys(told)))
 
-    def _attention(self, index: int, prior: np.ndarray) -> dict[str, Any]:
+    def _attention(self, index: int, prior: torch.Tensor) -> dict[str, Any]:
         """Maps of the network's blocks for a sampled slice, and where they lie; none of a network without."""
         kind = getattr(self.network, "attention", "none")
         if kind not in ("prior", "spatial"):
@@ -142,7 +144,7 @@ class RunReport:
         parameter = next(self.network.parameters())
         image, _ = network_input(hu_to_network(torch.from_numpy(before)).to(parameter)[None])
         with torch.inference_mode():
-            maps = self.network.attention_maps(image, torch.from_numpy(prior).to(parameter)[None])
+            maps = self.network.attention_maps(image, prior.to(parameter)[None])
         return {
             "attention_kind": kind,
             "attention": {name: block[0].float().cpu() for name, block in maps.items()},

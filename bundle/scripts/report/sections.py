@@ -29,7 +29,8 @@ class Findings:
         measures: see `measure_samples`.
         spacing_mm: between rows, between columns.
         positions_mm: (slices,) along the patient, superior positive.
-        priors: (slices, K).
+        priors: (slices, K); of a dense prior its mean over the places of a slice.
+        dense_prior: whether it was dense.
         descriptors: the K words.
         window_hu: grey scale of the slices.
         attention_slice: of which slice the maps are, one of the samples.
@@ -44,6 +45,7 @@ class Findings:
     spacing_mm: tuple[float, float]
     positions_mm: np.ndarray
     priors: np.ndarray
+    dense_prior: bool
     descriptors: tuple[str, ...]
     window_hu: tuple[float, float]
     attention_slice: int
@@ -136,8 +138,12 @@ def _prior(found: Findings) -> str:
     plot = prior_plot(found.priors, found.descriptors, found.positions_mm, shown)
     return (
         f'<h2>Prior along the patient</h2><figure class="plot">{plot}</figure>'
-        f"<p>How likely each descriptor is in each slice. Most of all, on average: {most}.</p>"
+        f"<p>How likely each descriptor is in each slice{_places(found)}. Most of all, on average: {most}.</p>"
     )
+
+
+def _places(found: Findings) -> str:
+    return ", the mean over the places of a dense prior" if found.dense_prior else ""
 
 
 def _attention(found: Findings) -> str:
@@ -165,7 +171,8 @@ def _attention(found: Findings) -> str:
         )
     return (
         f"<h2>Attention in slice {found.attention_slice}</h2><p>Each descriptor's map over the denoised slice, and the "
-        "prior that weights it (bar). The features of a block are multiplied by the weighted sum.</p>" + "".join(blocks)
+        f"prior that weights it (bar{_places(found)}). The features of a block are multiplied by the weighted sum.</p>"
+        + "".join(blocks)
     )
 
 
