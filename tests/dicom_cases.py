@@ -19,7 +19,7 @@ from pydicom.uid import (
     RLELossless,
     generate_uid,
 )
-from scripts.dicom import read_volume, select_series, write_derived_series
+from scripts.dicom import read_frames, read_volume, select_series, write_derived_series
 from scripts.phantom import write_ct_series
 from scripts.provenance import Provenance
 
@@ -266,3 +266,8 @@ def _item(**elements):
     for keyword, value in elements.items():
         setattr(item, keyword, value)
     return item
+
+
+def read_slice(file):
+    """Stored values and header of a file's first frame."""
+    return next(read_frames(file))

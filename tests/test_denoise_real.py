@@ -11,8 +11,8 @@ import numpy as np
 import pydicom
 import pytest
 from scripts.command_line import main
-from scripts.data import load_volume
-from scripts.evidence.series import judge_series
+from scripts.data import load_volume, radiological_slices
+from scripts.evidence.series import judge_slices
 
 pytestmark = pytest.mark.data
 
@@ -30,7 +30,7 @@ def judged(data_dir, tmp_path_factory):
         if name not in kept:
             target = tmp_path_factory.mktemp("real") / name
             assert main(["denoise", str(data_dir / "ct" / name), str(target), "--quiet"]) == 0
-            kept[name] = target, judge_series(data_dir / "ct" / name, target)
+            kept[name] = target, judge_slices(radiological_slices(data_dir / "ct" / name), radiological_slices(target))
         return kept[name]
 
     return denoise
@@ -109,7 +109,7 @@ def test_every_decodable_transfer_syntax_is_denoised(data_dir, tmp_path):
             continue
         assert main(["denoise", str(file), str(tmp_path / str(i)), "--quiet"]) == 0, file.name
         if syntax != EIGHT_BIT:
-            result = judge_series(file, tmp_path / str(i))
+            result = judge_slices(radiological_slices(file), radiological_slices(tmp_path / str(i)))
             before, after = result["noise_sd_hu"]
             assert after <= 0.8 * before, file.name
             assert all(abs(result["bias_hu"][t]) <= 2.0 for t in ("fat", "soft tissue", "bone")), file.name

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from dicom_cases import SYNTAXES, changed, in_slice
+from dicom_cases import SYNTAXES, changed, in_slice, read_slice
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
@@ -24,7 +24,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from scripts.dicom import find_series, padding_mask, read_slice, read_volume, select_series
+from scripts.dicom import find_series, padding_mask, read_volume, select_series
 from scripts.errors import BioAttError
 from scripts.phantom import HU, ORIENTATIONS, write_ct_series
 

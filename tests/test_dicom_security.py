@@ -14,7 +14,7 @@ from dicom_cases import changed, derive, in_slice, together
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 from scripts.command_line import main
-from scripts.dicom import find_series, read_slice, read_volume, select_series
+from scripts.dicom import find_series, read_frames, read_volume, select_series
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
 
@@ -132,7 +132,7 @@ def test_terminal_codes_in_values_are_not_printed(tmp_path):
 def test_rows_and_columns_are_checked_before_pixels_are_allocated(tmp_path, syntax, rows, columns):
     folder = write_ct_series(tmp_path, slices=1, transfer_syntax=syntax, modify=changed(Rows=rows, Columns=columns))
     with pytest.raises(BioAttError, match="65535 x (65535|257)"):
-        read_slice(folder / "0001.dcm")
+        next(read_frames(folder / "0001.dcm"))
     with pytest.raises(BioAttError, match="65535 x 65535, more than"):
         select_series(write_ct_series(tmp_path / "b", modify=changed(Rows=65535, Columns=65535)))
 
@@ -144,7 +144,7 @@ def test_a_codestream_larger_than_its_header_says_is_not_decoded(tmp_path):
     size = content.index(b"\xff\x4f\xff\x51") + 8
     file.write_bytes(content[:size] + b"\x00\x0f\x42\x40" * 2 + content[size + 8 :])
     with pytest.raises(BioAttError, match="compressed image has 1000000 x 1000000 pixels"):
-        read_slice(file)
+        next(read_frames(file))
 
 
 def test_many_frames_are_not_allocated_before_they_are_there(tmp_path):
@@ -157,7 +157,7 @@ def test_many_frames_are_not_allocated_before_they_are_there(tmp_path):
 
     file, _ = write_enhanced_ct(tmp_path, modify=modify, slices=1)
     with pytest.raises(BioAttError, match="PixelData is cut short"):
-        read_slice(file)
+        next(read_frames(file))
 
 
 def in_a_child(code, *arguments, megabytes=1500):

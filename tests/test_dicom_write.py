@@ -13,10 +13,10 @@ from datetime import datetime
 import numpy as np
 import pydicom
 import pytest
-from dicom_cases import PROVENANCE, SYNTAXES, derive
+from dicom_cases import PROVENANCE, SYNTAXES, derive, read_slice
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSNearLossless
-from scripts.dicom import DerivedRules, find_series, read_slice, read_volume, select_series, write_derived_series
+from scripts.dicom import DerivedRules, find_series, read_volume, select_series, write_derived_series
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
 from scripts.provenance import Provenance

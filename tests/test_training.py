@@ -181,3 +181,50 @@ def test_early_stop_ends_the_trainer_that_it_is_attached_to():
     EarlyStop(2, lambda engine: next(scores)).attach(trainer)
     trainer.run([0], max_epochs=5)
     assert trainer.state.epoch == 4
+
+
+def test_a_training_that_goes_on_stops_early_where_it_would_have_stopped(tmp_path):
+    from ignite.engine import Engine
+    from scripts.training import Checkpoints, EarlyStop
+
+    network = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+
+    def train(scores, epochs):
+        """Train until `epochs`, Checkpoints attached before EarlyStop as in paper.json; return the last epoch."""
+        trainer, validator = (Engine(lambda engine, batch: None) for _ in range(2))
+        Checkpoints(tmp_path, network, optimizer, schedule, validator, resume=True).attach(trainer)
+        EarlyStop(3, lambda engine: scores[engine.state.epoch - 1]).attach(trainer)
+        trainer.run([0], max_epochs=epochs)
+        return trainer.state.epoch
+
+    scores = [1.0, 3.0, 2.0, 2.5, 2.7, 2.8, 2.9]
+    train(scores, epochs=4)  # two epochs without a higher score
+    assert train(scores, epochs=7) == 5
+
+
+def test_weights_of_other_names_take_the_scope_of_their_training_along(tmp_path):
+    from ignite.engine import Engine
+    from scripts.training import Checkpoints
+
+    network = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    bundle = tmp_path / "models"
+    bundle.mkdir()
+
+    def train(folder):
+        trainer, validator = (Engine(lambda engine, batch: None) for _ in range(2))
+        validator.state.epoch, validator.state.metrics = 1, {"denoised_psnr_db": 30.0}
+        Checkpoints(folder, network, optimizer, schedule, validator, publish=bundle / "model.pt").attach(trainer)
+        trainer.run([0], max_epochs=1)
+
+    for folder, scope in (("first", "one"), ("second", "two")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.scope.json").write_text(scope)
+        train(tmp_path / folder)
+        assert (bundle / "model.scope.json").read_text() == scope
+        assert (tmp_path / folder / "best.scope.json").read_text() == scope
+    train(tmp_path / "third")  # has none: better none than that of other weights
+    assert (bundle / "model.pt").exists() and not (bundle / "model.scope.json").exists()

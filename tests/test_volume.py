@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from scripts.data import find_inputs, load_volume
-from scripts.data.volume import read_nifti, series_folders, write_nifti
+from scripts.data.volume import read_nifti, write_nifti
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
 from studies import as_nifti
@@ -186,13 +186,3 @@ def test_inputs_that_cannot_be(tmp_path):
     (tmp_path / "mixed" / "x.nii").write_text("")
     with pytest.raises(BioAttError, match="NIfTI and DICOM files together"):
         find_inputs(tmp_path / "mixed")
-
-
-def test_series_folders(tmp_path):
-    write_ct_series(tmp_path / "B", slices=1)
-    write_ct_series(tmp_path / "A", slices=1)
-    assert list(series_folders(tmp_path)) == ["A", "B"]
-    with pytest.raises(BioAttError, match="has no subfolders"):
-        series_folders(tmp_path / "A")
-    with pytest.raises(BioAttError, match="is not a folder"):
-        series_folders(tmp_path / "C")

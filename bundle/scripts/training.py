@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import EarlyStopHandler
 from torch import nn
 
+from .data.scope import scope_path
 from .errors import BioAttError
 from .networks.weights import fit_weights, read_state_dict
 from .staging import staged_file
@@ -36,8 +38,10 @@ class Checkpoints:
         best.pt         weights alone, of the highest validation metric
         model.pt        weights alone, when the last epoch is done
 
-    MONAI's CheckpointSaver writes in place and calls what an exception left behind final (docs/adr/0008). Attach this
-    handler last, so that what it saves is a finished epoch. Of several processes the first one writes, all read.
+    Weights under another name than model.pt get a copy of model.scope.json beside them, so they are never judged by
+    the scope of others. MONAI's CheckpointSaver writes in place and calls what an exception left behind final
+    (docs/adr/0008). An epoch is saved after all other handlers have seen its end, `EarlyStop` among them. Of several
+    processes the first one writes, all read.
 
     Args:
         folder: where the files stand; made if missing.
@@ -80,14 +84,18 @@ class Checkpoints:
         self.best = -math.inf
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer, after all its other handlers."""
+        """Attach to a trainer."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BioAttError(f"output folder {self.folder} cannot be made: {error.strerror}; name another") from error
         engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.STARTED, self._save_behind_all_others)
         engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def _save_behind_all_others(self, engine: Engine) -> None:
+        if not engine.has_event_handler(self.save, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
         """Set everything to where the checkpoint left it."""
@@ -118,6 +126,8 @@ class Checkpoints:
             )
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.best = state["best"]
+        if state.get("early_stop") and hasattr(engine.state, "early_stop"):
+            engine.state.early_stop.load_state_dict(state["early_stop"])
         _set_random_states(state["random"])
         logger.info("going on after epoch %d of %d", state["epoch"], engine.state.max_epochs)
 
@@ -130,7 +140,7 @@ class Checkpoints:
         if idist.get_rank() > 0:
             return
         if better:
-            _save(self.folder / BEST, self.network.state_dict())
+            self._save_weights(self.folder / BEST)
         if engine.state.epoch % self.interval and engine.state.epoch < engine.state.max_epochs:
             return
         state = {
@@ -143,12 +153,24 @@ class Checkpoints:
             "best": self.best,
             "random": _random_states(),
         }
+        if hasattr(engine.state, "early_stop"):
+            state["early_stop"] = dict(engine.state.early_stop.state_dict())
         _save(self.folder / CHECKPOINT, state)
 
     def finish(self, engine: Engine) -> None:
         """Write the final weights."""
         if idist.get_rank() == 0:
-            _save(Path(self.publish or self.folder / FINAL), self.network.state_dict())
+            self._save_weights(Path(self.publish or self.folder / FINAL))
+
+    def _save_weights(self, path: Path) -> None:
+        """Write weights, and what they were trained on; no warning is better than that of the weights before."""
+        own, kept = (Path(scope_path(one)) for one in (self.folder / FINAL, path))
+        if own != kept:
+            kept.unlink(missing_ok=True)
+        _save(path, self.network.state_dict())
+        if own != kept and own.is_file():
+            with staged_file(kept) as partial:
+                shutil.copyfile(own, partial)
 
 
 class StopOnNaN:
@@ -188,6 +210,8 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.o
 class EarlyStop(EarlyStopHandler):
     """MONAI's early stop, of the trainer that it is attached to: a config cannot name a trainer in its own handlers.
 
+    `Checkpoints` keeps its count, so a training that goes on stops where it would have stopped.
+
     Args:
         patience: epochs without a higher score before the training ends.
         score_function: of the trainer; a higher score is better.
@@ -196,6 +220,7 @@ class EarlyStop(EarlyStopHandler):
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
         self.set_trainer(engine)
+        engine.state.early_stop = self._handler  # Ignite's, which has the count
         super().attach(engine)
 
 

@@ -144,12 +144,14 @@ class CheckScoped(MapTransform):
 
     Args:
         keys: where the volumes stand, MetaTensors (1, H, W, slices) in HU by `LoadSeriesd` and `OrientSlicesd`.
-        scope: the scope's file; where there is none, nothing is warned of.
+        scope: the scope's file; where there is none, nothing is warned of, and the log says so.
     """
 
     def __init__(self, keys: KeysCollection = "image", scope: str = "") -> None:
         super().__init__(keys)
         self.scope = read_scope(scope) if scope else None
+        if scope and self.scope is None:
+            logger.info("%s is not there: nobody knows whether the input is like what the weights saw", scope)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Look at the volumes under `keys`."""

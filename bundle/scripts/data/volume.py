@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dicom import find_series, read_volume, select_series
+from ..dicom import read_volume, select_series
 from ..errors import BioAttError
 from ..progress import bar
 
@@ -216,26 +216,3 @@ def _check_hu(hu: np.ndarray, path: str | os.PathLike[str]) -> None:
     else:
         return
     raise BioAttError(f"{path} does not look like HU: {found}; export it in HU, or go on with --assume-hu")
-
-
-def series_folders(dataset_dir: str | os.PathLike[str]) -> dict[str, Path]:
-    """Name of each subfolder of `dataset_dir` that holds a CT series, and its path; sorted by name.
-
-    ::
-
-        dataset_dir/
-          PATIENT_A/*.dcm     one series a folder, one folder a patient
-          PATIENT_B/*.dcm
-
-    Raises:
-        BioAttError: there is no such folder.
-    """
-    root = Path(dataset_dir)
-    if not str(dataset_dir) or not root.is_dir():
-        raise BioAttError(f"dataset_dir {root} is not a folder; name one with a subfolder of DICOM files per patient")
-    folders = {p.name: p for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")}
-    if not folders:
-        raise BioAttError(f"dataset_dir {root} has no subfolders; put each patient's DICOM series into its own")
-    for folder in folders.values():
-        find_series(folder)
-    return folders

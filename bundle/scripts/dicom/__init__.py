@@ -5,7 +5,7 @@ Nothing here logs or shows a value of the Patient or Study modules; UIDs of seri
 """
 
 from .padding import padding_mask
-from .pixels import read_frames, read_slice
+from .pixels import read_frames
 from .read import read_volume
 from .rules import DerivedRules
 from .series import Series, find_series, select_series
@@ -18,7 +18,6 @@ __all__ = [
     "find_series",
     "padding_mask",
     "read_frames",
-    "read_slice",
     "read_volume",
     "select_series",
     "write_derived_series",

@@ -38,11 +38,6 @@ _REMEDIES = {
 }
 
 
-def read_slice(file: str | os.PathLike[str]) -> tuple[np.ndarray, Dataset]:
-    """The first frame of `read_frames`, for files that have only one."""
-    return next(read_frames(file))
-
-
 def read_frames(file: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, Dataset]]:
     """Stored values of each frame of a CT image, int64 or int32 `(rows, columns)`, and its header.
 

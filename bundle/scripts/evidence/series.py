@@ -11,7 +11,6 @@ from scipy.ndimage import gaussian_filter
 
 from ..data import radiological_slices
 from ..data.orientation import RadiologicalSlices
-from ..data.volume import series_folders
 from ..dose.image_noise import TISSUES_HU, flat_soft_tissue, local_sd, noise_sd_hu, tissue_mask
 from ..evaluation import tissue_bias
 from ..evaluation.edges import edge_widths
@@ -34,12 +33,13 @@ def measure_series(data: Path, weights: Path, work: Path, pictures: Path, networ
         pictures: where a picture of each series goes.
 
     Returns:
-        ``series``: name to what `judge_series` returns; ``pictures``: file names.
+        ``series``: name to what `judge_slices` returns; ``pictures``: file names.
     """
     from ..commands import run_workflow
 
     results, names = {}, []
-    for name, folder in series_folders(data).items():
+    for folder in sorted(one for one in data.iterdir() if one.is_dir()):
+        name = folder.name
         target = work / weights_sha256(weights)[:16] / name
         if not target.exists():
             overrides = {"dataset_dir": str(folder), "output_dir": str(target), "weights": str(weights)}
@@ -54,18 +54,13 @@ def measure_series(data: Path, weights: Path, work: Path, pictures: Path, networ
     return {"series": results, "pictures": names}
 
 
-def judge_series(source: Path, denoised: Path) -> dict[str, Any]:
+def judge_slices(before: RadiologicalSlices, after: RadiologicalSlices) -> dict[str, Any]:
     """Compare a series with its denoised one: noise and HU over all slices, edges on some.
 
     Returns:
         ``slices``; ``noise_sd_hu`` and ``soft_tissue_sd_hu`` as [before, after] pairs; ``bias_hu`` per tissue; and
         ``edges``: width in mm per edge for input, denoised, gaussian and nlm, the filters at the noise of denoised.
     """
-    return judge_slices(radiological_slices(source), radiological_slices(denoised))
-
-
-def judge_slices(before: RadiologicalSlices, after: RadiologicalSlices) -> dict[str, Any]:
-    """What `judge_series` returns, of volumes that are read already."""
     noise, spread, bias = [], [], {tissue: [] for tissue in TISSUES_HU}
     for i in range(len(before)):
         low, out = (x[i].clip(*VALID_RANGE_HU) for x in (before, after))
