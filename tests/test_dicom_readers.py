@@ -13,9 +13,10 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
-from dicom_cases import CASES, complaints, derive, write_enhanced_ct
+from dicom_cases import CASES, complaints, derive, units, write_enhanced_ct
+from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless
-from scripts.dicom import read_volume, select_series
+from scripts.dicom import DerivedRules, read_volume, select_series
 from scripts.phantom import write_ct_series
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -159,6 +160,70 @@ def test_an_enhanced_image_stays_enhanced_for_all_readers(tmp_path, per_frame, s
     np.testing.assert_allclose(at(image.get_fdata(), image.affine, points), hu, atol=1e-3)
     if shutil.which("dciodvfy"):
         assert complaints(written) - complaints(file) == set()
+
+
+def test_a_real_world_mapping_of_all_frames_goes_with_the_rescale_it_belongs_to(tmp_path):
+    def modify(image):
+        image.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence = units("[hnsf'U]")
+
+    file, _ = write_enhanced_ct(tmp_path, slope=2.0, modify=modify)
+    derive(file, tmp_path / "out")
+    image = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    (shared,) = image.SharedFunctionalGroupsSequence
+    assert shared.PixelValueTransformationSequence[0].RescaleSlope == 1
+    assert "RealWorldValueMappingSequence" not in shared
+
+
+def test_frames_of_a_concatenation_are_not_joined_with_the_source(tmp_path):
+    def modify(image):
+        image.ConcatenationUID, image.SOPInstanceUIDOfConcatenationSource = "1.2.3", "1.2.4"
+        image.InConcatenationNumber, image.InConcatenationTotalNumber = 1, 1
+
+    file, _ = write_enhanced_ct(tmp_path, modify=modify)
+    derive(file, tmp_path / "out")
+    image = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    made = {image.ConcatenationUID, image.SOPInstanceUIDOfConcatenationSource}
+    assert len(made) == 2 and all(uid.startswith("2.25.") for uid in made)
+
+
+def test_earlier_derivations_of_frames_are_kept(tmp_path):
+    def modify(image):
+        earlier = Dataset()
+        earlier.DerivationDescription = "Averaged"
+        image.SharedFunctionalGroupsSequence[0].DerivationImageSequence = [earlier]
+
+    file, _ = write_enhanced_ct(tmp_path, modify=modify)
+    derive(file, tmp_path / "out")
+    image = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    assert "DerivationImageSequence" not in image.SharedFunctionalGroupsSequence[0]
+    for groups in image.PerFrameFunctionalGroupsSequence:
+        before, ours = groups.DerivationImageSequence
+        assert before.DerivationDescription == "Averaged" and "Denoised by" in ours.DerivationDescription
+
+
+def test_indices_to_private_elements_go_with_them(tmp_path):
+    def modify(image):
+        private = Dataset()
+        private.DimensionIndexPointer, private.FunctionalGroupPointer = 0x00211001, 0x00211000
+        private.DimensionIndexPrivateCreator = "SOMEBODY"
+        image.DimensionIndexSequence.append(private)
+        for groups in image.PerFrameFunctionalGroupsSequence:
+            content = groups.FrameContentSequence[0]
+            content.DimensionIndexValues = [*content.DimensionIndexValues, 7]
+
+    file, _ = write_enhanced_ct(tmp_path, modify=modify)
+    source = pydicom.dcmread(file)
+    derive(file, tmp_path / "out")
+    image = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    assert len(image.DimensionIndexSequence) == len(source.DimensionIndexSequence) - 1
+    for ours, theirs in zip(
+        image.PerFrameFunctionalGroupsSequence, source.PerFrameFunctionalGroupsSequence, strict=True
+    ):
+        before = theirs.FrameContentSequence[0].DimensionIndexValues
+        assert list(ours.FrameContentSequence[0].DimensionIndexValues) == list(before)[:-1]
+    derive(file, tmp_path / "kept", rules=DerivedRules(keep_private=True))
+    kept = pydicom.dcmread(tmp_path / "kept" / "0001.dcm")
+    assert len(kept.DimensionIndexSequence) == len(source.DimensionIndexSequence)
 
 
 def test_frames_of_a_derived_enhanced_image_name_their_sources(tmp_path):

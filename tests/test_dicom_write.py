@@ -13,8 +13,10 @@ from datetime import datetime
 import numpy as np
 import pydicom
 import pytest
-from dicom_cases import PROVENANCE, SYNTAXES, derive, read_slice
+from dicom_cases import PROVENANCE, SYNTAXES, code, derive, read_slice
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSNearLossless
 from scripts.dicom import DerivedRules, find_series, read_volume, select_series, write_derived_series
 from scripts.errors import BioAttError
@@ -121,15 +123,17 @@ def test_identity_and_derivation_are_those_of_a_derived_image(tmp_path):
         assert derived.SeriesInstanceUID == summary.series_instance_uid
         assert list(derived.ImageType) == ["DERIVED", "PRIMARY", "AXIAL"]
         assert derived.DerivationDescription == PROVENANCE.sentence()
-        code = derived.DerivationCodeSequence[0]
-        assert (code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning) == ("113087", "DCM", "Smoothing")
+        step = derived.DerivationCodeSequence[0]
+        assert (step.CodeValue, step.CodingSchemeDesignator, step.CodeMeaning) == ("113087", "DCM", "Smoothing")
         image = derived.SourceImageSequence[0]
         original = next(name for name in originals if name == image.ReferencedSOPInstanceUID)
         at = next(ds for ds in map(pydicom.dcmread, source.iterdir()) if original == ds.SOPInstanceUID)
         assert at.ImagePositionPatient == derived.ImagePositionPatient
         assert image.ReferencedSOPClassUID == derived.SOPClassUID and image.SpatialLocationsPreserved == "YES"
         assert image.PurposeOfReferenceCodeSequence[0].CodeValue == "121322"
-        device = derived.ContributingEquipmentSequence[0]
+        scanner, device = derived.ContributingEquipmentSequence
+        assert scanner.PurposeOfReferenceCodeSequence[0].CodeValue == "109101"
+        assert scanner.Manufacturer == derived.Manufacturer == "Phantom maker"
         assert device.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
         assert device.SoftwareVersions == "0.1.0" and PROVENANCE.weights_sha256 in device.ContributionDescription
         assert derived.SeriesNumber == 1003 and derived.SeriesDescription == "Body 0 BioAtt denoised"
@@ -145,15 +149,16 @@ def test_codes_mean_what_they_say(tmp_path):
     from pydicom.sr.codedict import codes
 
     _, derived = derived_dataset(tmp_path)
-    for item, code in (
+    for item, concept in (
         (derived.DerivationCodeSequence[0], codes.DCM.Smoothing),
         (
             derived.SourceImageSequence[0].PurposeOfReferenceCodeSequence[0],
             codes.DCM.SourceImageForImageProcessingOperation,
         ),
-        (derived.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence[0], codes.DCM.ProcessingEquipment),
+        (derived.ContributingEquipmentSequence[0].PurposeOfReferenceCodeSequence[0], codes.DCM.AcquisitionEquipment),
+        (derived.ContributingEquipmentSequence[1].PurposeOfReferenceCodeSequence[0], codes.DCM.ProcessingEquipment),
     ):
-        assert (item.CodeValue, item.CodeMeaning) == (code.value, code.meaning)
+        assert (item.CodeValue, item.CodeMeaning) == (concept.value, concept.meaning)
 
 
 def test_highdicom_places_the_derived_series_where_the_source_is(tmp_path):
@@ -185,6 +190,8 @@ def test_what_is_no_longer_true_is_removed(tmp_path):
         dataset.add_new((0x6000, 0x0010), "US", 48)  # an overlay in the upper bits of the pixels
         dataset.add_new((0x6002, 0x0010), "US", 48)
         dataset.add_new((0x6002, 0x3000), "OW", bytes(384))
+        dataset.add_new((0x6002, 0x1302), "DS", "-300.5")  # ROI Mean and ROI Standard Deviation
+        dataset.add_new((0x6002, 0x1303), "DS", "25.3")
 
     source, derived = derived_dataset(tmp_path, modify=modify)
     gone = {source[tag].keyword for tag in source.keys()} - {derived[tag].keyword for tag in derived.keys()}
@@ -202,6 +209,74 @@ def test_what_is_no_longer_true_is_removed(tmp_path):
     assert item.ReferencedSOPInstanceUID == "1.2.3.4" and len(item) == 1
 
 
+def test_private_elements_go_from_a_sequence_that_was_written_as_un(tmp_path):
+    def modify(dataset, _):
+        content = (
+            b"\x09\x00\x10\x00" + (8).to_bytes(4, "little") + b"SOMEBODY"
+            b"\x09\x00\x01\x10" + (8).to_bytes(4, "little") + b"DOE^JANE"
+            b"\x08\x00\x55\x11" + (8).to_bytes(4, "little") + b"1.2.3.4\0"
+        )  # implicit little endian, as the items of UN are (PS3.5 6.2.2)
+        item = b"\xfe\xff\x00\xe0" + len(content).to_bytes(4, "little") + content
+        tag = Tag(0x0008, 0x1140)
+        dataset[tag] = RawDataElement(tag, "UN", len(item), item, 0, False, True)
+
+    source = write_ct_series(tmp_path / "in", slices=1, modify=modify)
+    assert b"DOE^JANE" in (source / "0001.dcm").read_bytes()
+    series, _ = derive(source, tmp_path / "out")
+    assert b"DOE^JANE" not in series.files[0].read_bytes()
+    derived = pydicom.dcmread(series.files[0])
+    assert derived.ReferencedImageSequence[0].ReferencedSOPInstanceUID == "1.2.3.4"
+
+
+def test_the_history_of_a_derived_source_is_kept_behind_ours(tmp_path):
+    def modify(dataset, _):
+        dataset.DerivationCodeSequence = code("113097", "DCM")
+        dataset.DerivationDescription = "Segmented by hand"
+
+    _, derived = derived_dataset(tmp_path, modify=modify)
+    assert [one.CodeValue for one in derived.DerivationCodeSequence] == ["113097", "113087"]
+    assert derived.DerivationDescription == f"{PROVENANCE.sentence()} Before that: Segmented by hand"
+
+
+def test_a_second_denoising_is_warned_of_and_told(tmp_path, caplog):
+    source = write_ct_series(tmp_path / "in", slices=2)
+    derive(source, tmp_path / "once")
+    select_series(source)
+    assert "denoised it before" not in caplog.text
+    select_series(tmp_path / "once")
+    assert "BioAtt denoised it before" in caplog.text
+    series, _ = derive(tmp_path / "once", tmp_path / "twice")
+    derived = pydicom.dcmread(series.files[0])
+    assert derived.DerivationDescription.count("Denoised by") == 2
+    purposes = [one.PurposeOfReferenceCodeSequence[0].CodeValue for one in derived.ContributingEquipmentSequence]
+    assert purposes == ["109101", "109102", "109102"]
+
+
+def test_the_source_is_named_where_the_image_lists_what_it_refers_to(tmp_path):
+    def modify(dataset, _):
+        series = Dataset()
+        series.SeriesInstanceUID = "1.2.3"
+        series.ReferencedInstanceSequence = [Dataset()]
+        dataset.ReferencedSeriesSequence = [series]
+
+    source, derived = derived_dataset(tmp_path, modify=modify)
+    old, new = derived.ReferencedSeriesSequence
+    assert old.SeriesInstanceUID == "1.2.3" and new.SeriesInstanceUID == source.SeriesInstanceUID
+    assert new.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
+
+
+def test_ranges_of_pixel_values_and_sources_of_a_conversion_go_at_any_depth(tmp_path):
+    def modify(dataset, _):
+        item = Dataset()
+        item.SmallestImagePixelValue, item.ReferencedSOPInstanceUID = 3, "1.2.3.4"
+        item.ConversionSourceAttributesSequence = [Dataset()]
+        dataset.ReferencedImageSequence = [item]
+
+    _, derived = derived_dataset(tmp_path, modify=modify)
+    (item,) = derived.ReferencedImageSequence
+    assert [one.keyword for one in item] == ["ReferencedSOPInstanceUID"]
+
+
 def test_earlier_equipment_stays_and_earlier_sources_are_replaced(tmp_path):
     def modify(dataset, _):
         device, image = Dataset(), Dataset()
@@ -211,7 +286,8 @@ def test_earlier_equipment_stays_and_earlier_sources_are_replaced(tmp_path):
         dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL", "PROCESSED"]
 
     source, derived = derived_dataset(tmp_path, modify=modify)
-    assert [device.Manufacturer for device in derived.ContributingEquipmentSequence] == ["Earlier", "BioAtt project"]
+    makers = [device.Manufacturer for device in derived.ContributingEquipmentSequence]
+    assert makers == [source.Manufacturer, "Earlier", "BioAtt project"]
     assert [image.ReferencedSOPInstanceUID for image in derived.SourceImageSequence] == [source.SOPInstanceUID]
     assert list(derived.ImageType) == ["DERIVED", "SECONDARY", "AXIAL", "PROCESSED"]
 
@@ -246,7 +322,7 @@ def test_long_and_foreign_provenance_fits(tmp_path):
     write_derived_series(series, read_volume(series), tmp_path / "out", odd)
     derived = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
     assert len(derived.DerivationDescription) <= 1024 and "Gr??e Gr??e" in derived.DerivationDescription
-    assert derived.ContributingEquipmentSequence[0].SoftwareVersions == "1 2"
+    assert derived.ContributingEquipmentSequence[-1].SoftwareVersions == "1 2"
 
 
 @pytest.mark.parametrize(
@@ -371,7 +447,7 @@ def test_dates_follow_the_time_zone_of_the_source(tmp_path):
 
     _, derived = derived_dataset(tmp_path, modify=modify)
     written = datetime.strptime(derived.SeriesDate + derived.SeriesTime + "+1130", "%Y%m%d%H%M%S.%f%z")
-    contributed = derived.ContributingEquipmentSequence[0].ContributionDateTime
+    contributed = derived.ContributingEquipmentSequence[-1].ContributionDateTime
     assert abs((datetime.strptime(contributed, "%Y%m%d%H%M%S.%f%z") - written).total_seconds()) < 1
 
 
@@ -444,6 +520,17 @@ def test_uids_are_new_each_time_unless_they_shall_be_stable(tmp_path):
     assert all(uid.startswith("2.25.") and len(uid) <= 64 for pair in made["stable"] for uid in pair)
 
 
+def test_stable_uids_are_those_of_what_is_stored(tmp_path):
+    source = write_ct_series(tmp_path / "in", slices=2)
+    rules = DerivedRules(stable_uids=True)
+    derive(source, tmp_path / "one", rules=rules)
+    derive(source, tmp_path / "rounding", lambda volume: volume + 1e-3, rules=rules)
+    assert uids(tmp_path / "one") == uids(tmp_path / "rounding"), "another order of sums, the same pixels"
+    other = DerivedRules(stable_uids=True, series_description="other {source}")
+    derive(source, tmp_path / "other", rules=other)
+    assert not set(sum(uids(tmp_path / "one"), ())) & set(sum(uids(tmp_path / "other"), ()))
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -510,7 +597,7 @@ def test_strength_stands_in_the_file(tmp_path):
     derive(source, tmp_path / "out", provenance=dataclasses.replace(PROVENANCE, strength=0.4))
     derived = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
     assert "strength 0.4" in derived.DerivationDescription
-    assert "strength 0.4" in derived.ContributingEquipmentSequence[0].ContributionDescription
+    assert "strength 0.4" in derived.ContributingEquipmentSequence[-1].ContributionDescription
     assert derived.SeriesDescription == "Body 0 BioAtt denoised 0.4"
 
 

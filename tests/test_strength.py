@@ -106,7 +106,7 @@ def test_a_table_is_recorded_by_its_content(tmp_path, weights):
         assert main(["denoise", str(source), str(tmp_path / seed), *words, "--strength", "0"]) == 0
         images.append(pydicom.dcmread(tmp_path / seed / "0001.dcm"))
     assert images[0].PixelData == images[1].PixelData and images[0].SOPInstanceUID != images[1].SOPInstanceUID
-    words = [image.ContributingEquipmentSequence[0].ContributionDescription for image in images]
+    words = [image.ContributingEquipmentSequence[-1].ContributionDescription for image in images]
     assert f"digest {TablePrior(table).digest}" in words[1] and words[0] != words[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import json
 import logging
 import os
@@ -237,7 +238,7 @@ def _is_settled(job: Job, began: float) -> bool:
 
 def _do(job: Job, work: Any) -> None:
     """Do one job whose lock is held; what goes wrong is kept, not raised."""
-    for left in job.target.parent.glob(f".{job.target.name}.partial-*"):
+    for left in job.target.parent.glob(f".{glob.escape(job.target.name)}.partial-*"):
         shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: nobody else holds the lock
     try:
         work(job)

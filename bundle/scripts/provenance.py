@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 NOT_FOR_DIAGNOSIS = "Research software, not a medical device."
+#: How the contribution of a denoising begins, by which its results are known.
+DENOISING = "CT denoising"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ class Provenance(Derivation):
     def contribution(self) -> str:
         """See `Derivation`."""
         return (
-            f"CT denoising with {self.network}, weights sha256 {self.weights_sha256}, "
+            f"{DENOISING} with {self.network}, weights sha256 {self.weights_sha256}, "
             f"prior {self.prior}: {self.prior_model}, digest {self.prior_digest or 'unknown'}, "
             f"strength {self.strength:g}"
         )

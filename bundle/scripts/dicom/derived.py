@@ -6,8 +6,10 @@ from datetime import datetime
 from pathlib import Path
 
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from ..errors import BioAttError
+from ..provenance import DENOISING
 from .codestream import split_frames
 from .headers import LOSSY_METHODS, is_enhanced, label, open_dicom, whole_number
 from .rules import Run, plain
@@ -17,18 +19,30 @@ MANUFACTURER = "BioAtt project"
 
 #: Elements of the source that are not true of the derived image, or no longer true once its pixels are others.
 #: Overlays with data of their own (60xx,3000) stay: they lie on the same grid.
-_UNTRUE = (
-    "InstanceCreatorUID SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries "
-    "LargestPixelValueInSeries SmallestImagePixelValueInPlane LargestImagePixelValueInPlane SmallestValidPixelValue "
-    "LargestValidPixelValue IconImageSequence PixelDataProviderURL DataSetTrailingPadding"
+_UNTRUE = "InstanceCreatorUID IconImageSequence PixelDataProviderURL DataSetTrailingPadding".split()
+#: The same at any depth: ranges of pixel values, what the source was converted from, and signatures over its bytes.
+_UNTRUE_ANYWHERE = (
+    "SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries "
+    "SmallestImagePixelValueInPlane LargestImagePixelValueInPlane SmallestValidPixelValue LargestValidPixelValue "
+    "ConversionSourceAttributesSequence DigitalSignaturesSequence MACParametersSequence"
 ).split()
-_SIGNATURES = ("DigitalSignaturesSequence", "MACParametersSequence")  # over bytes that have changed, at any depth
+#: Of the equipment that acquired the source, for its item among those that contributed (PS3.3 C.7.5.1, C.12.1.1.5).
+_EQUIPMENT = {
+    "Manufacturer": "LO",
+    "ManufacturerModelName": "LO",
+    "DeviceSerialNumber": "LO",
+    "SoftwareVersions": "LO",
+    "InstitutionName": "LO",
+    "StationName": "SH",
+}
+_ACQUISITION = ("109101", "Acquisition Equipment")
+_CONCATENATION = ("ConcatenationUID", "SOPInstanceUIDOfConcatenationSource")
 
 
 def describe(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
     """Change the header copied from `source` into that of the derived image, in place.
 
-    Study, patient, frame of reference, equipment, acquisition and geometry stay as they are.
+    Study, patient, frame of reference, equipment, acquisition and geometry stay as they are (docs/adr/0006).
 
     Args:
         derived: copy of the source's header in Explicit VR Little Endian, see `transcode`.
@@ -39,36 +53,64 @@ def describe(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
     for keyword in _UNTRUE:
         if keyword in derived:
             del derived[keyword]
-    _remove_signatures(derived)
-    _remove_embedded_overlays(derived)
+    _remove_untrue(derived)
+    _remove_from_overlays(derived)
+    if not run.rules.keep_private:
+        _remove_private_dimensions(derived)
     _set_identity(derived, source, file, run)
     _set_times(derived, source, file, run)
     _set_derivation(derived, source, file, run)
-    _set_equipment(derived, run)
+    _set_equipment(derived, source, file, run)
+    _add_reference(derived, source, file)
     _set_lossy(derived, source, file)
 
 
-def _remove_signatures(derived: Dataset) -> None:
-    for keyword in _SIGNATURES:
+def _remove_untrue(derived: Dataset) -> None:
+    for keyword in _UNTRUE_ANYWHERE:
         if keyword in derived:
             del derived[keyword]
     for tag in derived.keys():
         if derived.get_item(tag).VR == "SQ":
             for item in derived[tag].value:
-                _remove_signatures(item)
+                _remove_untrue(item)
 
 
-def _remove_embedded_overlays(derived: Dataset) -> None:
-    """Drop overlays that had their bits in the unused bits of the pixels (retired): those bits are gone."""
+def _remove_from_overlays(derived: Dataset) -> None:
+    """Drop overlays that had their bits in the unused bits of the pixels (retired): those bits are gone.
+
+    ROI Mean and ROI Standard Deviation of the others (PS3.3 C.9.2) are those of the source's pixels.
+    """
     for group in range(0x6000, 0x6020, 2):
-        if (group, 0x0010) in derived and (group, 0x3000) not in derived:
-            for tag in [tag for tag in derived.keys() if tag.group == group]:
+        embedded = (group, 0x0010) in derived and (group, 0x3000) not in derived
+        for tag in [tag for tag in derived.keys() if tag.group == group]:
+            if embedded or tag.element in (0x1302, 0x1303):
                 del derived[tag]
+
+
+def _remove_private_dimensions(derived: Dataset) -> None:
+    """Drop indices to private elements, which are gone, and their values in the frames (PS3.3 C.7.6.17)."""
+    if "DimensionIndexSequence" not in derived:
+        return
+    items = derived["DimensionIndexSequence"].value
+    pointers = ("DimensionIndexPointer", "FunctionalGroupPointer")
+    kept = [i for i, item in enumerate(items) if not any(Tag(item.get(name) or 0).is_private for name in pointers)]
+    if len(kept) == len(items):
+        return
+    set_element(derived, "DimensionIndexSequence", "SQ", [items[i] for i in kept])
+    for groups in derived.get("PerFrameFunctionalGroupsSequence", []):
+        for content in groups.get("FrameContentSequence", []):
+            values = content.get("DimensionIndexValues")
+            values = [values] if isinstance(values, int) else list(values or [])
+            if len(values) == len(items):
+                set_element(content, "DimensionIndexValues", "UL", [values[i] for i in kept])
 
 
 def _set_identity(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
     set_element(derived, "SOPInstanceUID", "UI", run.instance_uid(label(source, "SOPInstanceUID", file)))
     set_element(derived, "SeriesInstanceUID", "UI", run.series_instance_uid)
+    for keyword in _CONCATENATION:  # of the source's images: nobody shall join these with them
+        if keyword in derived:
+            set_element(derived, keyword, "UI", run.concatenation_uid(label(source, keyword, file)))
     set_element(derived, "ImageType", "CS", _image_type(label(source, "ImageType", file)))
     description = label(source, "SeriesDescription", file)
     description = run.rules.description(description, run.provenance.series_suffix())
@@ -109,15 +151,18 @@ def _set_derivation(derived: Dataset, source: Dataset, file: Path, run: Run) -> 
         return
     shared = derived["SharedFunctionalGroupsSequence"].value if "SharedFunctionalGroupsSequence" in derived else []
     frames = derived["PerFrameFunctionalGroupsSequence"].value
-    for groups in [*shared, *frames]:
-        if "DerivationImageSequence" in groups:
+    earlier = [one.get("DerivationImageSequence", []) for one in shared]
+    for groups in shared:
+        if "DerivationImageSequence" in groups:  # shared or of each frame, never both (PS3.3 C.7.6.16.1.1)
             del groups["DerivationImageSequence"]
+    for groups in [*shared, *frames]:
         for item in groups.get("CTImageFrameTypeSequence", []):
             set_element(item, "FrameType", "CS", _image_type(label(item, "FrameType", file)))
     for i, groups in enumerate(frames):
         item = Dataset()
         _set_source(item, source, file, run, frame=i + 1)
-        set_element(groups, "DerivationImageSequence", "SQ", [item])
+        before = [*(one for items in earlier for one in items), *groups.get("DerivationImageSequence", [])]
+        set_element(groups, "DerivationImageSequence", "SQ", [*before, item])
     set_element(derived, "SourceImageEvidenceSequence", "SQ", [_evidence(source, file)])
 
 
@@ -134,7 +179,7 @@ def _evidence(source: Dataset, file: Path) -> Dataset:
 
 
 def _set_source(place: Dataset, source: Dataset, file: Path, run: Run, frame: int | None = None) -> None:
-    """Put description, code and source image of the derivation into `place`."""
+    """Put description, code and source image of the derivation into `place`, behind earlier codes and words."""
     image = Dataset()
     image.ReferencedSOPClassUID = label(source, "SOPClassUID", file)
     image.ReferencedSOPInstanceUID = label(source, "SOPInstanceUID", file)
@@ -142,13 +187,16 @@ def _set_source(place: Dataset, source: Dataset, file: Path, run: Run, frame: in
         image.ReferencedFrameNumber = frame
     image.SpatialLocationsPreserved = "YES"
     image.PurposeOfReferenceCodeSequence = [_code("121322", "Source image for image processing operation")]
-    set_element(place, "DerivationDescription", "ST", plain(run.provenance.sentence(), 1024))
-    set_element(place, "DerivationCodeSequence", "SQ", [_code(*run.provenance.derivation_code)])
+    sentence, earlier = run.provenance.sentence(), label(place, "DerivationDescription", file)
+    sentence += f" Before that: {earlier}" if earlier else ""
+    set_element(place, "DerivationDescription", "ST", plain(sentence, 1024))
+    codes = [*place.get("DerivationCodeSequence", []), _code(*run.provenance.derivation_code)]
+    set_element(place, "DerivationCodeSequence", "SQ", codes)
     set_element(place, "SourceImageSequence", "SQ", [image])
 
 
-def _set_equipment(derived: Dataset, run: Run) -> None:
-    """Add the bundle to what contributed to the image (PS3.3 C.12.1)."""
+def _set_equipment(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
+    """Add the scanner, where it is not there yet, and the bundle to what contributed to the image (PS3.3 C.12.1)."""
     provenance = run.provenance
     device = Dataset()
     device.Manufacturer = MANUFACTURER
@@ -157,10 +205,42 @@ def _set_equipment(derived: Dataset, run: Run) -> None:
     device.ContributionDateTime = run.now.strftime("%Y%m%d%H%M%S.%f%z")
     device.ContributionDescription = plain(provenance.contribution(), 1024)
     device.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
-    if "ContributingEquipmentSequence" in derived:  # those that worked on the source stay
-        derived["ContributingEquipmentSequence"].value.append(device)
-    else:
-        set_element(derived, "ContributingEquipmentSequence", "SQ", [device])
+    earlier = list(derived.get("ContributingEquipmentSequence", []))  # those that worked on the source stay
+    if not any(_has_purpose(one, _ACQUISITION[0]) for one in earlier):
+        scanner = Dataset()
+        for keyword, vr in _EQUIPMENT.items():
+            value = label(source, keyword, file)
+            if value:
+                set_element(scanner, keyword, vr, plain(value, 16 if vr == "SH" else 64))
+        if "Manufacturer" in scanner:  # type 1
+            scanner.PurposeOfReferenceCodeSequence = [_code(*_ACQUISITION)]
+            earlier = [scanner, *earlier]
+    set_element(derived, "ContributingEquipmentSequence", "SQ", [*earlier, device])
+
+
+def was_denoised(header: Dataset) -> bool:
+    """Whether an image says that the bundle denoised it; a simulated dose is none of that."""
+    return any(
+        one.get("Manufacturer") == MANUFACTURER and str(one.get("ContributionDescription", "")).startswith(DENOISING)
+        for one in header.get("ContributingEquipmentSequence", [])
+    )
+
+
+def _has_purpose(item: Dataset, code_value: str) -> bool:
+    return any(code.get("CodeValue") == code_value for code in item.get("PurposeOfReferenceCodeSequence", []))
+
+
+def _add_reference(derived: Dataset, source: Dataset, file: Path) -> None:
+    """Name the source among the instances that the image refers to, where the source has such a list (PS3.3 C.12.2)."""
+    if "ReferencedSeriesSequence" not in derived:
+        return
+    instance, series = Dataset(), Dataset()
+    instance.ReferencedSOPClassUID = label(source, "SOPClassUID", file)
+    instance.ReferencedSOPInstanceUID = label(source, "SOPInstanceUID", file)
+    series.SeriesInstanceUID = label(source, "SeriesInstanceUID", file)
+    series.ReferencedInstanceSequence = [instance]
+    others = list(derived["ReferencedSeriesSequence"].value)
+    set_element(derived, "ReferencedSeriesSequence", "SQ", [*others, series])
 
 
 def _set_lossy(derived: Dataset, source: Dataset, file: Path) -> None:

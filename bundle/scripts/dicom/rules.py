@@ -6,7 +6,8 @@ import hashlib
 import json
 import re
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import numpy as np
@@ -26,8 +27,9 @@ class DerivedRules:
         series_description: SeriesDescription; ``{source}`` stands for the source's, cut short where the whole would
             exceed 64 characters, and ``{derivation}`` for what was done, e.g. ``BioAtt denoised``.
         series_number_step: added to the source's SeriesNumber.
-        stable_uids: derive UIDs from the source's, from what made the result and from its values, so that the same
-            run gives the same UIDs, and different pixels never share one. Else they are new each time.
+        stable_uids: derive UIDs from the source's, from what made the result, from these rules and from the values
+            stored, so that the same result has the same UIDs, and different ones never share one. Else they are new
+            each time.
         keep_private: keep private elements (docs/adr/0006 says why they go).
 
     Raises:
@@ -88,9 +90,11 @@ class Run:
     now: datetime
 
     @classmethod
-    def start(cls, provenance: Derivation, rules: DerivedRules, source_uid: str, volume_hu: np.ndarray) -> Run:
-        """A new series, made now from the series `source_uid`."""
-        key = _digest(provenance, volume_hu) if rules.stable_uids else None
+    def start(
+        cls, provenance: Derivation, rules: DerivedRules, source_uid: str, values: Iterable[np.ndarray] | None
+    ) -> Run:
+        """A new series, made now from the series `source_uid`; of `values`, what is stored, come stable UIDs."""
+        key = None if values is None else _digest(provenance, rules, values)
         return cls(
             provenance=provenance,
             rules=rules,
@@ -103,6 +107,10 @@ class Run:
         """SOPInstanceUID of the image derived from the instance `source_uid`."""
         return _uid(self.key, "instance", source_uid)
 
+    def concatenation_uid(self, source_uid: str) -> str:
+        """What stands for a UID that the files of a concatenation share; the same for all files of the run."""
+        return _uid(self.series_instance_uid, "concatenation", source_uid)
+
 
 def plain(words: str, limit: int) -> str:
     """`words` in at most `limit` printable ASCII characters without backslash: valid in every character set."""
@@ -110,10 +118,10 @@ def plain(words: str, limit: int) -> str:
     return re.sub(r"[^ -\[\]-~]+", " ", ascii_words).strip()[:limit]
 
 
-def _digest(provenance: Derivation, volume_hu: np.ndarray) -> str:
-    digest = hashlib.sha256(json.dumps(provenance.as_dict(), sort_keys=True).encode())
-    for image in volume_hu:
-        digest.update(np.ascontiguousarray(image, dtype=np.float32).tobytes())
+def _digest(provenance: Derivation, rules: DerivedRules, values: Iterable[np.ndarray]) -> str:
+    digest = hashlib.sha256(json.dumps([provenance.as_dict(), asdict(rules)], sort_keys=True).encode())
+    for stored in values:
+        digest.update(np.ascontiguousarray(stored, dtype=np.float32).tobytes())
     return digest.hexdigest()
 
 

@@ -23,7 +23,7 @@ _KEYWORDS = (
     "Columns PixelSpacing BitsStored PixelRepresentation PixelPaddingValue RescaleIntercept RescaleSlope RescaleType "
     "LossyImageCompression SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence "
     "DerivationCodeSequence RealWorldValueMappingSequence AcquisitionNumber AcquisitionTime ContentTime "
-    "TemporalPositionIdentifier NominalPercentageOfCardiacPhase"
+    "TemporalPositionIdentifier NominalPercentageOfCardiacPhase ContributingEquipmentSequence"
 ).split()
 _DICOMDIR = "1.2.840.10008.1.3.10"
 

@@ -11,6 +11,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
+from .derived import was_denoised
 from .enhanced import frame_headers
 from .geometry import SAME_POSITION_MM, Plane, affine_ras, gaps, heights, is_axial, read_plane
 from .headers import is_enhanced, is_lossy, label, numbers
@@ -170,6 +171,8 @@ def _build(
         )
     if tell:
         _warn(uid, slices, odd)
+        if any(was_denoised(image) for _, image in found):
+            logger.warning("series %s: BioAtt denoised it before; denoise the original, or its detail goes twice", uid)
     file, _, header, plane = slices[0]
     affine = affine_ras(planes, _single_spacing(header, file))
     return Series(

@@ -37,8 +37,8 @@ def to_explicit_little_endian(dataset: Dataset, signed: bool, keep_private: bool
             continue
         element = dataset.get_item(tag)
         raw = isinstance(element, RawDataElement)
-        if raw and (element.VR or _dictionary_vr(tag, signed)) == "SQ":
-            element, raw = dataset[tag], False
+        if raw and "SQ" in (element.VR, _dictionary_vr(tag, signed) if element.VR in (None, "", "UN") else None):
+            element, raw = dataset[tag], False  # a sequence may be written as UN (PS3.5 6.2.2)
         if raw:
             dataset[tag] = _explicit(element, signed)
         elif element.VR == "SQ":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,8 +91,9 @@ def write_derived_series(
         )
     folder = Path(output_dir)
     _check_apart(series, folder)
-    run = Run.start(provenance, rules or DerivedRules(), series.series_instance_uid, volume_hu)
-    sources = series.by_file()
+    rules, sources = rules or DerivedRules(), series.by_file()
+    values = _all_stored(sources, volume_hu) if rules.stable_uids else None
+    run = Run.start(provenance, rules, series.series_instance_uid, values)
     digits = max(4, len(str(len(sources))))
     done = clipped = rescaled = 0
     with staged_folder(folder, overwrite) as staging:
@@ -159,6 +160,20 @@ def _write_file(file: Path, frames_hu: Sequence[np.ndarray], target: Path, run: 
     return clipped, kept
 
 
+def _all_stored(sources: Mapping[Path, Mapping[int, int]], volume_hu: np.ndarray) -> Iterator[np.ndarray]:
+    """What is stored of each frame, before it is clipped; padding, which is the source's, as the volume has it."""
+    for file, slices in sources.items():
+        with quiet_pydicom():
+            headers = frame_headers(_header(file), file)
+            kept = _keeps_rescale(headers, file)
+        for i, header in zip(sorted(slices), headers, strict=True):
+            yield _rounded(volume_hu[slices[i]], *(rescale(header, file) if kept else (1.0, 0.0)))
+
+
+def _rounded(hu: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    return np.rint((np.asarray(hu, dtype=np.float64) - intercept) / slope)
+
+
 def _keeps_rescale(headers: Sequence[Dataset], file: Path) -> bool:
     """Whether the stored values of the source can carry HU: 16 bits, and steps of at most 1 HU."""
     slopes = [rescale(header, file)[0] for header in headers]
@@ -174,8 +189,7 @@ def _stored_pixels(
     sources = read_frames(file) if has_padding else ((None, header) for header in headers)
     for hu, (pixels, header) in zip(frames_hu, sources, strict=True):
         slope, intercept = rescale(header, file)
-        out_slope, out_intercept = (slope, intercept) if kept else (1.0, 0.0)
-        exact = np.rint((np.asarray(hu, dtype=np.float64) - out_intercept) / out_slope)
+        exact = _rounded(hu, *((slope, intercept) if kept else (1.0, 0.0)))
         padded = None if pixels is None else padding_mask(header, pixels)
         if padded is not None:
             exact[padded] = pixels[padded] if kept else np.rint(pixels[padded] * slope + intercept).clip(*limits)
@@ -221,13 +235,13 @@ def _set_hu_storage(derived: Dataset, header: Dataset, file: Path) -> None:
 
 def _place_of_rescale(derived: Dataset) -> Dataset:
     """The one item of an enhanced image that says rescale, for all frames."""
-    for groups in derived["PerFrameFunctionalGroupsSequence"].value:
-        for keyword in ("PixelValueTransformationSequence", "RealWorldValueMappingSequence"):
-            if keyword in groups:
-                del groups[keyword]
     if "SharedFunctionalGroupsSequence" not in derived:
         set_element(derived, "SharedFunctionalGroupsSequence", "SQ", [Dataset()])
     shared = derived["SharedFunctionalGroupsSequence"].value[0]
+    for groups in [shared, *derived["PerFrameFunctionalGroupsSequence"].value]:
+        for keyword in ("PixelValueTransformationSequence", "RealWorldValueMappingSequence"):
+            if keyword in groups:
+                del groups[keyword]
     item = Dataset()
     item.RescaleType = "HU"
     set_element(shared, "PixelValueTransformationSequence", "SQ", [item])
