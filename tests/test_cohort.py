@@ -194,6 +194,23 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path, name, text, what):
         read_list(tmp_path / name, tmp_path / "out")
 
 
+def test_columns_may_be_parted_by_semicolons(tmp_path):
+    (tmp_path / "list.csv").write_text("input;output;series\na/scan;x;2\n")
+    (job,) = read_list(tmp_path / "list.csv", tmp_path / "out")
+    assert (job.source.name, job.target.name, job.series) == ("scan", "x", "2")
+
+
+def test_what_is_left_of_a_result_is_found_by_its_name_not_by_a_pattern(tmp_path):
+    (tmp_path / "list.csv").write_text("input,output\na,A[1]\nb,A1\n")
+    first, other = read_list(tmp_path / "list.csv", tmp_path / "out")
+    (tmp_path / "out" / ".bioatt").mkdir(parents=True, exist_ok=True)
+    own, live = (job.target.parent / f".{job.target.name}.partial-x" for job in (first, other))
+    own.mkdir()
+    live.mkdir()
+    cohort._do(first, lambda job: None)
+    assert live.exists() and not own.exists()
+
+
 def test_a_list_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(BioAttError, match="cannot be read"):
         read_list(tmp_path / "none.txt", tmp_path / "out")

@@ -51,6 +51,21 @@ def test_wrong_usage_ends_with_2(words, capsys):
     assert "usage: bioatt" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--stregth", "0.5"], "error: bioatt denoise has no option --stregth; did you mean --strength? see bioatt "),
+        (["--stregth=0.5"], "has no option --stregth; did you mean --strength?"),
+        (["--volume-unit"], "has no option --volume-unit; see bioatt denoise --help"),
+        (["c"], "error: bioatt denoise has no use for c; see bioatt denoise --help"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_told_with_the_one_that_may_be_meant(words, told, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["denoise", "a", "b", *words])
+    assert end.value.code == 2 and told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("attention", ["prior", "spatial", "channel", "none"])
 def test_convert_writes_weights_and_the_network_def_for_them(tmp_path, attention, capsys):
     torch.manual_seed(0)

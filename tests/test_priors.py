@@ -255,7 +255,7 @@ class TestCompact:
             ({"preparation": "log"}, "one of window, minmax, got 'log'"),
             ({"window_hu": (240.0, -160.0)}, "lower < upper"),
             ({"batch_size": 0}, "batch_size"),
-            ({"device": "nowhere"}, "device 'nowhere' is not usable"),
+            ({"device": "nowhere"}, "device 'nowhere' is not one"),
             ({"descriptors": ()}, "descriptors is empty"),
         ],
     )

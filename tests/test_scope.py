@@ -42,7 +42,7 @@ def test_what_lies_inside_or_is_not_known_raises_nothing():
     [
         ({"slice_thickness_mm": 0.6}, "slice thickness 0.6 mm, trained on 2.5 to 5"),
         ({"pixel_spacing_mm": 1.4}, "pixel spacing 1.4 mm, trained on 0.6 to 0.9"),
-        ({"kvp": 80.0}, "tube voltage 80 kV, trained on 120 to 120"),
+        ({"kvp": 80.0}, "tube voltage 80 kV, trained on 120 kV only"),
         ({"noise_sd_hu": 3.0}, "noise in soft tissue 3 HU, trained on 8 to 60"),
         ({"region": "head"}, "region head, trained on abdomen, chest"),
     ],

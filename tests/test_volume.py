@@ -116,6 +116,7 @@ BAD = {
     "values in \\[0, 1\\]": np.linspace(0, 1, 60, dtype=np.float32).reshape(5, 4, 3),
     "values in \\[0, 255\\]": np.arange(60, dtype=np.uint8).reshape(5, 4, 3),
     "minimum of -100, above -200": np.linspace(-100, 900, 60, dtype=np.float32).reshape(5, 4, 3),
+    "no air, perhaps stored with 1024 added": np.linspace(0, 2500, 60, dtype=np.float32).reshape(5, 4, 3),
     "maximum of 50, below 100": np.linspace(-1000, 50, 60, dtype=np.float32).reshape(5, 4, 3),
 }
 
@@ -123,7 +124,8 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_what_is_not_hu_is_refused_with_the_remedy(tmp_path, message):
     source = write(tmp_path / "in.nii", BAD[message])
-    with pytest.raises(BioAttError, match=f"in.nii does not look like HU: .*{message}.*--assume-hu"):
+    remedy = "if you know that its values are HU, go on with --assume-hu"
+    with pytest.raises(BioAttError, match=f"in.nii does not look like HU: .*{message}.*{remedy}"):
         read_nifti(source)
     assert read_nifti(source, assume_hu=True).hu.shape == (5, 4, 3)
 

@@ -125,8 +125,8 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
         patients/b/low.nii.gz                              patients/a/series3,a
         # a comment                                        patients/b/low.nii.gz,b
 
-    Without outputs, a result is named like the last part of its input, without .nii or .nii.gz. A third column,
-    series, names one of several series in a folder, by UID or number.
+    Columns may be parted by semicolons. Without outputs, a result is named like the last part of its input, without
+    .nii or .nii.gz. A third column, series, names one of several series in a folder, by UID or number.
 
     Raises:
         BioAttError: unreadable, empty, a CSV without these columns, or two results at one place or outside.
@@ -137,7 +137,9 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
     except (OSError, UnicodeDecodeError) as error:
         raise BioAttError(f"list {file} cannot be read ({error}); name a text file with a path a line") from error
     if file.suffix.lower() == ".csv":
-        table = csv.DictReader(text.splitlines())
+        lines = text.splitlines()
+        semicolons = bool(lines) and ";" in lines[0] and "," not in lines[0]  # as some countries' spreadsheets write
+        table = csv.DictReader(lines, delimiter=";" if semicolons else ",")
         if not {"input", "output"} <= set(table.fieldnames or ()):
             raise BioAttError(f"{file} must have the columns input and output, it has {table.fieldnames}; add them")
         rows = [tuple((row.get(name) or "").strip() for name in ("input", "output", "series")) for row in table]

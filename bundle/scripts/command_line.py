@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -48,12 +49,28 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
-    options = build_parser().parse_args(arguments)
+    options = parse(arguments)
     # The configs import the bundle's code as `scripts`; one name for it, or its classes would exist twice.
     if str(BUNDLE_ROOT) not in sys.path:
         sys.path.insert(0, str(BUNDLE_ROOT))
     commands = importlib.import_module("scripts.commands")
     return commands.run(options)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command; an option that it does not have ends the program, with the one that may be meant."""
+    parser = build_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        named = f"{parser.prog} {options.command}"
+        (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+        has = commands.choices[options.command]._option_string_actions
+        wrong = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+        near = difflib.get_close_matches(wrong, has, 1, 0.7) if wrong else []
+        what = f"has no option {wrong}" if wrong else f"has no use for {' '.join(unknown)}"
+        meant = f"; did you mean {near[0]}?" if near else ";"
+        parser.exit(2, f"error: {named} {what}{meant} see {named} --help\n")
+    return options
 
 
 def _add_denoise(commands: argparse._SubParsersAction) -> None:

@@ -90,8 +90,8 @@ def open_workflow(
     files = [str(CONFIGS / name) for name in config_names]
     for file in files:
         if not Path(file).is_file():
-            known = sorted(path.stem for path in CONFIGS.glob("network_*.json"))
-            raise BioAttError(f"no config {Path(file).name} in the bundle; it has {', '.join(known) or 'none'}")
+            known = ", ".join(sorted(path.name for path in CONFIGS.glob("*.json")))
+            raise BioAttError(f"no config {Path(file).name} in the bundle; it has {known}")
     check_overrides(overrides, files)
     workflow = ConfigWorkflow(
         config_file=files,
@@ -357,7 +357,14 @@ def _training_overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _network_config(options: argparse.Namespace) -> list[str]:
-    """The config that `--network` names, if it was given."""
+    """The config that `--network` names, if it was given.
+
+    Raises:
+        BioAttError: the bundle has no such network.
+    """
+    known = sorted(path.stem.removeprefix("network_") for path in CONFIGS.glob("network_*.json"))
+    if options.network and options.network not in known:
+        raise BioAttError(f"--network {options.network}: there is none of that name; choose {', '.join(known)}")
     return [f"network_{options.network}.json"] if options.network else []
 
 

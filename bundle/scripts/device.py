@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_KINDS = ("cpu", "cuda", "mps")
+
+
 def find_device(device: str | torch.device) -> torch.device:
     """The torch device of a name, if this machine has it.
 
@@ -18,12 +21,17 @@ def find_device(device: str | torch.device) -> torch.device:
     """
     import torch
 
+    kind = str(device).partition(":")[0]
+    if kind not in _KINDS:
+        raise BioAttError(f"device {str(device)!r} is not one; wanted {' or '.join(_KINDS)}, e.g. cuda:0")
     try:
         found = torch.device(device)
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BioAttError(f"device {str(device)!r} is not usable ({reason}); use cpu or cuda:0") from error
+        if kind == "cuda" and not torch.cuda.is_available():
+            reason = "PyTorch finds no GPU here"
+        raise BioAttError(f"device {str(device)!r} is not usable: {reason}; use cpu") from error
     return found
 
 

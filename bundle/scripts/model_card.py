@@ -58,6 +58,18 @@ def limits_list(parts: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines[:1] + [""] * bool(broken) + lines[1:])
 
 
+def lesion_line(lesions: dict[str, Any]) -> str:
+    """How much contrast lesions of each size keep, over all contrasts."""
+    sizes = sorted({row["diameter_mm"] for row in lesions["rows"]})
+    kept = {size: [row["mean"] for row in lesions["rows"] if row["diameter_mm"] == size] for size in sizes}
+    told = ", ".join(f"{size:g} mm {min(one):.0%} to {max(one):.0%}" for size, one in kept.items())
+    contrasts = sorted({abs(row["contrast_hu"]) for row in lesions["rows"]})
+    return (
+        f"Contrast left of lesions of {contrasts[0]:g} to {contrasts[-1]:g} HU at a dose of "
+        f"{lesions['dose_fraction']:g}, by diameter: {told}. No limit is set for it."
+    )
+
+
 def verdicts(detectability: dict[str, Any]) -> str:
     """How often low-contrast detectability is not lower, undecided and lower, and where it is lower."""
     found = {
@@ -94,7 +106,7 @@ def sections(results: Path) -> dict[str, str]:
     return {
         "weights": f"`models/model.pt`, sha256 `{shipped}`",
         "performance": performance_table(quality),
-        "limits": f"{limits_list(parts)}\n\n{verdicts(parts['detectability'])}",
+        "limits": "\n\n".join([limits_list(parts), verdicts(parts["detectability"]), lesion_line(parts["lesions"])]),
         "priors": prior_table(quality),
     }
 

@@ -81,7 +81,8 @@ class Scope:
                 continue
             lowest, highest = limits
             if not lowest * (1 - TOLERANCE) <= value <= highest * (1 + TOLERANCE):
-                told.append(f"{words} {value:.3g} {unit}, trained on {lowest:.3g} to {highest:.3g}")
+                seen = f"{lowest:.3g} to {highest:.3g}" if highest > lowest else f"{lowest:.3g} {unit} only"
+                told.append(f"{words} {value:.3g} {unit}, trained on {seen}")
         if self.regions and facts.region not in (*self.regions, UNKNOWN):
             told.append(f"region {facts.region}, trained on {', '.join(self.regions)}")
         return told

@@ -210,9 +210,13 @@ def _check_hu(hu: np.ndarray, path: str | os.PathLike[str]) -> None:
     if lowest >= 0.0 and highest <= 255.0:
         found = "values in [0, 1], as after normalisation" if highest <= 1.0 else "values in [0, 255], as a picture"
     elif lowest > -200.0:
-        found = f"a minimum of {lowest:g}, above -200 HU: no air"
+        shifted = ", perhaps stored with 1024 added" if lowest >= 0.0 and highest > 1024.0 else ""
+        found = f"a minimum of {lowest:g}, above -200 HU: no air{shifted}"
     elif highest < 100.0:
         found = f"a maximum of {highest:g}, below 100 HU: no bone or contrast"
     else:
         return
-    raise BioAttError(f"{path} does not look like HU: {found}; export it in HU, or go on with --assume-hu")
+    raise BioAttError(
+        f"{path} does not look like HU: {found}; export it in HU, or, if you know that its values are HU, go on "
+        "with --assume-hu"
+    )

@@ -25,6 +25,7 @@ _KEYWORDS = (
     "DerivationCodeSequence RealWorldValueMappingSequence AcquisitionNumber AcquisitionTime ContentTime "
     "TemporalPositionIdentifier NominalPercentageOfCardiacPhase ContributingEquipmentSequence"
 ).split()
+_ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz")
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
 Found = tuple[Path, Dataset]  # a file and its header, without the pixels
@@ -80,7 +81,9 @@ def choose(found: dict[str, list[Found]], path: Path, series: str | None) -> str
     for line in _table(found):
         logger.warning("%s", line)
     listing = ", ".join(f"{uid or 'no UID'} (number {series_number(files[0][1])})" for uid, files in found.items())
-    raise BioAttError(f"{path} {what}; it has {listing}; choose one with --series UID or --series NUMBER")
+    every = [series_number(files[0][1]) for files in found.values()]
+    by_number = " or --series NUMBER" if len(set(every)) == len(every) and None not in every else ""
+    raise BioAttError(f"{path} {what}; it has {listing}; choose one with --series UID{by_number}")
 
 
 def series_number(header: Dataset) -> int | None:
@@ -115,6 +118,8 @@ def _headers(path: Path, refused: list[BioAttError] | None) -> list[Found]:
     if path.is_file():
         header = _header(path)
         if header is None:
+            if path.suffix.lower() in _ARCHIVES:
+                raise BioAttError(f"{path} is an archive; unpack it, and name the folder")
             raise BioAttError(f"{path} is not a DICOM file; name a folder with a CT series, or one CT image")
         if not _is_dicomdir(header):
             return [(path, header)]

@@ -40,7 +40,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"weights file {file} holds more than tensors and is refused; save the plain state dict instead"
         ) from error
     except Exception as error:
-        raise BioAttError(f"weights file {file} cannot be read ({error}); copy or save it again") from error
+        raise BioAttError(
+            f"weights file {file} cannot be read as weights: it is damaged, or none; copy or save it again"
+        ) from error
     return check_state_dict(state, str(file))
 
 

@@ -85,7 +85,11 @@ def _slices(found: Findings) -> str:
         )
         rows.append(f'<div class="row3">{"".join(_figure(found, p, f"{where}: {name}") for name, p in pictures)}</div>')
     scales = _scale(found.window_hu, "HU", wide=2) + _scale((-largest, largest), "HU, difference")
-    return f"<h2>Slices</h2>{''.join(rows)}<div class='row3'>{scales}</div>"
+    return (
+        f"<h2>Slices</h2>{''.join(rows)}<div class='row3'>{scales}</div><p>After minus before should be noise. An "
+        "organ or a vessel in it is detail that changed. Thin lines at the strongest edges can be wanted: the shipped "
+        "weights sharpen skin, bone and gas a little.</p>"
+    )
 
 
 def _noise(found: Findings) -> str:
