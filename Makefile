@@ -66,16 +66,23 @@ evidence: setup  ## measure the shipped weights, write pages and model card; BIO
 	cd bundle && ../$(BIN)/python -m scripts.evidence $(abspath $(BIOATT_DATA)) ../$(RESULTS) --work ../runs/evidence --pages $(EVIDENCE_OPTIONS)
 	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(RESULTS)
 
-SECOND_STAGE := --config_file "['configs/train.json','configs/second_stage.json','configs/resume.json'
-EQUAL := --dataset_dir $(abspath $(BIOATT_DATA))/ct --target_weights ../runs/first.pt --cache_dir ../runs/rivals/cache --val_interval 4
-UNET := '{"_target_":"BioAttUNet"}'
-rivals: setup  ## train the networks of docs/evidence/rivals.md (two hours on one core; goes on after a stop) and measure them
-	mkdir -p runs/rivals && git show 81c4677:bundle/models/model.pt > runs/first.pt
-	cd bundle && ../$(BIN)/python -m monai.bundle run training $(SECOND_STAGE)]" $(EQUAL) --output_dir ../runs/rivals/fast
-	cd bundle && ../$(BIN)/python -m monai.bundle run training $(SECOND_STAGE),'configs/network_redcnn32.json']" $(EQUAL) \
-	  --output_dir ../runs/rivals/redcnn32 --learning_rate 1e-3 --targets#network $(UNET)
-	$(MAKE) evidence EVIDENCE_OPTIONS="--parts rivals --rival 'fast, from chance=../runs/rivals/fast/model.pt' \
-	  --rival 'RED-CNN, 32 maps=../runs/rivals/redcnn32/model.pt:network_redcnn32.json'"
+RIVALS := runs/rivals
+SECOND_STAGE := -m monai.bundle run training --dataset_dir $(abspath $(BIOATT_DATA))/ct --target_weights ../runs/first.pt \
+  --cache_dir ../$(RIVALS)/cache --val_interval 4 --config_file "['configs/train.json','configs/second_stage.json','configs/resume.json'
+
+rivals: $(RIVALS)/fast/model.pt $(RIVALS)/redcnn32/model.pt  ## train what docs/evidence/rivals.md compares (two hours; goes on after a stop), measure it
+	$(MAKE) evidence EVIDENCE_OPTIONS="--parts rivals --rival 'fast, from chance=../$(RIVALS)/fast/model.pt' \
+	  --rival 'RED-CNN, 32 maps=../$(RIVALS)/redcnn32/model.pt:network_redcnn32.json'"
+
+$(RIVALS)/fast/model.pt: | setup runs/first.pt
+	cd bundle && ../$(BIN)/python $(SECOND_STAGE)]" --output_dir ../$(RIVALS)/fast
+
+$(RIVALS)/redcnn32/model.pt: | setup runs/first.pt
+	cd bundle && ../$(BIN)/python $(SECOND_STAGE),'configs/network_redcnn32.json']" --output_dir ../$(RIVALS)/redcnn32 \
+	  --learning_rate 1e-3 --targets#network '{"_target_":"BioAttUNet"}'
+
+runs/first.pt:  # the first stage's weights, of version 0.2.0
+	mkdir -p runs && git show 81c4677:bundle/models/model.pt > $@
 
 study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data
 	PYTHONPATH=bundle $(BIN)/python -m scripts.prior_study $(BIOATT_DATA)/ct runs/study/priors --steps 500 --page docs/evidence/prior_models.md

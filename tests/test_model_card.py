@@ -78,6 +78,17 @@ def test_the_readmes_warning_about_lesions_is_what_was_measured(bundle_root):
     assert peaks[0] < peaks[1] < half["network"]["nps"]["full"]["peak_frequency_per_mm"], "blotchier, less so at half"
 
 
+def test_the_fast_network_beats_the_rivals_as_readme_and_card_say(bundle_root):
+    rivals = result("rivals")
+    assert {one["network"].partition("(")[0] for one in rivals["networks"].values()} == {"BioAttUNet", "BioAtt"}
+    limits = rivals["limits"]
+    assert len(limits) == 8 and all(limit["kept"] for limit in limits)  # two of ours, two patients, PSNR and SSIM
+    steps = {name: curve[-1]["steps"] for name, curve in rivals["curves"].items()}
+    assert len(set(steps.values())) == 1
+    for page in (bundle_root / "docs" / "README.md", bundle_root.parent / "README.md"):
+        assert "RED-CNN of full width" in page.read_text()
+
+
 def test_the_verdicts_on_detectability_are_counted_and_losses_named():
     tasks = {"5 HU": {"verdict": "lower"}, "7 HU": {"verdict": "undecided"}, "mean": {"verdict": "not lower"}}
     text = verdicts({"doses": {"0.55": {"network": tasks}}})
