@@ -18,7 +18,7 @@ from scripts.phantom import write_ct_series
 from scripts.priors import DESCRIPTORS, SliceKey, TemperedPrior, make_prior
 from scripts.priors.clip import load_clip
 from scripts.priors.dense import over_whole_slice, place_embeddings
-from studies import save_default_network, write_patients
+from studies import write_patients
 
 
 def make_slices(count=3, shape=(64, 64), seed=0):
@@ -226,9 +226,8 @@ def test_training_and_evaluation_take_dense_and_tempered_priors(tmp_path):
     assert (tmp_path / "e" / "evaluation.json").exists()
 
 
-def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path):
+def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path, weights):
     series = write_ct_series(tmp_path / "series", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=30.0)
-    weights = save_default_network(tmp_path / "lively.pt")
     words = ["--weights", str(weights), "--quiet"]
     assert main(["denoise", str(series), str(tmp_path / "vector"), *words]) == 0
     dense = ["--prior-form", "dense", "--prior-temperature", "2.5"]
@@ -241,9 +240,8 @@ def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path):
     assert any((a.pixel_array != b.pixel_array).any() for a, b in zip(first, second, strict=True))
 
 
-def test_a_report_and_an_explanation_show_the_mean_over_places_of_a_dense_prior(tmp_path, dense):
+def test_a_report_and_an_explanation_show_the_mean_over_places_of_a_dense_prior(tmp_path, weights, dense):
     series = write_ct_series(tmp_path / "series", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=30.0)
-    weights = save_default_network(tmp_path / "lively.pt")
     words = ["--weights", str(weights), "--quiet", "--prior-form", "dense"]
     assert main(["denoise", str(series), str(tmp_path / "out"), *words, "--report"]) == 0
     page = (tmp_path / "out.html").read_text()

@@ -168,11 +168,9 @@ def _set_derivation(derived: Dataset, source: Dataset, file: Path, run: Run) -> 
 
 def _evidence(source: Dataset, file: Path) -> Dataset:
     """Study, series and instance of the source (PS3.3 C.8.15.2), which an enhanced image names once for all frames."""
-    instance, series, study = Dataset(), Dataset(), Dataset()
-    instance.ReferencedSOPClassUID = label(source, "SOPClassUID", file)
-    instance.ReferencedSOPInstanceUID = label(source, "SOPInstanceUID", file)
+    series, study = Dataset(), Dataset()
     series.SeriesInstanceUID = label(source, "SeriesInstanceUID", file)
-    series.ReferencedSOPSequence = [instance]
+    series.ReferencedSOPSequence = [_reference(source, file)]
     study.StudyInstanceUID = label(source, "StudyInstanceUID", file)
     study.ReferencedSeriesSequence = [series]
     return study
@@ -180,9 +178,7 @@ def _evidence(source: Dataset, file: Path) -> Dataset:
 
 def _set_source(place: Dataset, source: Dataset, file: Path, run: Run, frame: int | None = None) -> None:
     """Put description, code and source image of the derivation into `place`, behind earlier codes and words."""
-    image = Dataset()
-    image.ReferencedSOPClassUID = label(source, "SOPClassUID", file)
-    image.ReferencedSOPInstanceUID = label(source, "SOPInstanceUID", file)
+    image = _reference(source, file)
     if frame is not None:
         image.ReferencedFrameNumber = frame
     image.SpatialLocationsPreserved = "YES"
@@ -234,11 +230,9 @@ def _add_reference(derived: Dataset, source: Dataset, file: Path) -> None:
     """Name the source among the instances that the image refers to, where the source has such a list (PS3.3 C.12.2)."""
     if "ReferencedSeriesSequence" not in derived:
         return
-    instance, series = Dataset(), Dataset()
-    instance.ReferencedSOPClassUID = label(source, "SOPClassUID", file)
-    instance.ReferencedSOPInstanceUID = label(source, "SOPInstanceUID", file)
+    series = Dataset()
     series.SeriesInstanceUID = label(source, "SeriesInstanceUID", file)
-    series.ReferencedInstanceSequence = [instance]
+    series.ReferencedInstanceSequence = [_reference(source, file)]
     others = list(derived["ReferencedSeriesSequence"].value)
     set_element(derived, "ReferencedSeriesSequence", "SQ", [*others, series])
 
@@ -258,6 +252,14 @@ def _set_lossy(derived: Dataset, source: Dataset, file: Path) -> None:
         ratio = plain_bytes / sum(map(len, split_frames(pixel_data, frames)))
         set_element(derived, "LossyImageCompressionRatio", "DS", f"{ratio:.2f}")
         set_element(derived, "LossyImageCompressionMethod", "CS", method)
+
+
+def _reference(source: Dataset, file: Path) -> Dataset:
+    """An item that names the source instance (PS3.3 10.8)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = label(source, "SOPClassUID", file)
+    item.ReferencedSOPInstanceUID = label(source, "SOPInstanceUID", file)
+    return item
 
 
 def _code(value: str, meaning: str) -> Dataset:

@@ -37,8 +37,9 @@ def to_explicit_little_endian(dataset: Dataset, signed: bool, keep_private: bool
             continue
         element = dataset.get_item(tag)
         raw = isinstance(element, RawDataElement)
-        if raw and "SQ" in (element.VR, _dictionary_vr(tag, signed) if element.VR in (None, "", "UN") else None):
-            element, raw = dataset[tag], False  # a sequence may be written as UN (PS3.5 6.2.2)
+        unknown = element.VR in (None, "", "UN")  # a sequence may be written as UN (PS3.5 6.2.2)
+        if raw and (_dictionary_vr(tag, signed) if unknown else element.VR) == "SQ":
+            element, raw = dataset[tag], False
         if raw:
             dataset[tag] = _explicit(element, signed)
         elif element.VR == "SQ":

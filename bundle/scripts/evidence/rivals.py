@@ -14,7 +14,7 @@ from ..evaluation.handlers import read_curve
 from .denoisers import Denoiser
 from .limits import Limit
 from .patients import Patient
-from .phantom import measure_phantom
+from .phantom import measure_phantom, peak_moved, ttf50_share
 from .quality import measure_quality
 
 #: The configs that all trainings of the comparison share.
@@ -54,7 +54,14 @@ def measure_rivals(
     files = {denoisers[0].name: own_curve} | {name: weights.with_name("curve.csv") for name, weights in rivals.items()}
     return {
         "quality": {key: quality[key] for key in ("dose_fraction", "patients", "gain")},
-        "texture": {name: _texture(one) for name, one in phantom.items()},
+        "texture": {
+            name: {
+                "sd_hu": one["nps"]["denoised"]["sd_hu"],
+                "peak_moved": peak_moved(one),
+                "ttf50_share": {contrast: ttf50_share(one, contrast) for contrast in one["ttf"]},
+            }
+            for name, one in phantom.items()
+        },
         "curves": {name: validated(path) for name, path in files.items()},
         "recipe": _recipe(),
         "networks": {one.name: one.record for one in networks},
@@ -84,18 +91,6 @@ def validated(curve: Path) -> list[dict[str, float]]:
         for row in read_curve(curve)
         if row["psnr_db"]
     ]
-
-
-def _texture(one: Mapping[str, Any]) -> dict[str, Any]:
-    full, out = one["nps"]["full"], one["nps"]["denoised"]
-    return {
-        "sd_hu": out["sd_hu"],
-        "peak_moved": abs(out["peak_frequency_per_mm"] / full["peak_frequency_per_mm"] - 1),
-        "ttf50_share": {
-            contrast: ttf["denoised"]["ttf50_per_mm"] / ttf["low"]["ttf50_per_mm"]
-            for contrast, ttf in one["ttf"].items()
-        },
-    }
 
 
 def _recipe() -> dict[str, Any]:

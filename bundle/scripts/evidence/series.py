@@ -38,7 +38,7 @@ def measure_series(data: Path, weights: Path, work: Path, pictures: Path, networ
     from ..commands import run_workflow
 
     results, names = {}, []
-    for folder in sorted(one for one in data.iterdir() if one.is_dir()):
+    for folder in sorted(one for one in data.iterdir() if one.is_dir() and not one.name.startswith(".")):
         name = folder.name
         target = work / weights_sha256(weights)[:16] / name
         if not target.exists():
