@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import scripts.data
 import torch
+from monai.bundle import ConfigParser
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
 from scripts.training import is_first_process, join_processes, local_device
@@ -78,3 +80,16 @@ def test_rank_and_device_are_read_from_the_environment(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert not is_first_process()
     assert local_device() == (torch.device("cuda", 1) if torch.cuda.is_available() else torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("rank", "written"), [("0", 1), ("1", 0)])
+def test_only_the_first_process_writes_the_scope(bundle_root, monkeypatch, rank, written):
+    monkeypatch.setenv("RANK", rank)
+    calls = []
+    monkeypatch.setattr(scripts.data, "write_scope", lambda **settings: calls.append(settings))
+    parser = ConfigParser()
+    parser.read_config([bundle_root / "configs" / name for name in ("train.json", "multi_gpu_train.json")])
+    parser["scope#pairs"] = []
+    parser["steps"] = [step for step in parser["training"] if "scope" in step]
+    parser.get_parsed_content("steps")
+    assert len(calls) == written

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -82,7 +84,16 @@ def train(bundle_root, root, volumes, **overrides):
     workflow.run()
 
 
-def test_training_again_and_again_replaces_the_published_weights(bundle_root, volumes, tmp_path):
+def test_without_a_data_set_the_bundles_weights_are_left_alone(bundle_root, volumes, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.pt").write_bytes(b"shipped")
+    train(bundle_root, tmp_path, volumes)
+    assert (tmp_path / "models" / "model.pt").read_bytes() == b"shipped"
+    assert (tmp_path / "training" / "model.pt").is_file()
+
+
+def test_label_training_again_and_again_replaces_the_published_weights(bundle_root, volumes, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "monailabel", ModuleType("monailabel"))
     (tmp_path / "models").mkdir()
     published = tmp_path / "models" / "model.pt"
     states = []

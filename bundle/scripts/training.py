@@ -7,6 +7,7 @@ import math
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +251,16 @@ def local_device() -> torch.device:
     """The GPU of this process, or the CPU."""
     rank = int(os.environ.get("LOCAL_RANK", 0))
     return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def published_weights(bundle_root: str | os.PathLike[str]) -> str:
+    """The weights that a training replaces: the bundle's own where MONAI Label trains its copy, else none, ``""``.
+
+    MONAI Label names no place for what it trains, and takes these weights for the next request. With several GPUs it
+    starts torchrun with a config of its own, ``monailabel_train.json``.
+    """
+    by_label = "monailabel" in sys.modules or any("monailabel_train.json" in word for word in sys.argv)
+    return str(Path(bundle_root) / "models" / FINAL) if by_label else ""
 
 
 def is_first_process() -> bool:
