@@ -9,7 +9,11 @@ import numpy as np
 import pydicom
 import pytest
 from scripts.commands import run_workflow
-from scripts.data.scope import Facts, Scope, read_scope, scope_path
+from scripts.data.orientation import OrientSlicesd
+from scripts.data.reader import SeriesReader
+from scripts.data.scope import CheckScoped, Facts, Scope, facts_of_volume, read_scope, scope_path
+from scripts.data.transforms import LoadSeriesd
+from scripts.dicom import read_volume, select_series
 from scripts.errors import BioAttError
 from scripts.phantom import write_ct_series
 from studies import as_nifti, save_default_network, write_patients
@@ -117,3 +121,55 @@ def test_nifti_outside_is_told_beside_it_and_inside_nothing_is(tmp_path, weights
     denoise(source, tmp_path / "out2", weights)
     record = json.loads((tmp_path / "out2" / "x.nii.gz.json").read_text())
     assert record["outside_scope"] == "" and "trained on" not in caplog.text
+
+
+#: Directions of rows and columns in all the ways a series can lie in the patient.
+DIRECTIONS = {
+    "axial": (1, 0, 0, 0, 1, 0),
+    "coronal": (1, 0, 0, 0, 0, -1),
+    "sagittal": (0, 1, 0, 0, 0, -1),
+    "sagittal, the other way": (0, -1, 0, 0, 0, -1),
+    "steeply oblique": (1, 0, 0, 0, 0.6, -0.8),
+    "oblique about two axes": (0.6, 0.8, 0, 0.48, -0.36, -0.8),
+    "at 45 degrees": (1, 0, 0, 0, 0.70710678, 0.70710678),
+}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_every_orientation_is_denoised_with_the_shipped_weights_and_their_scope(tmp_path, direction, caplog):
+    source = write_ct_series(tmp_path / "in", orientation=DIRECTIONS[direction], shape=(48, 40), slices=6)
+    overrides = {"dataset_dir": str(source), "output_dir": str(tmp_path / "out"), "report": True}
+    with caplog.at_level(logging.WARNING):
+        run_workflow("inference", ["inference.json"], overrides | {"progress": False})
+    before, after = select_series(source), select_series(tmp_path / "out")
+    np.testing.assert_allclose(after.affine, before.affine)
+    assert after.shape == before.shape
+    assert (read_volume(after) != read_volume(before)).mean() > 0.5
+    assert "outside what the weights were trained on: " in caplog.text and (tmp_path / "out.html").is_file()
+
+
+def test_thickness_is_that_of_the_slices_the_network_sees(tmp_path):
+    scope = Scope(
+        slice_thickness_mm=(3.0, 3.0), pixel_spacing_mm=None, kvp=(1.0, 1.0), noise_sd_hu=None, regions=(), patients=1
+    )
+    loaded = {}
+    for name in ("axial", "coronal"):
+        folder = write_ct_series(tmp_path / name, orientation=DIRECTIONS[name], spacing=(6.0, 5.0))
+        volume = OrientSlicesd("image")(LoadSeriesd("image", SeriesReader())({"image": folder}))["image"]
+        loaded[name] = scope.outside(facts_of_volume(volume))
+    assert [line.split(",")[0] for line in loaded["axial"]] == ["tube voltage 120 kV"]
+    assert [line.split(",")[0] for line in loaded["coronal"]] == ["slice thickness 6 mm", "tube voltage 120 kV"]
+
+
+def test_a_scope_that_cannot_be_judged_is_told_and_refuses_nothing(tmp_path, caplog):
+    folder = write_ct_series(tmp_path / "in")
+    volume = OrientSlicesd("image")(LoadSeriesd("image", SeriesReader())({"image": folder}))["image"]
+    volume.meta["header_file"] = str(tmp_path)  # a folder
+    (tmp_path / "w.scope.json").write_text(
+        json.dumps(
+            dict.fromkeys(("slice_thickness_mm", "pixel_spacing_mm", "kvp", "noise_sd_hu"))
+            | {"regions": [], "patients": 1}
+        )
+    )
+    looked = CheckScoped("image", str(tmp_path / "w.scope.json"))({"image": volume})["image"]
+    assert looked.meta["outside_scope"] == "" and "nobody knows whether the input is like" in caplog.text

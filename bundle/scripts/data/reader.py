@@ -64,6 +64,7 @@ class SeriesReader(ImageReader):
             "kind": img.kind,
             "series_instance_uid": img.series_instance_uid,
             "slice_keys": _slice_keys_to_meta(img),
+            "header_file": img.files[0] if img.files else "",
         }
         return img.hu, meta
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 from monai.config import KeysCollection
+from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from ..dicom.headers import label, open_dicom
+from ..dicom.headers import label, one_line, open_dicom
 from ..dose.image_noise import noise_sd_hu
 from ..errors import BioAttError
 from ..staging import staged_file
@@ -143,6 +144,8 @@ def write_scope(
 class CheckScoped(MapTransform):
     """Warns where a volume lies outside the scope of the weights; in ``meta["outside_scope"]`` for what is written.
 
+    What cannot be looked at is told and goes on: a warning never refuses a series.
+
     Args:
         keys: where the volumes stand, MetaTensors (1, H, W, slices) in HU by `LoadSeriesd` and `OrientSlicesd`.
         scope: the scope's file; where there is none, nothing is warned of, and the log says so.
@@ -159,24 +162,38 @@ class CheckScoped(MapTransform):
         looked = dict(data)
         for key in self.key_iterator(looked):
             volume = looked[key]
-            outside = self.scope.outside(facts_of_volume(volume)) if self.scope else []
+            outside = self._look(volume)
             volume.meta["outside_scope"] = "; ".join(outside)
             if outside:
                 logger.warning("outside what the weights were trained on: %s", volume.meta["outside_scope"])
         return looked
 
+    def _look(self, volume: MetaTensor) -> list[str]:
+        if self.scope is None:
+            return []
+        try:
+            return self.scope.outside(facts_of_volume(volume))
+        except Exception as error:  # whatever it is, the series itself was read
+            logger.warning("nobody knows whether the input is like what the weights saw (%s)", one_line(error))
+            return []
 
-def facts_of_volume(volume: Any) -> Facts:
-    """Facts of a MetaTensor (1, H, W, slices) in HU; NIfTI has no tube voltage and names no region."""
+
+def facts_of_volume(volume: MetaTensor) -> Facts:
+    """Facts of a MetaTensor (1, H, W, slices) in HU; NIfTI has no tube voltage and names no region.
+
+    SliceThickness counts where the slices are those of the series; axial slices through a coronal, sagittal or
+    steeply oblique one are as thick as its pixels are apart.
+    """
     steps_mm = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0)
     keys = slice_keys_from_meta(volume.meta, volume.shape[-1])
     count = volume.shape[-1]
     chosen = np.unique(np.linspace(0, count - 1, NOISE_SLICES + 2).round().astype(int)[1:-1])
     noises = [noise_sd_hu(volume[0, ..., int(i)].numpy()) for i in chosen]
     known = [one for one in noises if not math.isnan(one)]
-    header = _header(keys[0].file) if volume.meta.get("kind") == "dicom" else {}
+    header = _header(volume.meta.get("header_file", ""))
+    thickness_mm = header.get("SliceThickness") if keys[0].sop_instance_uid else None
     return Facts(
-        slice_thickness_mm=header.get("SliceThickness") or float(steps_mm[2]),
+        slice_thickness_mm=thickness_mm or float(steps_mm[2]),
         pixel_spacing_mm=float(steps_mm[0]),
         kvp=header.get("KVP"),
         noise_sd_hu=float(np.median(known)) if known else None,
