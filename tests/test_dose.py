@@ -13,7 +13,7 @@ from scripts.dose import (
     calibrate_photons,
 )
 from scripts.dose.benchmark import seconds_per_slice
-from scripts.dose.filters import WINDOWS, filter_response, split_filter_name
+from scripts.dose.filters import WINDOWS, filter_response, filter_window
 from scripts.dose.geometry import inscribed_circle
 from scripts.dose.image_noise import flat_soft_tissue, noise_sd_hu
 
@@ -161,10 +161,12 @@ def test_cut_off_ends_the_band_of_the_noise(geometry):
     assert half.sum() < 0.3 * whole.sum()
 
 
-@pytest.mark.parametrize("filter_name", ["box", "hann:0", "hann:1.1", "hann:wide", "hann:", "hann:nan"])
+@pytest.mark.parametrize(
+    "filter_name", ["box", "hann:0", "hann:1.1", "hann:wide", "hann:", "hann:nan", "even:1", "even:1:x"]
+)
 def test_unknown_filter_or_cut_off_is_refused(filter_name):
     with pytest.raises(ValueError, match=r"filter_name must be one of ramp, .* a cut-off in \(0, 1\]"):
-        split_filter_name(filter_name)
+        filter_window(filter_name)
     for geometry in GEOMETRIES.values():
         with pytest.raises(ValueError, match="filter_name must be one of"):
             geometry.reconstruct(np.zeros((16, 180)), filter_name)

@@ -13,7 +13,7 @@ from .data.save import check_places, write_dicom_result, write_nifti_result
 from .data.volume import Volume, find_inputs, is_nifti, load_volume
 from .dicom.headers import numbers, open_dicom
 from .dose import DoseSimulator, ParallelBeam, calibrate_on_series, modulated
-from .dose.filters import split_filter_name
+from .dose.filters import filter_window
 from .dose.image_noise import flat_soft_tissue, noise_sd_hu, tissue_mask
 from .dose.simulate import calibration_slices
 from .errors import BioAttError
@@ -70,7 +70,7 @@ class Simulation:
         if not 0.0 <= self.electronic_sd < 1e9:
             raise BioAttError(f"electronic noise is {self.electronic_sd:g}, wanted an SD in photons, 0 or above")
         try:
-            split_filter_name(self.filter_name)
+            filter_window(self.filter_name)
         except ValueError as error:
             raise BioAttError(f"{error}; choose one of them with --filter") from error
 

@@ -30,37 +30,47 @@ class FourierSlices:
     views), to be used for many slices.
 
     Args:
-        pixels: N of the slices (N, N); also the number of detector elements.
+        pixels: N of the slices (N, N).
         angles_rad: of the views, (views,).
+        detectors_per_pixel: D, how many detector elements a pixel is wide: N * D elements measure a view. With one,
+            noise ends at the pixels' Nyquist frequency in every direction; with two it fills the corners of the
+            spectrum too, as that of scanners with fine detectors and large pixels does.
     """
 
-    def __init__(self, pixels: int, angles_rad: np.ndarray) -> None:
+    def __init__(self, pixels: int, angles_rad: np.ndarray, detectors_per_pixel: int = 1) -> None:
         self.pixels = pixels
+        self.detectors_per_pixel = detectors_per_pixel
         self.views = len(angles_rad)
         self.padded = fft.next_fast_len(OVERSAMPLING * pixels, real=True)
         self.padded += self.padded % 2
         # Beams run down the columns at angle 0, and turn about pixel N // 2.
         self.place = (np.arange(pixels) - pixels // 2) % self.padded
+        self.elements = self.padded * detectors_per_pixel
+        middle = pixels // 2 * detectors_per_pixel
+        self.element_place = (np.arange(pixels * detectors_per_pixel) - middle) % self.elements
         self.beta = np.pi * math.sqrt((KERNEL_CELLS * (1 - 0.5 / OVERSAMPLING)) ** 2 - 0.8)
         apodisation = self._kernel_transform((np.arange(pixels) - pixels // 2) / self.padded)
         self.apodisation = np.outer(apodisation, apodisation).astype(np.float32)
         self.interpolation = self._interpolation(angles_rad)
 
     def project(self, image: np.ndarray) -> np.ndarray:
-        """Sums along the beams, in pixels, of a slice (N, N) that is zero outside the circle: (N, views)."""
+        """Sums along the beams, in pixels, of a slice (N, N) that is zero outside the circle: (N D, views)."""
         padded = np.zeros((self.padded, self.padded), dtype=np.float32)
         padded[np.ix_(self.place, self.place)] = image / self.apodisation
         grid = fft.fft2(padded).reshape(-1)
         polar = (self.interpolation @ grid.view(np.float32).reshape(-1, 2)).reshape(-1).view(np.complex64)
-        return fft.irfft(polar.reshape(-1, self.views), self.padded, axis=0)[self.place]
+        polar = polar.reshape(-1, self.views)[: self.padded // 2 + 1]  # the slice has nothing beyond
+        return fft.irfft(polar, self.elements, axis=0)[self.element_place] * np.float32(self.detectors_per_pixel)
 
     def backproject(self, sinogram: np.ndarray, filter_name: str) -> np.ndarray:
-        """Filtered backprojection of a sinogram (N, views), the inverse of `project`: (N, N)."""
-        padded = np.zeros((self.padded, self.views), dtype=np.float32)
-        padded[self.place] = sinogram
-        polar = fft.rfft(padded, axis=0)
-        weights = filter_response(self.padded, filter_name)
+        """Filtered backprojection of a sinogram (N D, views), the inverse of `project`: (N, N)."""
+        padded = np.zeros((self.elements, self.views), dtype=np.float32)
+        padded[self.element_place] = sinogram
+        radii = self.interpolation.shape[0] // self.views
+        polar = fft.rfft(padded, axis=0)[:radii]
+        weights = filter_response(self.elements, filter_name, self.detectors_per_pixel)
         weights[1:-1] *= 2.0  # the negative frequencies, whose values are the conjugates
+        weights = weights[:radii]
         polar *= (weights * np.pi / (2 * self.views * self.padded))[:, None].astype(np.float32)
         grid = self.interpolation.T @ polar.reshape(-1).view(np.float32).reshape(-1, 2)
         grid = grid.reshape(-1).view(np.complex64).reshape(self.padded, self.padded)
@@ -68,10 +78,17 @@ class FourierSlices:
         return image[np.ix_(self.place, self.place)] / self.apodisation
 
     def _interpolation(self, angles_rad: np.ndarray) -> csr_array:
-        """From the square grid (padded, padded) to the polar one (padded // 2 + 1, views), both flattened."""
-        radius = np.arange(self.padded // 2 + 1)
-        columns, column_weights = self._neighbours(np.outer(radius, np.cos(angles_rad)))
-        rows, row_weights = self._neighbours(np.outer(radius, -np.sin(angles_rad)))
+        """From the square grid (padded, padded) to the polar one (radii, views), both flattened.
+
+        The radii end at the Nyquist frequency of the pixels, or, where the detector elements are finer, at the corners
+        of the square; what lies outside the square has no weight.
+        """
+        reach = self.padded / 2 * (1.0 if self.detectors_per_pixel == 1 else math.sqrt(2.0))
+        radius = np.arange(math.floor(reach) + 1)
+        u, v = np.outer(radius, np.cos(angles_rad)), np.outer(radius, -np.sin(angles_rad))
+        columns, column_weights = self._neighbours(u)
+        rows, row_weights = self._neighbours(v)
+        column_weights *= (np.maximum(np.abs(u), np.abs(v)) <= self.padded / 2 + 1e-6).reshape(-1, 1)
         cells = (rows[:, :, None] * self.padded + columns[:, None, :]).reshape(len(rows), -1)
         weights = (row_weights[:, :, None] * column_weights[:, None, :]).reshape(len(rows), -1)
         starts = np.arange(len(rows) + 1, dtype=np.int32) * cells.shape[1]

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .filters import filter_response, split_filter_name
+from .filters import WINDOWS, filter_response
 from .fourier import FourierSlices
 
 #: Linear attenuation of water near 70 keV, the mean energy of a 120 kVp beam, in 1/mm (NIST XCOM).
@@ -30,12 +30,15 @@ class ParallelBeam:
         projector: ``scikit-image`` (radon and iradon: interpolation in space, linear), or ``fourier``
             (`FourierSlices`: in frequency; many times faster, and without the blur of linear interpolation, so that
             the same photons give more noise: calibrate with the projector that is used).
+        detectors_per_pixel: D, how many detector elements a pixel is wide (`FourierSlices`); a whole number, more than
+            one with the ``fourier`` projector alone. Photons are always those of a pixel's width.
     """
 
     views: int = 600
     spacing_mm: float = 0.7
     water_per_mm: float = WATER_ATTENUATION_PER_MM
     projector: str = "scikit-image"
+    detectors_per_pixel: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a geometry that measures nothing."""
@@ -43,6 +46,8 @@ class ParallelBeam:
             raise ValueError(f"projector must be one of {', '.join(PROJECTORS)}, got {self.projector}")
         if self.views < 1 or not self.spacing_mm > 0 or not self.water_per_mm > 0:
             raise ValueError(f"views, spacing_mm and water_per_mm must be positive, got {self}")
+        if self.detectors_per_pixel < 1 or (self.detectors_per_pixel > 1 and self.projector != "fourier"):
+            raise ValueError(f"detectors_per_pixel must be 1, or more with the fourier projector, got {self}")
 
     @property
     def angles_deg(self) -> np.ndarray:
@@ -50,7 +55,7 @@ class ParallelBeam:
         return np.linspace(0.0, 180.0, self.views, endpoint=False)
 
     def project(self, image_hu: np.ndarray) -> np.ndarray:
-        """Line integrals of attenuation, dimensionless, of a square slice (N, N) in HU: (N, views).
+        """Line integrals of attenuation, dimensionless, of a square slice (N, N) in HU: (N D, views).
 
         Outside the inscribed circle the slice counts as air; what is below -1000 HU is air too.
         """
@@ -63,19 +68,17 @@ class ParallelBeam:
         return radon(attenuation * self.spacing_mm, theta=self.angles_deg, circle=True).astype(np.float32)
 
     def reconstruct(self, sinogram: np.ndarray, filter_name: str = "hann") -> np.ndarray:
-        """Filtered backprojection of line integrals (N, views) to *differences from air* in HU, (N, N).
+        """Filtered backprojection of line integrals (N D, views) to *differences from air* in HU, (N, N).
 
         The inverse of `project` up to discretisation: ``reconstruct(project(x)) - 1000`` is x. For a sinogram of
         noise the result is the noise of the slice in HU.
 
         Args:
-            sinogram: line integrals, (N, views).
-            filter_name: window on the ramp filter, as scikit-image names them (ramp, shepp-logan, cosine, hamming,
-                hann), with its cut-off as a share of the highest frequency if that is not 1, as in ``hann:0.8``; it
-                sets the noise texture.
+            sinogram: line integrals, (N D, views).
+            filter_name: window on the ramp filter (`filter_window`); it sets the noise texture.
         """
         if self.projector == "fourier":
-            image = self._fourier(len(sinogram)).backproject(sinogram, filter_name)
+            image = self._fourier(len(sinogram) // self.detectors_per_pixel).backproject(sinogram, filter_name)
             image *= inscribed_circle(image.shape)
         else:
             image = self._iradon(sinogram, filter_name)
@@ -85,8 +88,8 @@ class ParallelBeam:
         from scipy import fft
         from skimage.transform import iradon
 
-        window, cutoff = split_filter_name(filter_name)
-        if cutoff < 1.0:  # scikit-image has no cut-off: it gets the sinogram filtered
+        window: str | None = filter_name
+        if filter_name not in WINDOWS:  # scikit-image knows no cut-off and no fit: it gets the sinogram filtered
             padded = fft.next_fast_len(2 * len(sinogram), real=True)
             response = filter_response(padded, filter_name)[:, None]
             sinogram = fft.irfft(fft.rfft(sinogram, padded, axis=0) * response, padded, axis=0)[: len(sinogram)]
@@ -95,7 +98,7 @@ class ParallelBeam:
 
     def _fourier(self, pixels: int) -> FourierSlices:
         if pixels not in self._built:
-            self._built[pixels] = FourierSlices(pixels, np.deg2rad(self.angles_deg))
+            self._built[pixels] = FourierSlices(pixels, np.deg2rad(self.angles_deg), self.detectors_per_pixel)
         return self._built[pixels]
 
     @cached_property

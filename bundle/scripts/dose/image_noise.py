@@ -8,6 +8,8 @@ from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, maximum_
 #: Tissue classes by the HU of the 9x9 in-plane mean.
 TISSUES_HU = {"lung": (-950.0, -700.0), "fat": (-130.0, -60.0), "soft tissue": (0.0, 100.0), "bone": (200.0, 1500.0)}
 NEIGHBOURHOOD = 9
+#: Flat squares of soft tissue that a slice gives at most.
+REGIONS_PER_SLICE = 4
 
 
 def local_mean(image_hu: np.ndarray) -> np.ndarray:
@@ -48,6 +50,33 @@ def flat_soft_tissue(image_hu: np.ndarray) -> np.ndarray:
         gradient = gaussian_gradient_magnitude(image, 3.0)
         mask &= gradient <= np.quantile(gradient[mask], 0.25)
     return mask if mask.sum() >= 200 else np.zeros_like(mask)
+
+
+def flat_regions(
+    image_hu: np.ndarray, side: int, tissue_hu: tuple[float, float] = TISSUES_HU["soft tissue"]
+) -> list[tuple[int, int]]:
+    """First row and column of up to four squares of `side` pixels in soft tissue, apart, those with least structure.
+
+    Args:
+        image_hu: (H, W) in HU.
+        side: in pixels, even.
+        tissue_hu: range of the 9x9 means that count as soft tissue.
+    """
+    smooth = gaussian_filter(np.asarray(image_hu, dtype=np.float32), 2.0)
+    window = {"size": side, "mode": "constant"}
+    local = local_mean(image_hu)
+    soft = uniform_filter(((local >= tissue_hu[0]) & (local <= tissue_hu[1])).astype(np.float64), **window)
+    flat = (minimum_filter(smooth, cval=-1e4, **window) > -100.0) & (maximum_filter(smooth, cval=1e4, **window) < 200.0)
+    mean = uniform_filter(smooth.astype(np.float64), **window)
+    structure = uniform_filter(smooth.astype(np.float64) ** 2, **window) - mean**2
+    structure = np.where(flat & (soft > 0.95), structure, np.inf)
+    found = []
+    while len(found) < REGIONS_PER_SLICE and np.isfinite(structure).any():
+        row, column = np.unravel_index(structure.argmin(), structure.shape)
+        found.append((int(row) - side // 2, int(column) - side // 2))
+        near = (slice(max(0, row - side + 1), row + side), slice(max(0, column - side + 1), column + side))
+        structure[near] = np.inf
+    return found
 
 
 def noise_sd_hu(image_hu: np.ndarray, mask: np.ndarray | None = None) -> float:

@@ -113,22 +113,29 @@ class DoseSimulator:
             full_hu: square slice in HU.
             dose_fraction: k in (0, 1].
             generator: where the noise comes from.
-            filter_name: reconstruction filter of the noise, see `ParallelBeam.reconstruct`.
+            filter_name: reconstruction filter of the noise, see `filter_window`.
             line_integrals: ``geometry.project(full_hu)`` where it is at hand already.
             tube_current: of this slice, or of each of its views (views,), relative to that of `photons`.
         """
         if line_integrals is None:
             line_integrals = self.geometry.project(full_hu)
         line_integrals = modulated(line_integrals, tube_current)
-        noise = added_noise_sinogram(line_integrals, dose_fraction, self.photons, self.electronic_sd, generator)
+        noise = added_noise_sinogram(
+            line_integrals, dose_fraction, self.photons_of_an_element, self.electronic_sd, generator
+        )
         return full_hu.astype(np.float32) + self.geometry.reconstruct(noise, filter_name)
+
+    @property
+    def photons_of_an_element(self) -> float:
+        """Photons of a detector element, which may be finer than a pixel."""
+        return self.photons / self.geometry.detectors_per_pixel
 
     def starved_fraction(self, line_integrals: np.ndarray, dose_fraction: float, fewest: float = 10.0) -> float:
         """Share of rays with under `fewest` expected photons: there the logarithm biases the slice.
 
         With a tube current profile, give the line integrals `modulated` by it.
         """
-        return float(np.mean(dose_fraction * self.photons * np.exp(-line_integrals) < fewest))
+        return float(np.mean(dose_fraction * self.photons_of_an_element * np.exp(-line_integrals) < fewest))
 
 
 def calibrate_photons(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter, uniform_filter
 
-from ..dose.image_noise import TISSUES_HU, tissue_mask
+from ..dose.image_noise import TISSUES_HU, flat_regions, tissue_mask
 from .quality import tissue_bias
 from .samples import SliceSamples
 from .texture import noise_power_spectrum
@@ -15,7 +14,6 @@ from .texture import noise_power_spectrum
 #: Side of a region whose noise power spectrum is taken, in mm, and the fewest pixels it may have.
 REGION_MM = 24.0
 FEWEST_REGION_PIXELS = 16
-REGIONS_PER_SLICE = 4
 HISTOGRAM_STEP_HU = 10.0
 
 
@@ -64,29 +62,6 @@ def spectra(samples: SliceSamples, spacing_mm: tuple[float, float]) -> dict[str,
         "regions": len(before),
         "side_pixels": side,
     }
-
-
-def flat_regions(image_hu: np.ndarray, side: int) -> list[tuple[int, int]]:
-    """First row and column of up to four squares of `side` pixels in soft tissue, apart, those with least structure.
-
-    Args:
-        image_hu: (H, W) in HU.
-        side: in pixels, even.
-    """
-    smooth = gaussian_filter(image_hu, 2.0)
-    window = {"size": side, "mode": "constant"}
-    soft = uniform_filter(tissue_mask(image_hu, "soft tissue").astype(np.float64), **window)
-    flat = (minimum_filter(smooth, cval=-1e4, **window) > -100.0) & (maximum_filter(smooth, cval=1e4, **window) < 200.0)
-    mean = uniform_filter(smooth.astype(np.float64), **window)
-    structure = uniform_filter(smooth.astype(np.float64) ** 2, **window) - mean**2
-    structure = np.where(flat & (soft > 0.95), structure, np.inf)
-    found = []
-    while len(found) < REGIONS_PER_SLICE and np.isfinite(structure).any():
-        row, column = np.unravel_index(structure.argmin(), structure.shape)
-        found.append((int(row) - side // 2, int(column) - side // 2))
-        near = (slice(max(0, row - side + 1), row + side), slice(max(0, column - side + 1), column + side))
-        structure[near] = np.inf
-    return found
 
 
 def histograms(samples: SliceSamples) -> dict[str, list[float]]:

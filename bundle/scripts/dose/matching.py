@@ -1,0 +1,189 @@
+"""Noise that looks like a scanner's own: a filter fitted to the noise spectrum of a series, photons by the same band.
+
+Targets without bias (docs/adr/0013) need added noise with the spectrum of the noise that the full dose has. In flat
+soft tissue both are measured, the series' own and that of noise simulated with a plain ramp at the same places::
+
+    NPS(series) / NPS(ramp) = exp(c0 + c1 s^2 + c2 s^4),    s: frequency in shares of the Nyquist frequency
+
+c1 and c2 are the reconstruction filter (``even:C1:C2`` of `filters`), and exp(c0) the photons: a polynomial in even
+powers is smooth at frequency 0, so it goes on below the band, where anatomy hides the noise, as a kernel does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.signal.windows import hann
+
+from .filters import fitted_filter_name
+from .image_noise import flat_regions, tissue_mask
+from .simulate import DoseSimulator, calibrate_on_series, calibration_slices
+
+#: Frequencies that are compared, in cycles a pixel: below them anatomy is stronger than noise.
+BAND = (0.12, 0.5)
+#: HU of the tissue that is looked at, water included.
+TISSUE_HU = (-60.0, 120.0)
+#: Side of the squares of flat tissue in pixels, and how few of them are too few.
+SIDE, FEWEST_REGIONS = 32, 3
+#: Where a series shows no flat tissue: this filter, and photons by the local SD of what soft tissue there is.
+DEFAULT_FILTER = "hann"
+#: Photons where a series shows no soft tissue at all: 10 HU or so behind 25 cm of water.
+DEFAULT_PHOTONS = 4.0e5
+#: The trial's filter: the ramp alone, up to the corners of the spectrum; and its dose, which adds the variance that
+#: is there already.
+TRIAL_FILTER, TRIAL_DOSE = fitted_filter_name(0.0, 0.0), 0.5
+#: How far the noise of one slice may lie from what the photons of its series say (tube current modulation).
+SLICE_GAIN_LIMITS = (0.6, 1.6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseMatch:
+    """How noise is simulated that looks like that of a series.
+
+    Args:
+        simulator: with the photons of the series.
+        filter_name: its reconstruction filter.
+        mismatch: share of the noise power in the band that lies at other frequencies than the series' own; NaN where
+            the filter is the default.
+        regions: squares of flat tissue that were compared.
+        fine_ratio: noise of the series over the simulated one in the finest grain of soft tissue (`fine_noise_hu`), the
+            median over the calibration slices; NaN where it cannot be had.
+        note: why the default was taken, or nothing.
+    """
+
+    simulator: DoseSimulator
+    filter_name: str
+    mismatch: float
+    regions: int
+    fine_ratio: float
+    note: str = ""
+
+    def __str__(self) -> str:
+        fit = self.note or f"{self.mismatch:.0%} of the noise power at other frequencies, {self.regions} regions"
+        return f"filter {self.filter_name}, {self.simulator.photons:.3g} photons ({fit})"
+
+    def noise(self, full_hu: np.ndarray, dose_fractions: Sequence[float], generator: np.random.Generator) -> np.ndarray:
+        """Noise (R, N, N) in HU that takes a slice (N, N) in HU to each of the dose fractions.
+
+        The slice's own finest grain says how far its noise lies from that of the series.
+        """
+        line_integrals = self.simulator.geometry.project(full_hu)
+        draw = [
+            self.simulator.low_dose(full_hu, dose, generator, self.filter_name, line_integrals) - full_hu
+            for dose in dose_fractions
+        ]
+        return np.stack(draw) * self._slice_gain(full_hu, draw[0] / math.sqrt(1.0 / dose_fractions[0] - 1.0))
+
+    def _slice_gain(self, full_hu: np.ndarray, own_noise_hu: np.ndarray) -> np.float32:
+        ratio = _fine_ratio(full_hu, own_noise_hu) / self.fine_ratio
+        return np.float32(np.clip(ratio, *SLICE_GAIN_LIMITS) if math.isfinite(ratio) else 1.0)
+
+
+def match_noise(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray]) -> NoiseMatch:
+    """Fit filter and photons to a series.
+
+    Args:
+        simulator: its geometry is kept, its photons are the trial's; give two detectors a pixel, so that sharp kernels
+            fill the corners of the spectrum.
+        slices_hu: square slices (N, N) in HU; only some are taken (`calibration_slices`).
+    """
+    own, trial, ratios = [], [], []
+    quantum = replace(simulator, electronic_sd=0.0)
+    slices = [np.asarray(slices_hu[i], dtype=np.float32) for i in calibration_slices(len(slices_hu))]
+    noises = [
+        quantum.low_dose(hu, TRIAL_DOSE, np.random.default_rng(number), TRIAL_FILTER) - hu
+        for number, hu in enumerate(slices)
+    ]
+    for hu, noise in zip(slices, noises, strict=True):
+        for row, column in flat_regions(hu, SIDE, TISSUE_HU):
+            square = (slice(row, row + SIDE), slice(column, column + SIDE))
+            own.append(hu[square])
+            trial.append(noise[square])
+    if len(own) < FEWEST_REGIONS:
+        return _default(simulator, slices_hu, len(own))
+    c0, c1, c2, mismatch = _fit(_radial_spectrum(own), _radial_spectrum(trial))
+    filter_name = fitted_filter_name(c1, c2)
+    matched = replace(simulator, photons=simulator.photons / math.exp(c0))
+    generator = np.random.default_rng(len(slices))
+    for hu in slices:
+        noise = matched.low_dose(hu, TRIAL_DOSE, generator, filter_name) - hu
+        ratios.append(_fine_ratio(hu, noise))
+    known = [ratio for ratio in ratios if math.isfinite(ratio)]
+    return NoiseMatch(
+        simulator=matched,
+        filter_name=filter_name,
+        mismatch=mismatch,
+        regions=len(own),
+        fine_ratio=float(np.median(known)) if known else math.nan,
+    )
+
+
+def fine_noise_hu(image_hu: np.ndarray, mask: np.ndarray) -> float:
+    """SD of the finest grain of an image within `mask`, in HU: robust, of what a Gaussian of 0.8 pixels takes away."""
+    image = np.asarray(image_hu, dtype=np.float32)
+    return float(1.4826 * np.median(np.abs(image - gaussian_filter(image, 0.8))[mask])) if mask.any() else math.nan
+
+
+def _fine_ratio(full_hu: np.ndarray, own_noise_hu: np.ndarray) -> float:
+    """Noise of a slice over that simulated for it in the finest grain; NaN with under 2000 pixels of soft tissue."""
+    mask = tissue_mask(full_hu, "soft tissue")
+    if mask.sum() < 2000:
+        return math.nan
+    simulated = fine_noise_hu(own_noise_hu, mask)
+    return fine_noise_hu(full_hu, mask) / simulated if simulated > 0.0 else math.nan
+
+
+def _default(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray], regions: int) -> NoiseMatch:
+    try:
+        calibrated = calibrate_on_series(simulator, slices_hu, DEFAULT_FILTER)
+        note = f"only {regions} flat regions, so no spectrum: the default filter, photons by the local SD"
+    except ValueError:
+        calibrated = replace(simulator, photons=DEFAULT_PHOTONS)
+        note = "no flat tissue, so no spectrum and no noise: the default filter and photons"
+    return NoiseMatch(
+        simulator=calibrated,
+        filter_name=DEFAULT_FILTER,
+        mismatch=math.nan,
+        regions=regions,
+        fine_ratio=math.nan,
+        note=note,
+    )
+
+
+def _frequencies() -> tuple[np.ndarray, np.ndarray]:
+    """Ring of each cell of the spectrum of a square, and the frequency of each ring in cycles a pixel."""
+    axis = np.fft.fftfreq(SIDE)
+    rings = np.rint(np.hypot(*np.meshgrid(axis, axis)) * SIDE).astype(int)
+    return rings, np.arange(rings.max() + 1) / SIDE
+
+
+def _radial_spectrum(squares_hu: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean power over squares, by ring: of each, less its surface of second order, under a Hann window."""
+    stack = np.asarray(squares_hu, dtype=np.float64)
+    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
+    surface, _ = np.linalg.qr(np.stack([x * 0 + 1, x, y, x * y, x * x, y * y], -1).reshape(-1, 6))
+    flat = stack.reshape(len(stack), -1)
+    flat = flat - (flat @ surface) @ surface.T
+    window = np.outer(hann(SIDE, sym=False), hann(SIDE, sym=False))
+    power = (np.abs(np.fft.fft2(flat.reshape(stack.shape) * window)) ** 2).mean(0) / (window**2).sum()
+    rings, _ = _frequencies()
+    return np.bincount(rings.ravel(), power.ravel()) / np.bincount(rings.ravel())
+
+
+def _fit(own: np.ndarray, trial: np.ndarray) -> tuple[float, float, float, float]:
+    """c0, c1, c2 of the module's formula, by least squares in the logarithm weighted by the noise; and the mismatch."""
+    _, frequency = _frequencies()
+    band = (frequency >= BAND[0]) & (frequency <= BAND[1])
+    own, trial, frequency = own[band], trial[band], frequency[band]
+    weight = np.sqrt(own * frequency)
+    weight = weight / weight.max() + 0.05
+    share = frequency / 0.5
+    terms = np.stack([np.ones_like(share), share**2, share**4], -1)
+    solved = np.linalg.lstsq(terms * weight[:, None], np.log(own / trial) * weight, rcond=None)[0]
+    fitted = np.exp(terms @ solved) * trial
+    mismatch = np.abs(fitted - own) @ frequency / (own @ frequency)
+    return (*map(float, solved), float(mismatch))
