@@ -56,7 +56,10 @@ def find_inputs(path: str | os.PathLike[str]) -> list[Path]:
         raise BioAttError(f"input {place} does not exist; name a folder of DICOM files or a NIfTI file")
     if place.is_file():
         return [place]
-    niftis = sorted(p for p in place.iterdir() if p.is_file() and is_nifti(p) and not p.name.startswith("."))
+    named = sorted(p for p in place.iterdir() if is_nifti(p) and not p.name.startswith("."))
+    if broken := [p for p in named if p.is_symlink() and not p.exists()]:
+        raise BioAttError(f"input {broken[0]} is a broken link; mend it, or take it out of the folder")
+    niftis = [p for p in named if p.is_file()]
     if not niftis:
         return [place]
     if any(_is_dicom(p) for p in place.iterdir() if p not in niftis):

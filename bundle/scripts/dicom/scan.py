@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from ..errors import BioAttError
-from .headers import CT_IMAGE_STORAGE, ENHANCED_CT, label, open_dicom, text
+from .folder import Loss, loss_of, lost_slices, tell_losses, walk
+from .headers import CT_IMAGE_STORAGE, ENHANCED_CT, label, open_dicom, quiet_pydicom, text
+from .instead import instead_of_dicom, instead_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +27,28 @@ _KEYWORDS = (
     "DerivationCodeSequence RealWorldValueMappingSequence AcquisitionNumber AcquisitionTime ContentTime "
     "TemporalPositionIdentifier NominalPercentageOfCardiacPhase ContributingEquipmentSequence"
 ).split()
-_ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz")
+_CT = ENHANCED_CT | {CT_IMAGE_STORAGE}
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
 Found = tuple[Path, Dataset]  # a file and its header, without the pixels
 
 
-def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None) -> dict[str, list[Found]]:
+class Scan(NamedTuple):
+    """CT images by SeriesInstanceUID, and files that may have been some and cannot be read."""
+
+    series: dict[str, list[Found]]
+    losses: list[Loss]
+
+    def lost_from(self, uid: str) -> list[Loss]:
+        """Losses that look like slices of a series."""
+        owners: dict[Path, set[str]] = {}
+        for name, files in self.series.items():
+            for file, _ in files:
+                owners.setdefault(file.parent, set()).add(name)
+        return lost_slices([file for file, _ in self.series[uid]], self.losses, owners, uid)
+
+
+def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None) -> Scan:
     """Headers of the CT images in `path` by SeriesInstanceUID, ordered by SeriesNumber; localizers left out.
 
     A DICOMDIR stands for its folder: its records may be out of date, or point elsewhere, and are not followed.
@@ -44,8 +61,13 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
     Raises:
         BioAttError: nothing there, no CT images, or a damaged file.
     """
-    headers = _headers(path, refused)
+    headers, losses = _headers(path, refused)
+    cut = [(file, header) for file, header in headers if _is_cut(header)]
+    losses += [Loss(file, "is cut short within its header") for file, _ in cut]
+    headers = [one for one in headers if one not in cut]
     images = [(file, header) for file, header in headers if _is_ct(header)]
+    if not images and losses and not headers:
+        raise BioAttError(f"{path} holds no CT image that can be read: {tell_losses(losses)}; copy it again")
     if not images:
         kinds = Counter(_kind(header) for _, header in headers)
         listing = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
@@ -56,10 +78,13 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
     for count, what in (len(headers) - len(images), "not CT"), (len(images) - len(slices), "CT localizers"):
         if count and tell:
             logger.info("%s: left out %d files that are %s", path, count, what)
+    if tell and any(loss.certain for loss in losses):
+        logger.warning("passed over: %s", tell_losses(loss for loss in losses if loss.certain))
     series: dict[str, list[Found]] = {}
     for file, header in slices:
         series.setdefault(text(header, "SeriesInstanceUID", file), []).append((file, header))
-    return dict(sorted(series.items(), key=lambda item: (series_number(item[1][0][1]) or 0, item[0])))
+    ordered = dict(sorted(series.items(), key=lambda item: (series_number(item[1][0][1]) or 0, item[0])))
+    return Scan(ordered, losses)
 
 
 def choose(found: dict[str, list[Found]], path: Path, series: str | None) -> str:
@@ -114,59 +139,70 @@ def printable(words: str) -> str:
     return "".join(letter if letter.isprintable() and letter != "\ufffd" else " " for letter in words).strip()
 
 
-def _headers(path: Path, refused: list[BioAttError] | None) -> list[Found]:
+def _headers(path: Path, refused: list[BioAttError] | None) -> tuple[list[Found], list[Loss]]:
+    """Headers of the DICOM files in `path`, and files that may have been some."""
     if path.is_file():
         header = _header(path)
         if header is None:
-            if path.suffix.lower() in _ARCHIVES:
-                raise BioAttError(f"{path} is an archive; unpack it, and name the folder")
-            raise BioAttError(f"{path} is not a DICOM file; name a folder with a CT series, or one CT image")
+            _refuse_file(path)
         if not _is_dicomdir(header):
-            return [(path, header)]
+            return [(path, header)], []
         path = path.parent
     if not path.is_dir():
-        raise BioAttError(f"{path} does not exist; name a folder with a CT series, or one CT image")
-    files, found = 0, []
-    for file in _files(path):
-        files += 1
+        what = "is a broken link" if path.is_symlink() else "does not exist"
+        raise BioAttError(f"{path} {what}; name a folder with a CT series, or one CT image")
+    listing, found, losses = walk(path), [], []
+    for file in listing.files:
         try:
             header = _header(file)
+            loss = loss_of(file) if header is None else None
         except BioAttError as error:
             if refused is None:
                 raise
             refused.append(error)
             continue
-        if header is not None and not _is_dicomdir(header):
+        if loss is not None:
+            losses.append(loss)
+        elif header is not None and not _is_dicomdir(header):
             found.append((file, header))
+    losses += listing.losses
     if not found:
-        what = f"no DICOM in {files} files" if files else "no files"
-        raise BioAttError(f"{path}: {what}; name a folder with a CT series")
-    return found
+        certain = [loss for loss in losses if loss.certain]
+        raise BioAttError(f"{path}: {instead_of_dicom(path, listing._replace(losses=certain))}")
+    return found, losses
+
+
+def _refuse_file(path: Path) -> NoReturn:
+    """Say what a file is that is not DICOM."""
+    loss = loss_of(path)
+    if loss is not None and loss.certain:
+        raise BioAttError(f"{path} is not a DICOM file, it {loss.what}; copy it again")
+    what = instead_of_file(path) or "is not a DICOM file; name a folder with a CT series, or one CT image"
+    raise BioAttError(f"{path} {what}")
 
 
 def _header(file: Path) -> Dataset | None:
     return open_dicom(file, stop_before_pixels=True, specific_tags=_KEYWORDS)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Files below `folder` in a fixed order, hidden ones and hidden folders passed over."""
-
-    def refuse(error: OSError) -> None:
-        raise BioAttError(f"{error.filename} cannot be read: {error.strerror}; check its permissions") from error
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        files = (Path(parent, name) for name in sorted(names) if not name.startswith("."))
-        yield from (file for file in files if file.is_file())
-
-
 def _is_dicomdir(header: Dataset) -> bool:
     return _plain(header.file_meta, "MediaStorageSOPClassUID") == _DICOMDIR
 
 
+def _is_cut(header: Dataset) -> bool:
+    """Whether a file ends before it says what it is, or, of a CT image, before its pixels are described."""
+    last = max((tag.group for tag in header.keys()), default=0)
+    sop_class = _sop_class(header)
+    if sop_class not in _CT and _class_name(sop_class) != sop_class:  # of another kind
+        return False
+    return last < (0x0028 if sop_class in _CT else 0x0020)
+
+
 def _is_ct(header: Dataset) -> bool:
-    is_ct_class = _plain(header, "SOPClassUID") in ENHANCED_CT | {CT_IMAGE_STORAGE}
-    return is_ct_class and _plain(header, "Modality").upper() in ("", "CT")  # PET, MR and more in a CT's clothes
+    return _sop_class(header) in _CT and _plain(header, "Modality").upper() in (
+        "",
+        "CT",
+    )  # PET, MR and more in a CT's clothes
 
 
 def _is_localizer(header: Dataset) -> bool:
@@ -174,9 +210,19 @@ def _is_localizer(header: Dataset) -> bool:
 
 
 def _kind(header: Dataset) -> str:
-    sop_class = _plain(header, "SOPClassUID") or _plain(header.file_meta, "MediaStorageSOPClassUID")
-    name = UID(sop_class).name if sop_class else "no SOPClassUID"
+    sop_class = _sop_class(header)
+    name = _class_name(sop_class) or "no SOPClassUID"
     return f"{printable(_plain(header, 'Modality')) or 'no Modality'} ({printable(name)})"
+
+
+def _sop_class(header: Dataset) -> str:
+    return _plain(header, "SOPClassUID") or _plain(header.file_meta, "MediaStorageSOPClassUID")
+
+
+def _class_name(sop_class: str) -> str:
+    """Name of a SOP class; the UID itself where it is none that pydicom knows."""
+    with quiet_pydicom():
+        return UID(sop_class).name
 
 
 def _frames(header: Dataset) -> int:

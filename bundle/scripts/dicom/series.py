@@ -13,11 +13,12 @@ from pydicom.dataset import Dataset
 from ..errors import BioAttError
 from .derived import was_denoised
 from .enhanced import frame_headers
+from .folder import tell_losses
 from .geometry import SAME_POSITION_MM, Plane, affine_ras, gaps, heights, is_axial, read_plane
 from .headers import is_enhanced, is_lossy, label, numbers
 from .padding import is_wrong_padding
 from .quantity import check_hu_image
-from .scan import Found, choose, scan, series_number
+from .scan import Scan, choose, scan, series_number
 from .slices import Slice, check_same_grid, what_differs, without_copies
 
 logger = logging.getLogger(__name__)
@@ -104,8 +105,8 @@ def find_series(path: str | os.PathLike[str], refused: list[BioAttError] | None 
     Raises:
         BioAttError: nothing there, no CT images, or a series that is not what `Series` promises.
     """
-    series = []
-    for uid, found in scan(Path(path), refused=refused).items():
+    series, found = [], scan(Path(path), refused=refused)
+    for uid in found.series:
         try:
             series.append(_build(uid, found, allow_gaps=True))
         except BioAttError as error:
@@ -136,14 +137,13 @@ def select_series(
         BioAttError: several series and none named, no series of that name, or see `find_series`.
     """
     found = scan(Path(path), tell)
-    uid = choose(found, Path(path), series)
-    return _build(uid, found[uid], tell, allow_gaps, assume_hu)
+    uid = choose(found.series, Path(path), series)
+    return _build(uid, found, tell, allow_gaps, assume_hu)
 
 
-def _build(
-    uid: str, found: list[Found], tell: bool = True, allow_gaps: bool = False, assume_hu: bool = False
-) -> Series:
+def _build(uid: str, scanned: Scan, tell: bool = True, allow_gaps: bool = False, assume_hu: bool = False) -> Series:
     """Check the slices of one series against each other and put them in order."""
+    found = scanned.series[uid]
     if not uid:
         raise BioAttError(f"{found[0][0]}: SeriesInstanceUID is missing; export the series again with this element")
     slices = [
@@ -151,6 +151,12 @@ def _build(
         for file, image in found
         for i, header in enumerate(frame_headers(image, file))
     ]
+    lost = scanned.lost_from(uid)
+    if lost and not allow_gaps:
+        raise BioAttError(
+            f"series {uid}: slices are lost, {tell_losses(lost)}; copy or unpack them again, take out what is "
+            "no slice, or go on without them with --allow-gaps"
+        )
     check_same_grid(uid, slices)
     slices = without_copies(slices, tell)
     order = np.argsort(heights([one.plane for one in slices]), kind="stable")
@@ -165,10 +171,15 @@ def _build(
         )
     odd = gaps(planes)
     if odd and not allow_gaps:
-        raise BioAttError(
-            f"series {uid}: slices are missing or their spacing changes, {_first_five(odd)}; find the missing slices, "
-            "or go on with --allow-gaps"
+        cause = (
+            f" (perhaps {tell_losses(certain)})" if (certain := [one for one in scanned.losses if one.certain]) else ""
         )
+        raise BioAttError(
+            f"series {uid}: slices are missing or their spacing changes, {_first_five(odd)}; find the missing slices"
+            f"{cause}, or go on with --allow-gaps"
+        )
+    if tell and lost:
+        logger.warning("series %s: slices are lost, %s", uid, tell_losses(lost))
     if tell:
         _warn(uid, slices, odd)
         if any(was_denoised(image) for _, image in found):

@@ -1,0 +1,72 @@
+"""What a path without DICOM holds instead, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .folder import Listing, tell_losses
+
+_ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".iso")
+_VOLUMES = {
+    **dict.fromkeys((".mha", ".mhd"), "MetaImage"),
+    **dict.fromkeys((".nrrd", ".nhdr"), "NRRD"),
+    **dict.fromkeys((".hdr", ".img"), "Analyze or paired NIfTI"),
+    **dict.fromkeys((".mgz", ".mgh"), "FreeSurfer"),
+    ".mnc": "MINC",
+    **dict.fromkeys((".npy", ".npz"), "NumPy"),
+    **dict.fromkeys((".h5", ".hdf5"), "HDF5"),
+    ".mat": "MATLAB",
+    ".vti": "VTK",
+}
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
+_CONVERT = "convert it to NIfTI in HU, e.g. SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'ct.nii.gz')"
+
+#: Kinds in the order in which their remedy is given: words for several, and the remedy.
+_REMEDIES = {
+    "NIfTI file": "name one of them, or write them into a list for --cohort",
+    "archive": "unpack it, and name the folder",
+    **{f"{form} file": _CONVERT for form in dict.fromkeys(_VOLUMES.values())},
+    "picture": "a picture holds no HU; export the series as DICOM",
+}
+
+
+def kind_of(name: str) -> str:
+    """What a file is by its name, a key of the remedies; "" for anything else."""
+    lower = name.lower()
+    suffix = Path(lower).suffix
+    if lower.endswith((".nii", ".nii.gz")):
+        return "NIfTI file"
+    if suffix in _ARCHIVES:
+        return "archive"
+    if suffix in _VOLUMES:
+        return f"{_VOLUMES[suffix]} file"
+    return "picture" if suffix in _PICTURES else ""
+
+
+def instead_of_file(file: Path) -> str:
+    """What a file is that is not DICOM, and the remedy; "" where its name does not tell."""
+    kind = kind_of(file.name)
+    return f"is {'an' if kind[0] in 'aA' else 'a'} {kind}; {_REMEDIES[kind]}" if kind else ""
+
+
+def instead_of_dicom(folder: Path, listing: Listing) -> str:
+    """What lies in a folder without DICOM, and the remedy."""
+    kinds: dict[str, list[Path]] = {}
+    for file in listing.files:
+        kinds.setdefault(kind_of(file.name), []).append(file)
+    known = {kind: kinds[kind] for kind in _REMEDIES if kind in kinds}
+    losses = f"; {tell_losses(listing.losses)}" if listing.losses else ""
+    if known:
+        what = ", ".join(_count(files, kind, folder) for kind, files in known.items())
+        return f"no DICOM in {len(listing.files)} files, but {what}; {next(_REMEDIES[kind] for kind in known)}{losses}"
+    if listing.files:
+        return f"no DICOM in {len(listing.files)} files{losses}; name a folder with a CT series"
+    hidden = f", but {listing.hidden} hidden ones, which are passed over" if listing.hidden else ""
+    return f"no files{hidden}{losses}; name a folder with a CT series"
+
+
+def _count(files: Sequence[Path], kind: str, folder: Path) -> str:
+    first = files[0].relative_to(folder)
+    where = " in subfolders" if all(file.parent != folder for file in files) else ""
+    return f"1 {kind}{where} ({first})" if len(files) == 1 else f"{len(files)} {kind}s{where} ({first} and so on)"
