@@ -238,6 +238,15 @@ def test_the_history_of_a_derived_source_is_kept_behind_ours(tmp_path):
     assert derived.DerivationDescription == f"{PROVENANCE.sentence()} Before that: Segmented by hand"
 
 
+def test_a_text_where_the_equipment_should_be_says_nothing(tmp_path, caplog):
+    def modify(dataset, _):
+        tag = Tag("ContributingEquipmentSequence")
+        dataset[tag] = RawDataElement(tag, "LO", 14, b"BioAtt project", 0, False, True)
+
+    assert select_series(write_ct_series(tmp_path / "in", slices=2, modify=modify)).shape[0] == 2
+    assert "denoised it before" not in caplog.text
+
+
 def test_a_second_denoising_is_warned_of_and_told(tmp_path, caplog):
     source = write_ct_series(tmp_path / "in", slices=2)
     derive(source, tmp_path / "once")
@@ -649,7 +658,7 @@ options = {}
 if moment == "writing":
     options["progress"] = lambda done, total: done == 3 and die()
 elif moment == "before the move":
-    os.chmod = die
+    options["complete"] = die
 elif moment == "after the move":
     shutil.rmtree = die
 derive(source, target, lambda volume: volume + 7, overwrite=True, **options)

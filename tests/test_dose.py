@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scripts.dose import (
@@ -218,6 +220,16 @@ def test_thicker_rays_are_noisier():
     line_integrals = np.repeat([0.0, 2.0, 4.0], 20_000).reshape(3, -1)
     sd = added_noise_sinogram(line_integrals, 0.25, 1e5, 0.0, rng()).std(axis=1)
     np.testing.assert_allclose(sd[1:] / sd[:-1], np.e, rtol=0.03)
+
+
+@pytest.mark.parametrize("gap", [1e-6, 1e-13, 2.0**-53])
+def test_a_dose_next_to_full_adds_next_to_nothing(gap):
+    """Beyond 9.2e18 expected counts NumPy draws none."""
+    noise = added_noise_sinogram(np.full(COUNT, 2.0), 1 - gap, 1e6, 0.0, rng())
+    assert np.isfinite(noise).all()
+    assert np.std(noise) == pytest.approx(math.sqrt(gap / (1e6 * math.exp(-2.0))), rel=0.05, abs=1e-12)
+    dim = added_noise_sinogram(np.full(COUNT, 60.0), 1 - gap, 1e15, 0.0, rng())
+    assert np.isfinite(dim).all(), "bright and dim rays stand side by side"
 
 
 def test_full_dose_adds_exactly_nothing():

@@ -8,6 +8,7 @@ import logging
 import re
 from html import unescape
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from scripts.hu import hu_to_network
 from scripts.networks import BioAtt, BioAttUNet
 from scripts.phantom import write_ct_series
 from scripts.report import pictures
-from scripts.report.handler import without_names
+from scripts.report.handler import warning_without_names, without_names
 from scripts.report.page import noise_words
 from scripts.workflow import report_file
 from studies import as_nifti, save_network
@@ -173,6 +174,18 @@ def test_file_names_are_left_out_of_messages():
     names = {"data/Doe Jane", "data/Doe Jane/1 Doe.dcm", "1 Doe.dcm"}
     message = "data/Doe Jane/1 Doe.dcm: bad; 1 Doe.dcm; data/Doe Jane/other.dcm: bad"
     assert without_names(message, names) == "(path): bad; (path); (path) bad"
+
+
+def record(message, *given):
+    return logging.LogRecord("scripts", logging.WARNING, "", 0, message, given, None)
+
+
+def test_a_folder_named_like_a_word_leaves_the_words_of_a_warning():
+    names = {"in", "out", "in/1.dcm", "1.dcm", "8"}
+    warning = record("%s: outside in %d slices, %s", Path("in"), 8, "the inside of in/1.dcm within out")
+    assert warning_without_names(warning, names) == "(path): outside in 8 slices, the inside of (path) within (path)"
+    assert warning_without_names(record("in/1.dcm is in, 100% lost"), names) == "(path) is in, 100% lost"
+    assert without_names("Doe's inside", {"Doe", "in"}) == "(path)'s inside"
 
 
 def test_the_folder_stays_dicom_alone_and_reads_as_a_series(made, series):

@@ -9,7 +9,7 @@ import sys
 import pytest
 from scripts import staging
 from scripts.errors import BioAttError
-from scripts.staging import check_output_folder, staged_folder
+from scripts.staging import check_output_folder, staged_file, staged_folder
 
 
 def contents(folder):
@@ -191,6 +191,30 @@ def test_failed_move_puts_the_old_folder_back(old, monkeypatch, failing_move):
     with pytest.raises(BioAttError, match=os.strerror(errno.EACCES)), staged_folder(old, overwrite=True) as new:
         (new / "new.txt").write_text("new")
     assert contents(old.parent) == before
+
+
+def test_overwriting_works_where_no_rename_replaces_a_folder(old, monkeypatch):
+    """Windows renames onto no folder, not even an empty one."""
+    rename = os.rename
+
+    def of_windows(source, destination):
+        if os.path.exists(destination):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        rename(source, destination)
+
+    monkeypatch.setattr(staging, "_exchange", lambda *_: False)
+    monkeypatch.setattr(os, "rename", of_windows)
+    with staged_folder(old, overwrite=True) as new:
+        (new / "new.txt").write_text("new")
+    assert contents(old.parent) == {"out": None, "out/new.txt": b"new"}
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 7)  # two hosts may have the same; two threads have
+    with staged_file(tmp_path / "a.json") as one, staged_file(tmp_path / "a.json") as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert contents(tmp_path) == {"a.json": b"one"}, "the one that ended last, whole"
 
 
 def test_check_alone_makes_nothing(tmp_path):

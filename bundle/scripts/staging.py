@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,14 +61,14 @@ def staged_folder(target: str | os.PathLike[str], overwrite: bool = False) -> It
     folder = check_output_folder(target, overwrite)
     try:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.absolute().parent))
+        staging = _beside(folder.absolute(), "partial")
+        staging.mkdir()
     except OSError as error:
         raise BioAttError(
             f"output folder {folder} cannot be created: {error.strerror}; choose another place"
         ) from error
     try:
         yield staging
-        os.chmod(staging, 0o777 & ~_umask())
         _swap(staging, check_output_folder(folder, overwrite))
     except OSError as error:
         raise BioAttError(f"writing {folder} failed: {error.strerror or error}; nothing was written there") from error
@@ -80,11 +80,13 @@ def staged_folder(target: str | os.PathLike[str], overwrite: bool = False) -> It
 def staged_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a path beside `target` that takes its place when the block ends without an error.
 
+    The path is that of this call alone: several threads, processes or hosts may write one file, the last one stays.
+
     Raises:
         BioAttError: the folder does not exist, is not writable, or the disk is full.
     """
     file = check_output_file(target, overwrite=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    partial = _beside(file, "partial")
     try:
         yield partial
         os.replace(partial, file)
@@ -101,12 +103,8 @@ def _swap(staging: Path, folder: Path) -> None:
         return
     if _exchange(staging, folder):
         return  # what stood there is now at `staging`, which the caller deletes
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old-", dir=folder.absolute().parent))
-    try:
-        os.rename(folder, old)
-    except OSError:
-        os.rmdir(old)
-        raise
+    old = _beside(folder, "old")  # not there yet: Windows renames onto no folder, not even an empty one
+    os.rename(folder, old)
     try:
         os.rename(staging, folder)
     except BaseException:
@@ -128,7 +126,6 @@ def _exchange(one: Path, other: Path) -> bool:
     return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _beside(place: Path, what: str) -> Path:
+    """A hidden name beside `place` that nobody else has."""
+    return place.with_name(f".{place.name}.{what}-{uuid.uuid4().hex[:16]}")

@@ -40,7 +40,8 @@ class LoadSeriesd(LoadImaged):
 class HUToNetworkd(MapTransform):
     """HU to network range, (HU + 500) / 500; `NetworkToHUd` is the way back.
 
-    Nothing is clipped here, so the way back is exact; the inferer keeps padding and metal from the network.
+    Nothing is clipped here: the way back gives the HU within float32's rounding (module `hu`). The inferer keeps
+    padding and metal from the network.
 
     Args:
         keys: where the arrays stand.

@@ -11,7 +11,7 @@ from pydicom.tag import Tag
 from ..errors import BioAttError
 from ..provenance import DENOISING
 from .codestream import split_frames
-from .headers import LOSSY_METHODS, is_enhanced, label, open_dicom, whole_number
+from .headers import LOSSY_METHODS, is_enhanced, items, label, open_dicom, whole_number
 from .rules import Run, plain
 from .transcode import set_element
 
@@ -216,9 +216,14 @@ def _set_equipment(derived: Dataset, source: Dataset, file: Path, run: Run) -> N
 
 def was_denoised(header: Dataset) -> bool:
     """Whether an image says that the bundle denoised it; a simulated dose is none of that."""
+    try:
+        equipment = items(header, "ContributingEquipmentSequence", "")
+    except BioAttError:  # no sequence: it says nothing
+        return False
     return any(
-        one.get("Manufacturer") == MANUFACTURER and str(one.get("ContributionDescription", "")).startswith(DENOISING)
-        for one in header.get("ContributingEquipmentSequence", [])
+        label(one, "Manufacturer", "") == MANUFACTURER
+        and label(one, "ContributionDescription", "").startswith(DENOISING)
+        for one in equipment
     )
 
 

@@ -21,6 +21,7 @@ from .image_noise import flat_soft_tissue, noise_sd_hu
 
 #: Slices of a series that are looked at to calibrate on it.
 CALIBRATION_SLICES = 9
+_MOST_COUNTS = 1e15
 
 
 def added_noise_sinogram(
@@ -55,7 +56,7 @@ def added_noise_sinogram(
     log_expected = math.log(photons * dose_fraction / (1.0 - dose_fraction)) - line_integrals.astype(np.float64)
     expected = np.exp(log_expected)
     electronic_variance = electronic_sd**2 * (1.0 + dose_fraction) / (1.0 - dose_fraction)
-    counts = generator.poisson(expected).astype(np.float64)
+    counts = _counts(expected, generator)
     if electronic_variance > 0.0:
         counts += generator.normal(scale=math.sqrt(electronic_variance), size=counts.shape)
     # A detector element that caught nothing has no logarithm: half a photon is the floor. It biases rays with
@@ -63,6 +64,18 @@ def added_noise_sinogram(
     noise = log_expected - np.log(np.maximum(counts, 0.5))
     well_lit = np.maximum(expected, max(10.0, 3.0 * math.sqrt(electronic_variance)))  # the series holds from here on
     return (noise - (well_lit + electronic_variance) / (2.0 * well_lit**2)).astype(np.float32)
+
+
+def _counts(expected: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Poisson counts, float64; of more than 1e15 as the normal distribution that they follow to eight digits.
+
+    A dose next to 1 asks for them, and NumPy draws none beyond 9.2e18.
+    """
+    counts = generator.poisson(expected.clip(max=_MOST_COUNTS)).astype(np.float64)
+    many = expected > _MOST_COUNTS
+    if many.any():
+        counts[many] = generator.normal(expected[many], np.sqrt(expected[many]))
+    return counts
 
 
 def modulated(line_integrals: np.ndarray, tube_current: float | np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ class RunReport:
 
     def __call__(self) -> str:
         """The page about everything gathered since the start."""
-        told = [without_names(message, self._names) for message in self._warnings.messages]
+        told = [warning_without_names(record, self._names) for record in self._warnings.records]
         seconds = time.perf_counter() - self._began
         return page(self._sections, self._facts, self.provenance, seconds, list(dict.fromkeys(told)))
 
@@ -152,11 +153,23 @@ class RunReport:
         }
 
 
+def warning_without_names(record: logging.LogRecord, names: Iterable[str]) -> str:
+    """A warning with its paths and file names hidden; its own words stay, and so do its numbers.
+
+    A folder may have the name of a word: only what was put into the message is searched for such names.
+    """
+    paths = [name for name in names if re.search(r"[./\\]", name)]
+    words = without_names(str(record.msg), paths)
+    given = record.args if isinstance(record.args, tuple) else ()
+    kept = [one if isinstance(one, Number) else without_names(str(one), names) for one in given]
+    return re.sub(r"\(path\)[/\\]\S*", "(path)", words % tuple(kept) if kept else words)
+
+
 def without_names(message: str, names: Iterable[str]) -> str:
-    """`message` with paths and file names, which may name a person, replaced by what they are."""
+    """`message` with paths and file names, which may name a person, replaced by what they are; never within a word."""
     for name in sorted(names, key=len, reverse=True):
         for form in (str(Path(name).resolve()), name):
-            message = message.replace(form, "(path)")
+            message = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", "(path)", message)
     return re.sub(r"\(path\)[/\\]\S*", "(path)", message)
 
 
@@ -169,12 +182,12 @@ def _names_in(image: MetaTensor) -> set[str]:
 
 
 class _Warnings(logging.Handler):
-    """Keeps the messages of warnings."""
+    """Keeps warnings."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.messages: list[str] = []
+        self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one."""
-        self.messages.append(record.getMessage())
+        self.records.append(record)
