@@ -63,16 +63,16 @@ coverage: setup  ## the fast suite again, and which lines of bundle/scripts it r
 RESULTS := docs/evidence/results
 
 evidence: setup  ## measure the shipped weights, write pages and model card; BIOATT_DATA must name the data; about half an hour
-	cd bundle && ../$(BIN)/python -m scripts.evidence $(abspath $(BIOATT_DATA)) ../$(RESULTS) --work ../runs/evidence --pages $(EVIDENCE_OPTIONS)
-	cd bundle && ../$(BIN)/python -m scripts.model_card ../$(RESULTS)
+	PYTHONPATH=bundle $(BIN)/python -m studies.evidence $(BIOATT_DATA) $(RESULTS) --work runs/evidence --pages $(EVIDENCE_OPTIONS)
+	PYTHONPATH=bundle $(BIN)/python -m studies.model_card $(RESULTS)
 
 RIVALS := runs/rivals
 SECOND_STAGE := -m monai.bundle run training --dataset_dir $(abspath $(BIOATT_DATA))/ct --target_weights ../runs/first.pt \
   --cache_dir ../$(RIVALS)/cache --val_interval 4 --config_file "['configs/train.json','configs/second_stage.json','configs/resume.json'
 
 rivals: $(RIVALS)/fast/model.pt $(RIVALS)/redcnn32/model.pt  ## train what docs/evidence/rivals.md compares (two hours; goes on after a stop), measure it
-	$(MAKE) evidence EVIDENCE_OPTIONS="--parts rivals --rival 'fast, from chance=../$(RIVALS)/fast/model.pt' \
-	  --rival 'RED-CNN, 32 maps=../$(RIVALS)/redcnn32/model.pt:network_redcnn32.json'"
+	$(MAKE) evidence EVIDENCE_OPTIONS="--parts rivals --rival 'fast, from chance=$(RIVALS)/fast/model.pt' \
+	  --rival 'RED-CNN, 32 maps=$(RIVALS)/redcnn32/model.pt:network_redcnn32.json'"
 
 $(RIVALS)/fast/model.pt: | setup runs/first.pt
 	cd bundle && ../$(BIN)/python $(SECOND_STAGE)]" --output_dir ../$(RIVALS)/fast
@@ -85,7 +85,7 @@ runs/first.pt:  # the first stage's weights, of version 0.2.0
 	mkdir -p runs && git show 81c4677:bundle/models/model.pt > $@
 
 study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data
-	PYTHONPATH=bundle $(BIN)/python -m scripts.prior_study $(BIOATT_DATA)/ct runs/study/priors --steps 500 --page docs/evidence/prior_models.md
+	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study $(BIOATT_DATA)/ct runs/study/priors --steps 500 --page docs/evidence/prior_models.md
 	$(BIN)/bioatt ablate $(BIOATT_DATA)/ct runs/study --study priors --seeds 2 \
 	  --records docs/evidence/runs/priors --page docs/evidence/priors.md
 

@@ -60,7 +60,7 @@ KEYS = {
 
 def commands_page() -> str:
     """All commands of `bioatt` with their arguments."""
-    from scripts.command_line import build_parser
+    from scripts.app.command_line import build_parser
 
     parser = build_parser()
     (commands,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]

@@ -18,24 +18,24 @@ def import_graph() -> dict[str, set[str]]:
     for file in FILES:
         imported = {name for name, _ in relative_imports(parse(file), file)}
         graph.setdefault(room_of(file), set()).update(imported - {room_of(file)})
-    graph.pop("__init__", None)
+    for name in ("__init__", "data"):  # the package itself, and names of 0.3.2
+        graph.pop(name)
     return {room: below & graph.keys() for room, below in graph.items()}
 
 
-def tiers(graph: dict[str, set[str]], rooms: list[str]) -> tuple[list[str], list[list[str]], list[str]]:
-    """The floor (which imports no more than itself), the rooms above it by height, and the top.
+def tiers(graph: dict[str, set[str]], rooms: list[str]) -> tuple[list[str], list[list[str]]]:
+    """The floor (the single modules below all folders), and the rooms above it by height.
 
     Args:
         graph: see `import_graph`.
-        rooms: all rooms, from the floor up; what is not named is the top.
+        rooms: all rooms, from the floor up.
     """
     packages = {room for room in rooms if (DOCS.parent / "bundle" / "scripts" / room).is_dir()}
-    floor = [room for room in rooms if room not in packages and not graph[room] & packages]
+    floor = rooms[: next(place for place, room in enumerate(rooms) if room in packages)]
     height = dict.fromkeys(floor, 0)
     for room in (room for room in rooms if room not in floor):
         height[room] = 1 + max((height[below] for below in graph[room]), default=0)
-    middle = [[room for room in rooms if height[room] == h] for h in range(1, max(height.values()) + 1)]
-    return floor, middle, sorted(graph.keys() - set(rooms))
+    return floor, [[room for room in rooms if height[room] == h] for h in range(1, max(height.values()) + 1)]
 
 
 def arrows(graph: dict[str, set[str]], rooms: list[str]) -> list[tuple[str, str]]:
@@ -61,17 +61,15 @@ def draw() -> str:
     from test_layers import ROOMS
 
     graph = import_graph()
-    floor, middle, top = tiers(graph, ROOMS)
-    top_lines = _wrap(top, 100)
-    first = MARGIN + 46 + 18 * len(top_lines) + 40
+    floor, middle = tiers(graph, [room for room in ROOMS if room in graph])
+    first = MARGIN
     places = {
         room: ((n + 1) * WIDTH / (len(row) + 1), first + ROW * (len(middle) - 1 - level) + BOX[1] / 2)
         for level, row in enumerate(middle)
         for n, room in enumerate(row)
     }
     floor_y = first + ROW * len(middle) - 12
-    shapes = [_band(MARGIN, "on top: commands and tools, imported by no room", top_lines)]
-    shapes += [_arrow(places[room], places[one]) for room, one in arrows(graph, [r for row in middle for r in row])]
+    shapes = [_arrow(places[room], places[one]) for room, one in arrows(graph, [r for row in middle for r in row])]
     shapes += [_box(room, *places[room]) for row in middle for room in row]
     shapes.append(_band(floor_y, "the floor, for all", [", ".join(floor)]))
     height = floor_y + 46 + 18 + MARGIN
@@ -82,12 +80,6 @@ def draw() -> str:
         f'<path d="M0,0 L8,4 L0,8 Z" fill="{INK}"/></marker></defs>\n'
         f'<rect width="{WIDTH}" height="{height}" fill="{PAPER}"/>\n' + "\n".join(shapes) + "\n</svg>\n"
     )
-
-
-def _wrap(words: list[str], length: int) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(", ".join(words), length)
 
 
 def _band(y: float, title: str, lines: list[str]) -> str:

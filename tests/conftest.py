@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundle"
-for place in (BUNDLE, ROOT / "tests"):
+for place in (BUNDLE, ROOT / "tests", ROOT):
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
 
@@ -36,6 +36,6 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> Path:
     """Untrained weights of the default network whose output differs visibly and hangs on its prior; to read alone."""
-    from studies import save_default_network
+    from made_studies import save_default_network
 
     return save_default_network(tmp_path_factory.mktemp("weights") / "lively.pt")

@@ -20,7 +20,7 @@ from pydicom.uid import (
     generate_uid,
 )
 from scripts.dicom import read_frames, read_volume, select_series, write_derived_series
-from scripts.phantom import write_ct_series
+from scripts.dicom.phantom import write_ct_series
 from scripts.provenance import Provenance
 
 SYNTAXES = [

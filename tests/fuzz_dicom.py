@@ -32,8 +32,8 @@ if __name__ == "__main__":
 
 from dicom_cases import PROVENANCE, SYNTAXES, changed, code, units, write_enhanced_ct
 from scripts.dicom import find_series, read_volume, write_derived_series
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
 
 STAGES = ("parsing", "pixels", "writer", "right")
 SECONDS = 10.0

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scripts import ablation
-from scripts.ablation import Matrix, Run, matrix_of, plan, read_matrix, swap_priors
-from scripts.ablation_report import MEASURES, summarise, verdict
-from scripts.command_line import main
-from scripts.data.pairs import CachedPair
-from scripts.data.studies import pseudonym_of
+from made_studies import write_patients
+from scripts.ablation import run as ablation
+from scripts.ablation.report import MEASURES, summarise, verdict
+from scripts.ablation.run import Matrix, Run, matrix_of, plan, read_matrix, swap_priors
+from scripts.app.command_line import main
 from scripts.errors import BioAttError
 from scripts.networks import weights_sha256
 from scripts.priors import SliceKey
+from scripts.training.pairs import CachedPair
+from scripts.training.studies import pseudonym_of
 from scripts.workflow import check_overrides
-from studies import write_patients
 
 SMALL = [
     *("views=60", "network_def#widths=[4,6]", "patch_shape=[32,32]", "patches_per_slice=4", "num_workers=0"),

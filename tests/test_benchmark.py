@@ -10,11 +10,12 @@ import time
 
 import pytest
 import torch
-from scripts import benchmark, benchmark_page
-from scripts.benchmark import EXACT, STOCK, Contestant, to_markdown, usable_cores
-from scripts.command_line import main
+from made_studies import lively_network
+from scripts.app.command_line import main
+from scripts.benchmark import page as benchmark_page
+from scripts.benchmark import run as benchmark
+from scripts.benchmark.run import EXACT, STOCK, Contestant, to_markdown, usable_cores
 from scripts.networks import BioAtt, BioAttUNet, load_weights, use_winograd
-from studies import lively_network
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ import time
 
 import pytest
 import torch
+from made_studies import as_nifti
 from scripts import cohort
-from scripts.benchmark_workflows import default_network
+from scripts.app.command_line import main
+from scripts.benchmark.workflows import default_network
 from scripts.cohort import STATE_FOLDER, read_list
-from scripts.command_line import main
-from scripts.data import load_volume
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
-from studies import as_nifti
+from scripts.volumes import load_volume
 
 OPTIONS = ("--prior", "uniform", "--quiet")
 
@@ -55,7 +55,7 @@ def command(study, weights, *words):
 def start(study, weights, *words, rank=0, world_size=1):
     """`bioatt denoise --cohort` in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "scripts.command_line", *command(study, weights, *words)],
+        [sys.executable, "-m", "scripts.app.command_line", *command(study, weights, *words)],
         cwd=os.path.dirname(os.path.dirname(cohort.__file__)),
         env=os.environ | {"RANK": str(rank), "WORLD_SIZE": str(world_size), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

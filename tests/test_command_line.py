@@ -9,10 +9,10 @@ import sys
 import pydicom
 import pytest
 import torch
-from scripts.command_line import build_parser, main
+from scripts.app.command_line import build_parser, main
+from scripts.dicom.phantom import write_ct_series
 from scripts.networks import BioAtt, load_weights
 from scripts.networks.reference import to_reference
-from scripts.phantom import write_ct_series
 
 COMMANDS = ("denoise", "priors", "train", "evaluate", "simulate", "convert", "demo")
 
@@ -35,7 +35,7 @@ def test_help_lists_all_commands_and_says_what_it_is_not(capsys):
 def test_help_imports_no_torch(bundle_root):
     code = (
         "import sys; sys.argv = ['bioatt', '--help']\n"
-        "from scripts.command_line import main\n"
+        "from scripts.app.command_line import main\n"
         "try: main()\n"
         "except SystemExit: print('torch' in sys.modules, 'numpy' in sys.modules)"
     )
@@ -111,7 +111,7 @@ def test_priors_writes_a_row_a_slice_by_uid(tmp_path, capsys):
 
 
 def test_demo_denoises_and_leaves_dicom_and_a_picture(tmp_path, capsys, monkeypatch):
-    from scripts import demo
+    from scripts.app import demo
 
     monkeypatch.setattr(demo, "SLICES", 2)
     assert main(["demo", str(tmp_path / "demo")]) == 0

@@ -10,10 +10,11 @@ import pytest
 import torch
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
-from scripts.compact_prior import body_mask, draw_views, main, show, write_skeleton
-from scripts.compact_prior_judge import LabelledSlices, judge, read_labels, total_variation, visible_at
 from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS, SliceKey, make_prior
+
+from studies.compact_prior import body_mask, draw_views, main, show, write_skeleton
+from studies.compact_prior_judge import LabelledSlices, judge, read_labels, total_variation, visible_at
 
 HEAD = "patient,descriptor,z_from_mm,z_to_mm"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from made_studies import lively_network
 from scripts.errors import BioAttError
 from scripts.networks import BioAttUNet, load_weights
-from studies import lively_network
 
 
 @pytest.mark.slow

@@ -10,9 +10,10 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-from scripts.command_line import main
-from scripts.data import load_volume, radiological_slices
-from scripts.evidence.series import judge_slices
+from scripts.app.command_line import main
+from scripts.volumes import load_volume, radiological_slices
+
+from studies.evidence.series import judge_slices
 
 pytestmark = pytest.mark.data
 

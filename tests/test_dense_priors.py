@@ -10,15 +10,16 @@ import pydicom
 import pytest
 import torch
 import torch.nn.functional as F
-from scripts.command_line import main
-from scripts.data import RandPairPatchesd, radiological_slices
-from scripts.data.patches import GridPatchd, prior_of_patch
+from made_studies import write_patients
+from scripts.app.command_line import main
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
 from scripts.priors import DESCRIPTORS, SliceKey, TemperedPrior, make_prior
 from scripts.priors.clip import load_clip
 from scripts.priors.dense import over_whole_slice, place_embeddings
-from studies import write_patients
+from scripts.training import RandPairPatchesd
+from scripts.training.patches import GridPatchd, prior_of_patch
+from scripts.volumes import radiological_slices
 
 
 def make_slices(count=3, shape=(64, 64), seed=0):

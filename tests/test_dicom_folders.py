@@ -18,10 +18,10 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEGLSLossless,
 )
-from scripts.command_line import main
+from scripts.app.command_line import main
 from scripts.dicom import find_series, read_frames, read_volume, select_series
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 

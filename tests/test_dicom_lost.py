@@ -9,11 +9,11 @@ import shutil
 
 import pytest
 from dicom_cases import changed, together
-from scripts.data.volume import find_inputs
 from scripts.dicom import find_series, select_series
 from scripts.dicom.folder import is_named_like
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
+from scripts.volumes.volume import find_inputs
 
 
 def cut_to(size):

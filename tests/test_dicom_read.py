@@ -25,8 +25,8 @@ from pydicom.uid import (
     RLELossless,
 )
 from scripts.dicom import find_series, padding_mask, read_volume, select_series
+from scripts.dicom.phantom import HU, ORIENTATIONS, write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import HU, ORIENTATIONS, write_ct_series
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.name)

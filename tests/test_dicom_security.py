@@ -13,10 +13,10 @@ import pytest
 from dicom_cases import changed, derive, in_slice, together
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
-from scripts.command_line import main
+from scripts.app.command_line import main
 from scripts.dicom import find_series, read_frames, read_volume, select_series
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Invalid value for VR")  # pydicom's, while series are made
 MARK = "XMARKX"

@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSNearLossless
 from scripts.dicom import DerivedRules, find_series, read_volume, select_series, write_derived_series
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
 from scripts.provenance import Provenance
 
 #: Elements that differ from the source by intention.

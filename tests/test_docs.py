@@ -75,7 +75,7 @@ def link_faults(page, text):
 
 def bioatt_faults(arguments, whole):
     """What the parser has against the words behind `bioatt`; a mention in a sentence needs no arguments."""
-    from scripts.command_line import build_parser
+    from scripts.app.command_line import build_parser
 
     parser = build_parser()
     (commands,) = [one.choices for one in parser._actions if one.dest == "command"]
@@ -218,8 +218,9 @@ def test_the_picture_leaves_out_only_what_a_way_over_another_room_says():
     assert arrows(graph, ["a", "b", "c"]) == [("b", "a"), ("c", "b")]
 
 
-def test_the_picture_tells_floor_rooms_and_top_apart():
+def test_the_picture_tells_floor_and_rooms_apart():
     from make_rooms import tiers
 
-    graph = {"hu": set(), "networks": {"hu"}, "data": {"networks"}, "commands": {"data"}}
-    assert tiers(graph, ["hu", "networks", "data"]) == (["hu"], [["networks"], ["data"]], ["commands"])
+    graph = {"hu": set(), "networks": {"hu"}, "volumes": {"networks"}, "workflow": {"volumes"}}
+    rooms = ["hu", "networks", "volumes", "workflow"]
+    assert tiers(graph, rooms) == (["hu"], [["networks"], ["volumes"], ["workflow"]])

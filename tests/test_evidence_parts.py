@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from made_studies import save_default_network
 from scipy.ndimage import gaussian_filter
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.evaluation.phantoms import rod_phantom
-from scripts.evidence.denoisers import Denoiser, at_strength, bundle_denoiser, nlm_denoiser, rival
-from scripts.evidence.lcd import find_discs, measure_lcd, read_mhd
-from scripts.evidence.limits import Limit
-from scripts.evidence.patients import Patient
-from scripts.evidence.phantom import calibrated, phantom_limits
-from scripts.evidence.quality import measure_doses, measure_quality
-from scripts.evidence.rivals import measure_rivals, rival_limits
-from scripts.phantom import write_ct_series
-from studies import save_default_network
+
+from studies.evidence.denoisers import Denoiser, at_strength, bundle_denoiser, nlm_denoiser, rival
+from studies.evidence.lcd import find_discs, measure_lcd, read_mhd
+from studies.evidence.limits import Limit
+from studies.evidence.patients import Patient
+from studies.evidence.phantom import calibrated, phantom_limits
+from studies.evidence.quality import measure_doses, measure_quality
+from studies.evidence.rivals import measure_rivals, rival_limits
 
 IDENTITY = Denoiser(name="network", denoise=lambda stack: stack)
 BLUR = Denoiser(name="blur", denoise=lambda stack: gaussian_filter(stack, (0, 1.0, 1.0)))

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from scripts.evidence.denoisers import Denoiser, bundle_denoiser
-from scripts.evidence.patients import Patient
-from scripts.evidence.quality import measure_quality
+
+from studies.evidence.denoisers import Denoiser, bundle_denoiser
+from studies.evidence.patients import Patient
+from studies.evidence.quality import measure_quality
 
 pytestmark = pytest.mark.data
 

@@ -8,14 +8,14 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from made_studies import save_network
 from PIL import Image
-from scripts.command_line import main
-from scripts.commands import open_workflow
-from scripts.data import load_volume, radiological_slices
-from scripts.explain import map_to_image
+from scripts.app.command_line import main
+from scripts.dicom.phantom import write_ct_series
 from scripts.networks import BioAtt
-from scripts.phantom import write_ct_series
-from studies import save_network
+from scripts.report.explain import map_to_image
+from scripts.volumes import load_volume, radiological_slices
+from scripts.workflow import open_workflow
 from test_dicom_security import MARK, marked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Invalid value for VR")
@@ -122,7 +122,7 @@ def test_the_margin_of_unpadded_convolutions_is_counted():
 
 
 def test_the_papers_network_and_nifti_work_too(tmp_path, capsys):
-    from studies import as_nifti
+    from made_studies import as_nifti
 
     save_network(tmp_path / "w.pt", channels=32)
     source = as_nifti(write_ct_series(tmp_path / "in", slices=2), tmp_path / "a.nii", axes=(2, 0, 1))

@@ -6,12 +6,11 @@ import json
 
 import pytest
 import torch
-from scripts import export
-from scripts.command_line import main
+from made_studies import lively_network, save_network
+from scripts.app.command_line import main
 from scripts.errors import BioAttError
-from scripts.export import SUFFIXES, TOLERANCE, export_network, load_exported
-from scripts.networks import BioAttUNet
-from studies import lively_network, save_network
+from scripts.networks import BioAttUNet, export
+from scripts.networks.export import SUFFIXES, TOLERANCE, export_network, load_exported
 
 NETWORKS = {"fast": lambda: lively_unet(), "RED-CNN form": lambda: lively_network(channels=4)}
 SHAPES = [(1, 1, 1), (1, 8, 8), (1, 16, 24), (3, 7, 30), (1, 21, 22), (2, 33, 40)]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scripts.commands import run_workflow
-from scripts.data import layouts, load_volume
-from scripts.data.studies import describe, find_studies
-from scripts.phantom import write_ct_series
+from scripts.dicom.phantom import write_ct_series
+from scripts.training import layouts
+from scripts.training.studies import describe, find_studies
+from scripts.volumes import load_volume
+from scripts.workflow import run_workflow
 
 BACKBONE = """
 import torch

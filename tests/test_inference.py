@@ -13,11 +13,11 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from made_studies import as_nifti
 from monai.bundle import ConfigWorkflow
-from scripts.command_line import main
-from scripts.data import load_volume
-from scripts.phantom import write_ct_series
-from studies import as_nifti
+from scripts.app.command_line import main
+from scripts.dicom.phantom import write_ct_series
+from scripts.volumes import load_volume
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ def test_a_failure_in_the_second_nifti_leaves_nothing(series, weights, tmp_path,
     (tmp_path / "in").mkdir()
     for name in ("a.nii", "b.nii"):
         as_nifti(series, tmp_path / "in" / name)
-    from scripts.data import save
+    from scripts.volumes import save
 
     real = save.write_nifti
 

@@ -6,12 +6,12 @@ import json
 
 import pytest
 import torch
+from made_studies import lively_network
 from monai.data import MetaTensor
 from monai.inferers import SliceInferer
 from scripts.errors import BioAttError
 from scripts.hu import VALID_RANGE_HU, hu_to_network
-from scripts.inferers import AutocastInferer, SlicePriorInferer
-from studies import lively_network
+from scripts.inference.inferers import AutocastInferer, SlicePriorInferer
 
 
 class IndexPrior:

@@ -18,10 +18,10 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from scripts.command_line import main
-from scripts.data import load_volume
-from scripts.phantom import write_ct_series
-from studies import as_nifti
+from made_studies import as_nifti
+from scripts.app.command_line import main
+from scripts.dicom.phantom import write_ct_series
+from scripts.volumes import load_volume
 
 ROOT = Path(__file__).parents[1]
 PYTHON = ROOT / ".venv-label" / "bin" / "python"

@@ -13,9 +13,9 @@ import pytest
 import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
-from scripts.data import HUToNetworkd, NetworkToHUd, OrientSlicesd, collate_one
 from scripts.device import keep_freed_memory
-from scripts.phantom import write_ct_series
+from scripts.dicom.phantom import write_ct_series
+from scripts.volumes import HUToNetworkd, NetworkToHUd, OrientSlicesd, collate_one
 
 CODES = [
     "".join(letters)
@@ -25,7 +25,7 @@ CODES = [
 ]
 PEAK = """
 import resource, sys, torch
-from scripts.commands import open_workflow
+from scripts.workflow import open_workflow
 
 class Weaker(torch.nn.Module):
     num_descriptors = 11

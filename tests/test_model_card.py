@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from scripts.errors import BioAttError
-from scripts.evidence.pages import PAGES, write_pages
-from scripts.model_card import eval_metrics, fill, limits_list, sections, verdicts
 from scripts.networks import weights_sha256
+
+from studies.evidence.pages import PAGES, write_pages
+from studies.model_card import eval_metrics, fill, limits_list, sections, verdicts
 
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
 RESULTS = EVIDENCE / "results"

@@ -8,13 +8,13 @@ import subprocess
 import sys
 
 import pytest
-import scripts.data
+import scripts.training
 import torch
+from made_studies import SMALL_TRAINING
 from monai.bundle import ConfigParser
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
-from scripts.training import is_first_process, join_processes, local_device
-from studies import SMALL_TRAINING
+from scripts.training.loop import is_first_process, join_processes, local_device
 
 SETTINGS = SMALL_TRAINING | {
     "views": 60,
@@ -86,7 +86,7 @@ def test_rank_and_device_are_read_from_the_environment(monkeypatch):
 def test_only_the_first_process_writes_the_scope(bundle_root, monkeypatch, rank, written):
     monkeypatch.setenv("RANK", rank)
     calls = []
-    monkeypatch.setattr(scripts.data, "write_scope", lambda **settings: calls.append(settings))
+    monkeypatch.setattr(scripts.training, "write_scope", lambda **settings: calls.append(settings))
     parser = ConfigParser()
     parser.read_config([bundle_root / "configs" / name for name in ("train.json", "multi_gpu_train.json")])
     parser["scope#pairs"] = []

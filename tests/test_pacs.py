@@ -14,9 +14,9 @@ import pydicom
 import pytest
 from dicom_cases import CASES, write_enhanced_ct
 from pydicom.uid import generate_uid
-from scripts.command_line import main
+from scripts.app.command_line import main
 from scripts.dicom import read_volume, select_series
-from scripts.phantom import write_ct_series
+from scripts.dicom.phantom import write_ct_series
 
 pytestmark = [
     pytest.mark.pacs,

@@ -9,14 +9,15 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from made_studies import SMALL_TRAINING, as_nifti
 from monai.bundle import ConfigWorkflow
 from monai.transforms import Compose
-from scripts.data import LoadPaird, PairDataset, radiological_slices
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError, find_bioatt_error
 from scripts.networks import BioAttUNet, load_weights
-from scripts.phantom import write_ct_series
 from scripts.priors import make_prior
-from studies import SMALL_TRAINING, as_nifti
+from scripts.training import LoadPaird, PairDataset
+from scripts.volumes import radiological_slices
 
 SMALL = SMALL_TRAINING | {"patches_per_slice": 4, "tensorboard": False}
 

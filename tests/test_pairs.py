@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scripts.data import LoadPaird, find_studies, make_split, radiological_slices, training_pairs
-from scripts.data.reader import slice_keys_from_meta
-from scripts.data.studies import pseudonym_of
+from made_studies import as_nifti
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
 from scripts.priors import DESCRIPTORS, make_prior, write_prior_table
-from studies import as_nifti
+from scripts.training import LoadPaird, find_studies, make_split, training_pairs
+from scripts.training.studies import pseudonym_of
+from scripts.volumes import radiological_slices
+from scripts.volumes.reader import slice_keys_from_meta
 
 ARGUMENTS = {"dose_fractions": (0.5, 0.1), "filter_names": ("hann",), "views": 60}
 
@@ -71,7 +72,7 @@ def test_the_cache_is_used_and_an_interrupted_run_goes_on(dataset, tmp_path, mon
     missing = first[2]["pair"].path
     missing.unlink()
     made = []
-    from scripts.data import pairs
+    from scripts.training import pairs
 
     real = pairs.simulate
     monkeypatch.setattr(pairs, "simulate", lambda *a: made.append(a[-1]) or real(*a))
@@ -146,7 +147,7 @@ def test_a_real_low_dose_is_the_one_realisation_of_the_slice_at_its_place(real_d
 
 def test_a_real_pair_is_found_again_without_reading_its_volumes(real_doses, tmp_path, monkeypatch):
     first = pairs_of(real_doses, tmp_path)
-    from scripts.data import pairs
+    from scripts.training import pairs
 
     monkeypatch.setattr(pairs, "radiological_slices", lambda *a, **k: pytest.fail("read again"))
     again = pairs_of(real_doses, tmp_path, dose_fractions=(0.3,), seed=5)  # these are of the simulation alone

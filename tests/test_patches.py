@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.data import DataLoader
 from monai.transforms import Compose
-from scripts.data import EpochSampler, RandPairPatchesd, SeededDataset
+from scripts.training import EpochSampler, RandPairPatchesd, SeededDataset
 
 
 def pair(size=(120, 100), seed=0, noise_sd=20.0):

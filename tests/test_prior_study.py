@@ -6,14 +6,15 @@ import json
 
 import pytest
 import torch
-from scripts.commands import run_workflow
-from scripts.compact_prior_judge import read_labels
-from scripts.data.studies import pseudonym_of
 from scripts.dicom import find_series
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
-from scripts.prior_study import SHOWN, left_out_model, main, oracle_rows, write_oracle
 from scripts.priors import DESCRIPTORS, SliceKey, make_prior
+from scripts.training.studies import pseudonym_of
+from scripts.workflow import run_workflow
+
+from studies.compact_prior_judge import read_labels
+from studies.prior_study import SHOWN, left_out_model, main, oracle_rows, write_oracle
 
 LIVER, LUNGS = DESCRIPTORS.index("liver"), DESCRIPTORS.index("lungs")
 

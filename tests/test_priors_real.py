@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scripts.compact_prior import read_patient
-from scripts.compact_prior_judge import judge, read_labels, total_variation
 from scripts.dicom import find_series, read_volume
 from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS, SliceKey, make_prior
+
+from studies.compact_prior import read_patient
+from studies.compact_prior_judge import judge, read_labels, total_variation
 
 HELD_OUT = ("CRLM-CT-1004", "CRLM-CT-1006")
 

@@ -7,8 +7,8 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+from made_studies import lively_network
 from scripts.networks import ATTENTION_KINDS, BioAtt
-from studies import lively_network
 
 CHANNELS, K = 16, 11
 SIZES = [(1, 1), (5, 7), (20, 21), (21, 21), (21, 1), (40, 33), (22, 64)]

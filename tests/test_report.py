@@ -13,21 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_studies import as_nifti, save_network
 from PIL import Image
-from scripts.command_line import main
-from scripts.data import load_volume, radiological_slices
+from scripts.app.command_line import main
 from scripts.dicom import select_series
+from scripts.dicom.phantom import write_ct_series
 from scripts.evaluation.measures import flat_regions, measure_samples
 from scripts.evaluation.samples import MEASURED_SLICES, SliceSamples
 from scripts.evaluation.texture import noise_power_spectrum
 from scripts.hu import hu_to_network
 from scripts.networks import BioAtt, BioAttUNet
-from scripts.phantom import write_ct_series
 from scripts.report import pictures
 from scripts.report.handler import warning_without_names, without_names
 from scripts.report.page import noise_words
+from scripts.volumes import load_volume, radiological_slices
 from scripts.workflow import report_file
-from studies import as_nifti, save_network
 from test_dicom_security import MARK, marked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Invalid value for VR")
@@ -219,7 +219,7 @@ def test_networks_without_prior_attention_say_so(weights, tmp_path, attention, s
     torch.save(BioAtt(channels=4, attention=attention).state_dict(), tmp_path / "w.pt")
     source = write_ct_series(tmp_path / "in", slices=1)
     overrides = {"network_def": {"_target_": "BioAtt", "channels": 4, "attention": attention}}
-    from scripts.commands import run_workflow
+    from scripts.workflow import run_workflow
 
     given = {"dataset_dir": str(source), "output_dir": str(tmp_path / "out"), "weights": str(tmp_path / "w.pt")}
     run_workflow("inference", ["inference.json"], {**overrides, **given, "prior": "uniform", "report": True})

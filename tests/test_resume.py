@@ -12,9 +12,9 @@ import time
 
 import pytest
 import torch
-from scripts.command_line import main
-from scripts.training import clip_gradients
-from studies import write_patients
+from made_studies import write_patients
+from scripts.app.command_line import main
+from scripts.training.loop import clip_gradients
 
 SMALL = [
     *("views=60", "prior=uniform", "network_def#widths=[4,6]", "patch_shape=[32,32]", "patches_per_slice=4"),
@@ -53,7 +53,7 @@ def assert_same_weights(one, other):
 
 def test_a_killed_training_ends_with_the_same_weights(dataset, whole, tmp_path, bundle_root):
     out = tmp_path / "out"
-    code = "import sys; from scripts.command_line import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from scripts.app.command_line import main; sys.exit(main(sys.argv[1:]))"
     # Sums over other numbers of threads round otherwise.
     environment = {**os.environ, "PYTHONPATH": str(bundle_root), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     # Epochs are as short as milliseconds: validating each one gives the kill something to interrupt.

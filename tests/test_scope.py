@@ -8,15 +8,15 @@ import logging
 import numpy as np
 import pydicom
 import pytest
-from scripts.commands import run_workflow
-from scripts.data.orientation import OrientSlicesd
-from scripts.data.reader import SeriesReader
-from scripts.data.scope import CheckScoped, Facts, Scope, facts_of_volume, read_scope, scope_path
-from scripts.data.transforms import LoadSeriesd
+from made_studies import as_nifti, save_default_network, write_patients
 from scripts.dicom import read_volume, select_series
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
-from studies import as_nifti, save_default_network, write_patients
+from scripts.volumes.orientation import OrientSlicesd
+from scripts.volumes.reader import SeriesReader
+from scripts.volumes.scope import CheckScoped, Facts, Scope, facts_of_volume, read_scope, scope_path
+from scripts.volumes.transforms import LoadSeriesd
+from scripts.workflow import run_workflow
 
 SCOPE = Scope(
     slice_thickness_mm=(2.5, 5.0),

@@ -9,12 +9,12 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from scripts.command_line import main
-from scripts.data import load_volume, radiological_slices
+from made_studies import as_nifti
+from scripts.app.command_line import main
 from scripts.dicom import select_series
+from scripts.dicom.phantom import write_ct_series
 from scripts.dose.image_noise import flat_soft_tissue, noise_sd_hu
-from scripts.phantom import write_ct_series
-from studies import as_nifti
+from scripts.volumes import load_volume, radiological_slices
 
 CT = {"shape": (96, 96), "spacing": (3.5, 3.5), "slices": 3, "noise_sd": 12.0}
 FAST = ("--views", "90", "--quiet")

@@ -7,10 +7,10 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from scripts.data import make_split
-from scripts.data.layouts import PARTS
-from scripts.data.studies import Collection, pseudonym_of
 from scripts.errors import BioAttError
+from scripts.training import make_split
+from scripts.training.layouts import PARTS
+from scripts.training.studies import Collection, pseudonym_of
 
 
 def collection(names="ABCDEFGHIJ", parts=None):

@@ -8,14 +8,14 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from scripts.command_line import main
-from scripts.data import load_volume
+from made_studies import as_nifti, lively_network
+from scripts.app.command_line import main
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.hu import hu_to_network, network_to_hu
-from scripts.inferers import SlicePriorInferer
-from scripts.phantom import write_ct_series
+from scripts.inference.inferers import SlicePriorInferer
 from scripts.priors.tables import TablePrior
-from studies import as_nifti, lively_network
+from scripts.volumes import load_volume
 
 
 @pytest.mark.parametrize("strength", [0, 0.25, 0.5, 1.0])

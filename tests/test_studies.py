@@ -8,16 +8,17 @@ import re
 import nibabel
 import numpy as np
 import pytest
-from scripts.command_line import main
-from scripts.data import find_studies, load_volume, radiological_slices
-from scripts.data.pairing import dicom_stack, nifti_stack, pair_slices
-from scripts.data.regions import region_of_header, region_of_prior
-from scripts.data.studies import describe, pseudonym_of, without_names
+from made_studies import as_nifti
+from scripts.app.command_line import main
 from scripts.dicom import find_series
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
 from scripts.priors import DESCRIPTORS
-from studies import as_nifti
+from scripts.training import find_studies
+from scripts.training.pairing import dicom_stack, nifti_stack, pair_slices
+from scripts.training.studies import describe, pseudonym_of, without_names
+from scripts.volumes import load_volume, radiological_slices
+from scripts.volumes.regions import region_of_header, region_of_prior
 
 MAYO = "L067_FD_1_1.CT.0002.{:04d}.2015.12.22.20.19.39.34094.IMA"
 
@@ -271,7 +272,7 @@ def test_second_copies_are_passed_over_and_two_images_at_one_place_refused(tmp_p
 
 
 def test_two_folders_with_one_pseudonym_are_an_error(tmp_path, monkeypatch):
-    from scripts.data import studies
+    from scripts.training import studies
 
     write_ct_series(tmp_path / "A", slices=1)
     write_ct_series(tmp_path / "B", slices=1, seed=1)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from made_studies import write_patients
 from scipy.ndimage import gaussian_filter
-from scripts.command_line import main
-from scripts.data import CleanedTargets, RandPairPatchesd, find_studies, make_split, make_targets, training_pairs
+from scripts.app.command_line import main
 from scripts.errors import BioAttError
 from scripts.networks import BioAttUNet
 from scripts.priors import SliceKey, make_prior
-from studies import write_patients
+from scripts.training import CleanedTargets, RandPairPatchesd, find_studies, make_split, make_targets, training_pairs
 from torch import nn
 
 

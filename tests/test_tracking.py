@@ -6,10 +6,10 @@ import csv
 import importlib.util
 
 import pytest
+from made_studies import SMALL_TRAINING, write_patients
 from monai.bundle import ConfigWorkflow
-from scripts.command_line import main
-from scripts.commands import BUNDLE_ROOT, CONFIGS
-from studies import SMALL_TRAINING, write_patients
+from scripts.app.command_line import main
+from scripts.workflow import BUNDLE_ROOT, CONFIGS
 
 SETTINGS = SMALL_TRAINING | {
     "views": 60,

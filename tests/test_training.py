@@ -8,13 +8,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from made_studies import as_nifti, write_patients
 from monai.bundle import ConfigParser
-from scripts.command_line import main
-from scripts.commands import CONFIGS, run_workflow
-from scripts.data.studies import pseudonym_of
+from scripts.app.command_line import main
+from scripts.dicom.phantom import write_ct_series
 from scripts.networks import BioAttUNet, load_weights
-from scripts.phantom import write_ct_series
-from studies import as_nifti, write_patients
+from scripts.training.studies import pseudonym_of
+from scripts.workflow import CONFIGS, run_workflow
 
 SMALL = [
     "views=60",
@@ -174,7 +174,7 @@ def test_every_layout_trains_and_is_evaluated(tmp_path):
 
 def test_early_stop_ends_the_trainer_that_it_is_attached_to():
     from ignite.engine import Engine
-    from scripts.training import EarlyStop
+    from scripts.training.loop import EarlyStop
 
     scores = iter([1.0, 3.0, 2.0, 2.5, 9.0])
     trainer = Engine(lambda engine, batch: None)
@@ -185,7 +185,7 @@ def test_early_stop_ends_the_trainer_that_it_is_attached_to():
 
 def test_a_training_that_goes_on_stops_early_where_it_would_have_stopped(tmp_path):
     from ignite.engine import Engine
-    from scripts.training import Checkpoints, EarlyStop
+    from scripts.training.loop import Checkpoints, EarlyStop
 
     network = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
@@ -206,7 +206,7 @@ def test_a_training_that_goes_on_stops_early_where_it_would_have_stopped(tmp_pat
 
 def test_weights_of_other_names_take_the_scope_of_their_training_along(tmp_path):
     from ignite.engine import Engine
-    from scripts.training import Checkpoints
+    from scripts.training.loop import Checkpoints
 
     network = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)

@@ -7,11 +7,11 @@ import gzip
 import nibabel
 import numpy as np
 import pytest
-from scripts.data import find_inputs, load_volume
-from scripts.data.volume import read_nifti, write_nifti
+from made_studies import as_nifti
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
-from studies import as_nifti
+from scripts.volumes import find_inputs, load_volume
+from scripts.volumes.volume import read_nifti, write_nifti
 
 
 def write(path, array, affine=None, slope=None, intercept=None):

@@ -11,11 +11,11 @@ import sys
 
 import pytest
 import torch
+from made_studies import write_patients
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
-from scripts.export import load_exported
 from scripts.hu import hu_to_network
 from scripts.networks import load_weights
-from studies import write_patients
+from scripts.networks.export import load_exported
 
 NAME = "ct_low_dose_denoising_bioatt"
 LARGEST_FILE = 25 * 1024 * 1024
@@ -305,7 +305,7 @@ def test_monai_exports_the_weights_as_onnx(bundle_root, verified, elsewhere):
 
 
 def test_our_own_export_takes_the_prior_that_monais_leaves_out(bundle_root, elsewhere):
-    from scripts.command_line import main
+    from scripts.app.command_line import main
 
     assert main(["export", "model.onnx"]) == 0
     run = load_exported("model.onnx", "onnx")

@@ -92,7 +92,7 @@ def denoise_cohort(
     Raises:
         BioAttError: the list cannot be used, results are there already, or the network or the prior cannot be loaded.
     """
-    from .commands import open_workflow, run_workflow
+    from .workflow import open_workflow, run_workflow
 
     root = Path(output_dir)
     jobs = read_list(list_file, root)

@@ -15,21 +15,23 @@ from pydoc import locate
 from types import TracebackType
 from typing import Any
 
-from monai.bundle import ConfigComponent, ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ComponentLocator
 from torch import nn
 
-from .data.save import check_places
-from .data.volume import find_inputs, is_nifti, load_volume
 from .device import keep_freed_memory
 from .dicom import select_series
 from .errors import BioAttError, find_bioatt_error
 from .networks import weights_sha256
 from .priors import PriorSource
 from .provenance import Provenance
+from .volumes.save import check_places
+from .volumes.volume import find_inputs, is_nifti, load_volume
 
 logger = logging.getLogger(__name__)
 
+BUNDLE_ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = BUNDLE_ROOT / "configs"
 #: Options of `python -m monai.bundle run` itself; all others override a config.
 RUN_OPTIONS = {
     "run_id",
@@ -66,6 +68,52 @@ def begin() -> None:
     check_overrides(options.keys() - RUN_OPTIONS, files)
     check_switches(options, files)
     check_tracking(options.get("tracking"))
+
+
+def run_workflow(
+    run_id: str, config_names: Sequence[str], overrides: dict[str, Any], tracking: str | None = None
+) -> ConfigWorkflow:
+    """Run a workflow of the bundle's configs, as `python -m monai.bundle run` does, and return it with its parts.
+
+    Args:
+        run_id, config_names, overrides, tracking: see `open_workflow`.
+    """
+    workflow = open_workflow(run_id, config_names, overrides, tracking)
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+def open_workflow(
+    run_id: str, config_names: Sequence[str], overrides: dict[str, Any], tracking: str | None = None
+) -> ConfigWorkflow:
+    """A workflow of the bundle's configs, ready to run; its parts are made when they are asked for.
+
+    Args:
+        run_id: ``inference``, ``training`` or ``evaluation``.
+        config_names: files in configs/, later ones override earlier ones.
+        overrides: config keys and values; a value may be a ready object, such as a network.
+        tracking: ``mlflow``, or a JSON file with MONAI's settings of a tracker; None tracks nothing.
+    """
+    check_tracking(tracking)
+    files = [str(CONFIGS / name) for name in config_names]
+    for file in files:
+        if not Path(file).is_file():
+            known = ", ".join(sorted(path.name for path in CONFIGS.glob("*.json")))
+            raise BioAttError(f"no config {Path(file).name} in the bundle; it has {known}")
+    check_overrides(overrides, files)
+    workflow = ConfigWorkflow(
+        config_file=files,
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        run_id=run_id,
+        workflow_type=None,
+        tracking=tracking,
+        bundle_root=str(BUNDLE_ROOT),
+        **overrides,
+    )
+    workflow.initialize()
+    return workflow
 
 
 def check_tracking(tracking: str | dict[str, Any] | None) -> None:

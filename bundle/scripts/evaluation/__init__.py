@@ -1,16 +1,15 @@
-"""How good a denoised image is, measured: quality against the full dose, texture, edges, and summary of a run."""
+"""How good a denoised image is, measured: quality against the full dose, texture, edges."""
 
+from ..errors import BioAttError
 from .handlers import ImageQuality, TrainingCurve
 from .intervals import paired_interval, patient_interval
 from .quality import image_quality, tissue_bias
-from .summary import InferenceSummary
 
-__all__ = [
-    "ImageQuality",
-    "InferenceSummary",
-    "TrainingCurve",
-    "image_quality",
-    "paired_interval",
-    "patient_interval",
-    "tissue_bias",
-]
+__all__ = ["ImageQuality", "TrainingCurve", "image_quality", "paired_interval", "patient_interval", "tissue_bias"]
+
+
+def __getattr__(name: str) -> object:
+    """Say where a config of 0.3.2 finds what stood here then."""
+    if name == "InferenceSummary":
+        raise BioAttError("scripts.evaluation.InferenceSummary is scripts.inference.InferenceSummary now; name it so")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

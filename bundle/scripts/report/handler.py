@@ -17,13 +17,13 @@ from monai.data import MetaTensor
 from monai.engines import IterationEvents
 from torch import Tensor
 
-from ..data.reader import slice_keys_from_meta
 from ..evaluation.measures import measure_samples
 from ..evaluation.samples import SliceSamples
 from ..hu import WINDOWS_HU, hu_to_network
-from ..inferers import SlicePriorInferer, network_input
+from ..inference.inferers import SlicePriorInferer, network_input
 from ..priors import whole_slice_priors
 from ..provenance import Provenance
+from ..volumes.reader import slice_keys_from_meta
 from .page import page
 from .sections import Findings, volume_section
 

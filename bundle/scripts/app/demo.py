@@ -1,0 +1,99 @@
+"""The demo: a phantom's low-dose DICOM series goes in, a denoised one comes out, judged against the truth."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from ..dicom.phantom import write_ct_series
+from ..dose import DoseSimulator, ParallelBeam
+from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
+from ..errors import BioAttError
+from ..evaluation import image_quality
+from ..evaluation.figures import comparison_figure
+from ..volumes import radiological_slices
+
+SHAPE = (320, 320)
+SPACING_MM = 1.0
+SLICES = 6
+DOSE_FRACTION = 0.25
+MARK = ".bioatt-demo"
+
+
+def run_demo(folder: Path) -> None:
+    """Make the phantom at full and at low dose, denoise the low one, print the quality, leave a picture.
+
+    ::
+
+        folder/
+          low_dose/   DICOM series, quarter dose
+          truth/      DICOM series without noise
+          denoised/   derived DICOM series
+          demo.png    one slice of each, and what was taken away
+
+    Args:
+        folder: made anew; replaced whole if it exists.
+    """
+    from ..workflow import run_workflow
+
+    if folder.exists() and not (folder / MARK).is_file():
+        raise BioAttError(f"{folder} exists and is no former demo; name another folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).write_text("made by `bioatt demo`, which may replace this folder\n")
+    print(f"simulating {SLICES} slices of a phantom at a dose fraction of {DOSE_FRACTION:g} ...", flush=True)
+    write_phantom(folder / "truth", dose_fraction=1.0)
+    write_phantom(folder / "low_dose", dose_fraction=DOSE_FRACTION)
+    overrides = {"dataset_dir": str(folder / "low_dose"), "output_dir": str(folder / "denoised")}
+    run_workflow("inference", ["inference.json"], overrides)
+    print("\n".join(_judge(folder)))
+    print(f"\nDICOM series in {folder / 'denoised'}, picture in {folder / 'demo.png'}")
+
+
+def write_phantom(folder: Path, *, dose_fraction: float) -> None:
+    """Write the phantom as a DICOM series; at a dose fraction under 1 with the noise of that dose."""
+    simulator = DoseSimulator(geometry=ParallelBeam(views=400, spacing_mm=SPACING_MM), photons=1.5e5)
+
+    def degrade(hu: np.ndarray, i: int) -> np.ndarray:
+        truth = _with_organs(hu, i)
+        return simulator.low_dose(truth, dose_fraction, np.random.default_rng([7, i])) if dose_fraction < 1 else truth
+
+    write_ct_series(folder, shape=SHAPE, spacing=(SPACING_MM, SPACING_MM), slices=SLICES, degrade=degrade)
+
+
+def _with_organs(hu: np.ndarray, i: int) -> np.ndarray:
+    """The body with smooth texture and low-contrast spots in its soft tissue, and the blur of a scanner."""
+    generator = np.random.default_rng([11, i])
+    texture = gaussian_filter(generator.normal(size=hu.shape), 6.0)
+    soft = hu == 40.0
+    hu = hu + soft * 12.0 * texture / texture.std()
+    rows, columns = np.ogrid[: hu.shape[0], : hu.shape[1]]
+    for contrast_hu, radius, row, column in ((30.0, 5, 0.62, 0.35), (20.0, 8, 0.62, 0.66), (60.0, 3, 0.36, 0.5)):
+        spot = (rows - row * hu.shape[0]) ** 2 + (columns - column * hu.shape[1]) ** 2 < radius**2
+        hu = hu + contrast_hu * (spot & soft)
+    return gaussian_filter(hu, 0.7)
+
+
+def _judge(folder: Path) -> list[str]:
+    """Compare low dose and denoised with the truth, draw the picture, and return the lines to print."""
+    truth, low, out = (radiological_slices(folder / name) for name in ("truth", "low_dose", "denoised"))
+    rows = {"low dose": [], "denoised": []}
+    for i in range(len(truth)):
+        mask = flat_soft_tissue(truth[i])
+        for name, image in (("low dose", low[i]), ("denoised", out[i])):
+            quality = image_quality(image, truth[i])
+            rows[name].append((quality["psnr_db"], quality["ssim"], noise_sd_hu(image, mask)))
+    middle = len(truth) // 2
+    comparison_figure(
+        folder / "demo.png",
+        {"low dose": low[middle], "denoised": out[middle], "truth": truth[middle]},
+        ("low dose", "denoised"),
+    )
+    lines = ["", f"{'':<10}{'PSNR (dB)':>12}{'SSIM':>10}{'noise SD (HU)':>16}   abdomen window, against the truth"]
+    for name, values in rows.items():
+        psnr, ssim, noise = np.mean(values, axis=0)
+        lines.append(f"{name:<10}{psnr:>12.2f}{ssim:>10.4f}{noise:>16.1f}")
+    return lines

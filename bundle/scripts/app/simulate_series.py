@@ -1,0 +1,303 @@
+"""A low-dose series from a routine one: what `bioatt simulate` does. docs/simulation.md tells method and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..dicom.headers import numbers, open_dicom
+from ..dose import DoseSimulator, ParallelBeam, calibrate_on_series, modulated
+from ..dose.filters import filter_window
+from ..dose.image_noise import flat_soft_tissue, noise_sd_hu, tissue_mask
+from ..dose.simulate import calibration_slices
+from ..errors import BioAttError
+from ..hu import VALID_RANGE_HU
+from ..progress import bar
+from ..provenance import SimulatedDose
+from ..staging import staged_folder
+from ..volumes.save import check_places, write_dicom_result, write_nifti_result
+from ..volumes.volume import Volume, find_inputs, is_nifti, load_volume
+
+AIR_HU = -1000.0
+
+#: `tube_current` that takes the profile from XRayTubeCurrent of the slices.
+FROM_HEADER = "header"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """The choices of a simulation.
+
+    Args:
+        dose_fraction: in (0, 1], of the source's dose.
+        filter_name: reconstruction filter of the noise, see `ParallelBeam.reconstruct`.
+        photons: per ray at the source's dose and mean tube current; None finds them from the noise of the source.
+        electronic_sd: SD of the electronic noise in photons.
+        views: projection angles over 180 degrees.
+        projector: see `ParallelBeam`.
+        tube_current: ``header`` (XRayTubeCurrent of each slice), a text file of one relative number per slice from
+            inferior to superior, or empty: the same for all slices.
+        seed: of the noise.
+        realisations: how many series to make.
+
+    Raises:
+        BioAttError: a value is out of its range.
+    """
+
+    dose_fraction: float
+    filter_name: str = "hann"
+    photons: float | None = None
+    electronic_sd: float = 1.0
+    views: int = 1000
+    projector: str = "fourier"
+    tube_current: str = ""
+    seed: int = 0
+    realisations: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be simulated before anything is read."""
+        if not 0.0 < self.dose_fraction <= 1.0:
+            raise BioAttError(f"dose is {self.dose_fraction:g}, wanted a fraction in (0, 1] of the source's dose")
+        for name, smallest in ("views", 1), ("realisations", 1), ("seed", 0):
+            if getattr(self, name) < smallest:
+                raise BioAttError(f"{name} is {getattr(self, name)}, wanted a whole number from {smallest}")
+        if self.photons is not None and not 0.0 < self.photons < 1e15:
+            raise BioAttError(f"photons is {self.photons:g}, wanted a number above 0, or auto")
+        if not 0.0 <= self.electronic_sd < 1e9:
+            raise BioAttError(f"electronic noise is {self.electronic_sd:g}, wanted an SD in photons, 0 or above")
+        try:
+            filter_window(self.filter_name)
+        except ValueError as error:
+            raise BioAttError(f"{error}; choose one of them with --filter") from error
+
+    def record(self, simulator: DoseSimulator, realisation: int, version: str) -> SimulatedDose:
+        """What is written into the results."""
+        return SimulatedDose(
+            version=version,
+            dose_fraction=self.dose_fraction,
+            photons=simulator.photons,
+            electronic_sd=self.electronic_sd,
+            views=self.views,
+            projector=self.projector,
+            filter_name=self.filter_name,
+            tube_current="XRayTubeCurrent" if self.tube_current == FROM_HEADER else self.tube_current and "a file",
+            seed=self.seed,
+            realisation=realisation,
+        )
+
+
+def simulate_series(
+    source: str,
+    output_dir: str,
+    simulation: Simulation,
+    *,
+    version: str,
+    series: str = "",
+    assume_hu: bool = False,
+    allow_gaps: bool = False,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> list[str]:
+    """Write `source` as it would look at a lower dose, in the form it has, and return a line of figures for each input.
+
+    A DICOM series becomes a derived series, NIfTI files become NIfTI files with a .json beside each. ``OUT`` holds
+    them, or one folder ``realisation_1``, ``realisation_2``, ... for each of several realisations; it appears whole.
+    Noise is added inside the circle that fits the slice; padding and what lies outside keep their values.
+
+    Args:
+        source: folder of a DICOM series, DICOM file, NIfTI file or folder of them.
+        output_dir: a folder that does not exist yet, or is replaced whole with `overwrite`.
+        simulation: the choices.
+        version: the bundle's, for the record.
+        series: SeriesInstanceUID, where a folder holds several.
+        assume_hu: take a NIfTI's numbers as HU although they do not look like it.
+        allow_gaps: go on where slices of a DICOM series are missing.
+        overwrite: replace an existing folder.
+        progress: show bars on the terminal.
+
+    Raises:
+        BioAttError: input, output or choices cannot be used.
+    """
+    inputs = find_inputs(source)
+    check_places(source, output_dir, overwrite)
+    # One DICOM series is moved to its place by its writer, all else by us.
+    alone = simulation.realisations == 1 and not is_nifti(inputs[0])
+    lines = []
+    with nullcontext(Path(output_dir)) if alone else staged_folder(output_dir, overwrite) as folder:
+        for path in inputs:
+            volume = load_volume(path, series=series, assume_hu=assume_hu, allow_gaps=allow_gaps, progress=progress)
+            slices = _AxialSlices(volume.hu, volume.affine)
+            current = _tube_current(volume, simulation.tube_current, len(slices))
+            simulator = _calibrated(volume, slices, current, simulation)
+            figures = _Figures()
+            with bar(len(slices) * simulation.realisations, "simulating", progress) as advance:
+                for realisation in range(1, simulation.realisations + 1):
+                    low_hu = _low_dose(volume, simulator, current, simulation, realisation, figures, advance)
+                    target = folder if simulation.realisations == 1 else folder / f"realisation_{realisation}"
+                    record = simulation.record(simulator, realisation, version)
+                    _write(volume, low_hu, target, record, overwrite=overwrite and alone)
+            lines.append(f"{path.name}: {figures.line(simulation, simulator)}")
+    return lines
+
+
+@dataclass
+class _Figures:
+    """What is measured on the way: SDs in flat soft tissue, and the shift of all soft tissue."""
+
+    before: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
+    shift_hu: list[float] = field(default_factory=list)
+    starved: list[float] = field(default_factory=list)
+
+    def measure(self, full_hu: np.ndarray, low_hu: np.ndarray) -> None:
+        """Compare a slice with its low dose."""
+        flat = flat_soft_tissue(full_hu)
+        if flat.any():
+            self.before.append(noise_sd_hu(full_hu, flat))
+            self.after.append(noise_sd_hu(low_hu, flat))
+            self.shift_hu.append(float((low_hu - full_hu)[tissue_mask(full_hu, "soft tissue")].mean()))
+
+    def line(self, simulation: Simulation, simulator: DoseSimulator) -> str:
+        """All of it in words."""
+        noise = "noise not measured: no flat soft tissue"
+        if self.before:
+            before = np.median(self.before)
+            noise = (
+                f"noise {before:.1f} -> {np.median(self.after):.1f} HU (the dose alone: "
+                f"{before / np.sqrt(simulation.dose_fraction):.1f}), "
+                f"soft tissue shifted by {np.mean(self.shift_hu):+.2f} HU"
+            )
+        how = "calibrated" if simulation.photons is None else "given"
+        return (
+            f"dose fraction {simulation.dose_fraction:g}, {simulator.photons:.3g} photons a ray at full dose ({how}), "
+            f"{noise}, {np.mean(self.starved):.2%} of the rays under 10 photons"
+        )
+
+
+class _AxialSlices(Sequence):
+    """The axial slices of an array that lies as its volume does, from inferior to superior.
+
+    ``slices[i]`` is what is projected: square, in the valid range, air for padding and NaN and around what is not
+    square. ``slices.stored[i]`` is a view of the array.
+    """
+
+    def __init__(self, array: np.ndarray, affine: np.ndarray) -> None:
+        from nibabel.orientations import io_orientation
+
+        orientation = io_orientation(affine)
+        axis = int(np.flatnonzero(orientation[:, 0] == 2)[0])
+        self.stored = np.moveaxis(array, axis, 0)[:: int(orientation[axis, 1])]
+        self.spacing_mm = np.delete(np.linalg.norm(affine[:3, :3], axis=0), axis)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        hu = self.stored[index]
+        filled = np.where(_in_field(hu), hu, AIR_HU).clip(*VALID_RANGE_HU).astype(np.float32)
+        return np.pad(filled, self._margins(), constant_values=AIR_HU)
+
+    def crop(self, square: np.ndarray) -> np.ndarray:
+        """What of a square slice lies in the array."""
+        (top, _), (left, _) = self._margins()
+        rows, columns = self.stored.shape[1:]
+        return square[top : top + rows, left : left + columns]
+
+    def _margins(self) -> list[tuple[int, int]]:
+        missing = [max(self.stored.shape[1:]) - count for count in self.stored.shape[1:]]
+        return [(count // 2, count - count // 2) for count in missing]
+
+
+def _in_field(hu: np.ndarray) -> np.ndarray:
+    """Where there is an image: neither padding, which lies below the valid range, nor NaN."""
+    return hu >= VALID_RANGE_HU[0]
+
+
+def _calibrated(volume: Volume, slices: _AxialSlices, current: np.ndarray, simulation: Simulation) -> DoseSimulator:
+    """The simulator of a volume: its geometry, and photons that are given or explain its noise."""
+    one, other = slices.spacing_mm
+    if abs(one - other) > 0.01 * max(one, other):
+        raise BioAttError(
+            f"{volume.source} has pixels of {one:g} x {other:g} mm in its axial slices, wanted square ones; "
+            "give an axial series"
+        )
+    geometry = ParallelBeam(views=simulation.views, spacing_mm=float(one), projector=simulation.projector)
+    simulator = DoseSimulator(geometry=geometry, electronic_sd=simulation.electronic_sd)
+    if simulation.photons is not None:
+        return replace(simulator, photons=simulation.photons)
+    try:
+        return calibrate_on_series(simulator, slices, simulation.filter_name, current)
+    except ValueError as error:
+        raise BioAttError(f"{volume.source}: {error}; give the photons per ray with --photons") from error
+
+
+def _tube_current(volume: Volume, profile: str, count: int) -> np.ndarray:
+    """Tube current of each slice relative to their mean, (count,)."""
+    if not profile:
+        return np.ones(count)
+    if profile == FROM_HEADER:
+        if len(volume.files) != count:
+            raise BioAttError(f"{volume.source} has no tube current per axial slice; name a file with --tube-current")
+        values = np.array([_header_current(Path(file)) for file in volume.files])
+    else:
+        try:
+            values = np.loadtxt(profile, dtype=np.float64, ndmin=1)
+        except (OSError, ValueError) as error:
+            raise BioAttError(f"tube current {profile} is no file of numbers ({error}); write one a line") from error
+        if values.shape != (count,):
+            raise BioAttError(f"tube current {profile} has {values.size} numbers for {count} slices; write one a slice")
+    if not np.all(np.isfinite(values)) or not np.all(values > 0):
+        raise BioAttError(f"tube current from {profile} is not positive everywhere; leave --tube-current out")
+    return values / values.mean()
+
+
+def _header_current(file: Path) -> float:
+    """XRayTubeCurrent in mA."""
+    return float(numbers(open_dicom(file, specific_tags=["XRayTubeCurrent"]), "XRayTubeCurrent", 1, file)[0])
+
+
+def _low_dose(
+    volume: Volume,
+    simulator: DoseSimulator,
+    current: np.ndarray,
+    simulation: Simulation,
+    realisation: int,
+    figures: _Figures,
+    advance: Callable[[int], object],
+) -> np.ndarray:
+    """The volume at the lower dose, in the layout of ``volume.hu``."""
+    low_hu = np.empty_like(volume.hu)
+    full, low = _AxialSlices(volume.hu, volume.affine), _AxialSlices(low_hu, volume.affine)
+    measured = set(calibration_slices(len(full)))
+    dose = simulation.dose_fraction
+    for i in range(len(full)):
+        square = full[i]
+        line_integrals = simulator.geometry.project(square)
+        noisy = simulator.low_dose(
+            square,
+            dose,
+            np.random.default_rng([simulation.seed, realisation, i]),
+            simulation.filter_name,
+            line_integrals,
+            current[i],
+        )
+        stored = full.stored[i]
+        low.stored[i] = np.where(_in_field(stored), stored + full.crop(noisy - square), stored)
+        figures.starved.append(simulator.starved_fraction(modulated(line_integrals, current[i]), dose))
+        if i in measured:
+            figures.measure(stored, low.stored[i])
+        advance(1)
+    return low_hu
+
+
+def _write(volume: Volume, low_hu: np.ndarray, folder: Path, record: SimulatedDose, *, overwrite: bool) -> None:
+    """Write one realisation in the form of its source."""
+    if volume.kind == "dicom":
+        write_dicom_result(volume.source, volume.series_instance_uid, low_hu, folder, record, overwrite=overwrite)
+        return
+    folder.mkdir(exist_ok=True)
+    write_nifti_result(volume.source, low_hu, folder, record)

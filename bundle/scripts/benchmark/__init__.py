@@ -1,0 +1,1 @@
+"""Speed of networks and workflows on this machine: what `bioatt benchmark` does."""

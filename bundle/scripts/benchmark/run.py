@@ -1,0 +1,353 @@
+"""How fast this machine denoises: networks against the rate of matrix products, and whole workflows."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import mkldnn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..errors import BioAttError
+from ..networks import BioAtt, load_weights
+from ..progress import bar
+from ..staging import staged_file
+from .page import plot, to_markdown
+from .workflows import default_network, peak_memory, time_processes, time_series, time_training, wait
+
+logger = logging.getLogger(__name__)
+
+STOCK = "RED-CNN, stock PyTorch form"
+EXACT = "RED-CNN, exact path"
+#: Instruction sets, by PyTorch's names, for which oneDNN has no bf16: a slice of RED-CNN takes minutes.
+_WITHOUT_BF16 = ("NO AVX", "DEFAULT", "AVX2")
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """Something to be timed.
+
+    Args:
+        name: in words.
+        device: ``cpu`` or ``cuda``.
+        precision: ``fp32`` or ``bf16``.
+        gflop: floating-point operations of one run, in 1e9; a multiplication and an addition count as two.
+        run: does it once.
+    """
+
+    name: str
+    device: str
+    precision: str
+    gflop: float
+    run: Callable[[], object]
+
+
+def run_benchmark(
+    output_dir: str | os.PathLike[str],
+    *,
+    shape: tuple[int, int] = (512, 512),
+    repeats: int = 5,
+    slices: int = 100,
+    series: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    processes: int = 0,
+    training: bool = False,
+    compiled: bool = False,
+    page: str | os.PathLike[str] | None = None,
+) -> list[str]:
+    """Measure everything in one run and write benchmark.json, benchmark.md and benchmark.png.
+
+    The contestants take turns, so that what else goes on in the machine hits all of them; each figure is the median
+    of `repeats` runs after one that does not count. Weights are random: they do not change the speed.
+
+    Args:
+        output_dir: folder for the files; made if it is not there.
+        shape: (rows, columns) of the images.
+        repeats: runs of each contestant.
+        slices: of the made series.
+        series: a series to use in place of the made one.
+        threads: of PyTorch on the CPU; None leaves its own choice.
+        processes: measure also how many times as fast this many processes denoise a list of series; 0 does not.
+        training: measure also how long a training step waits for data.
+        compiled: measure also the default network compiled by torch.compile.
+        page: write the table also here, and the plot beside it.
+
+    Returns:
+        The lines of benchmark.md.
+
+    Raises:
+        BioAttError: a number out of its range, or the output cannot be written.
+    """
+    for name, number in (("repeats", repeats), ("size", min(shape)), ("slices", slices), ("threads", threads or 1)):
+        if number < 1:
+            raise BioAttError(f"{name} of a benchmark is {number}, wanted 1 or more; e.g. leave it out")
+    cores = describe_machine()["cores"]
+    if processes and not 2 <= processes <= cores:
+        raise BioAttError(f"processes of a benchmark is {processes}, wanted 2 to {cores}, a core for each")
+    folder = Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BioAttError(f"{folder} cannot be made ({error.strerror}); name another folder with --output") from error
+    with tempfile.TemporaryDirectory() as scratch, _threads(threads):
+        networks, notes = _networks(Path(scratch), shape, compiled)
+        figures = {
+            "machine": describe_machine(),
+            "shape": list(shape),
+            "repeats": repeats,
+            **_judge(_roofs(), networks, repeats),
+            "notes": notes,
+            "series": time_series(_fresh(scratch, "a whole series"), shape, slices, series),
+        }
+        if processes:
+            few = max(1, slices // 10)
+            figures["cohort"] = time_processes(_fresh(scratch, "a list of series"), shape, few, processes)
+        if training:
+            figures["training"] = time_training(_fresh(scratch, "training"), shape, max(1, slices // 5))
+    lines = to_markdown(figures)
+    pages = [(folder / "benchmark.md", folder / "benchmark.png")]
+    pages += [(Path(page), Path(page).with_suffix(".png"))] if page else []
+    with staged_file(folder / "benchmark.json") as file:
+        file.write_text(json.dumps(figures, indent=2) + "\n")
+    for text, picture in pages:
+        with staged_file(text) as file:
+            file.write_text("\n".join([*lines, "", f"![seconds per slice]({picture.name})", ""]))
+        plot(figures["networks"], picture)
+    return lines
+
+
+def _fresh(scratch: str, what: str) -> Path:
+    """A folder for one measurement, which is announced."""
+    logger.info("benchmark: %s", what)
+    folder = Path(scratch) / what
+    folder.mkdir()
+    return folder
+
+
+def describe_machine() -> dict[str, Any]:
+    """Models of processor and GPU, cores, threads and versions; nothing that names the machine itself."""
+    import monai
+
+    return {
+        "processor": _processor(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "monai": monai.__version__},
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; where the system does not tell (macOS, Windows), all that there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    """The processor's model as /proc/cpuinfo has it, else as the platform module does."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _devices() -> list[str]:
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def _roofs() -> list[Contestant]:
+    """Dense products in fp32; the fastest is the roof of its device.
+
+    Which library is fastest hangs on the processor: torch.mm takes MKL, which leaves AVX-512 unused on some; a linear
+    layer of oneDNN's own tensors takes the library that convolutions take.
+    """
+    contestants = []
+    for device in _devices():
+        for n in (1024, 2048) if device == "cpu" else (4096, 8192):
+            generator = torch.Generator(device).manual_seed(_SEED)
+            a, b = (torch.rand(n, n, generator=generator, device=device) for _ in range(2))
+            image, kernel = a.reshape(1, n, -1, 32), b.reshape(n, n, 1, 1)
+            forms = {
+                "torch.mm": lambda a=a, b=b: a @ b,
+                "1x1 convolution": lambda x=image, w=kernel: torch.conv2d(x, w),
+            }
+            if device == "cpu" and mkldnn.torch._C._has_mkldnn:
+                layer, rows = mkldnn.to_mkldnn(nn.Linear(n, n).eval()), a.to_mkldnn()
+                forms["oneDNN linear layer"] = lambda layer=layer, rows=rows: layer(rows)
+            for name, run in forms.items():
+                contestants.append(
+                    Contestant(
+                        name=f"{name}, {n} x {n}", device=device, precision="fp32", gflop=2 * n**3 / 1e9, run=run
+                    )
+                )
+    return contestants
+
+
+def _networks(scratch: Path, shape: tuple[int, int], compiled: bool) -> tuple[list[Contestant], list[str]]:
+    """The networks on every device and in both precisions, and what to tell of those that cannot run here."""
+    generator = torch.Generator().manual_seed(_SEED)
+    image = torch.rand(1, 1, *shape, generator=generator)
+    prior = torch.rand(1, 11, generator=generator).softmax(dim=1)
+    stock, default = BioAtt(channels=96, attention="none").eval(), default_network()
+    gflop = {network: count_gflop(network, image, prior) for network in (stock, default)}
+    contestants, notes = [], []
+    for device in _devices():
+        forms = {
+            STOCK: (stock, copy.deepcopy(stock).to(device)),
+            EXACT: (stock, _as_inference_loads_it(stock, scratch, device)),
+            f"default network, {default.title}": (default, _as_inference_loads_it(default, scratch, device)),
+        }
+        if compiled:
+            loaded = _as_inference_loads_it(default, scratch, device, compiled=True)
+            forms["default network, compiled"] = (default, loaded)
+        slow = device == "cpu" and torch.backends.cpu.get_cpu_capability() in _WITHOUT_BF16
+        if slow:
+            notes.append("bf16 on the CPU: left out, this processor has no instructions for it")
+        for precision in ("fp32",) if slow else ("fp32", "bf16"):
+            for name, (plain, network) in forms.items():
+                run = _runner(network, device, precision, (image.to(device), prior.to(device)))
+                contestants.append(
+                    Contestant(name=name, device=device, precision=precision, gflop=gflop[plain], run=run)
+                )
+    others = {
+        "RED-CNN of ldct-benchmark": (_ldct_benchmark(), stock, (image,), "ldct-benchmark"),
+        "default network, onnxruntime": (
+            _in_onnxruntime(default, scratch),
+            default,
+            (image, prior),
+            "'bioatt[export]'",
+        ),
+    }
+    for name, (network, plain, inputs, package) in others.items():
+        if network is None:
+            notes.append(f"{name}: not installed (python -m pip install {package})")
+        else:
+            run = _runner(network, "cpu", "fp32", inputs)
+            contestants.append(Contestant(name=name, device="cpu", precision="fp32", gflop=gflop[plain], run=run))
+    return contestants, notes
+
+
+def count_gflop(network: nn.Module, image: Tensor, prior: Tensor) -> float:
+    """Operations of one run in 1e9, by the definition of the layers: a faster algorithm does not lower them."""
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        network(image, prior)
+    return counter.get_total_flops() / 1e9
+
+
+def _runner(
+    network: Callable[..., Tensor], device: str, precision: str, inputs: tuple[Tensor, ...]
+) -> Callable[[], Tensor]:
+    """`network` on one slice that lies on `device`."""
+
+    def run() -> Tensor:
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            return network(*inputs)
+
+    return run
+
+
+def _as_inference_loads_it(network: nn.Module, scratch: Path, device: str, compiled: bool = False) -> nn.Module:
+    """A copy that went through a weights file, as every network of the inference workflow does."""
+    torch.save(network.state_dict(), scratch / "weights.pt")
+    return load_weights(copy.deepcopy(network), scratch / "weights.pt", device, compiled=compiled)
+
+
+def _ldct_benchmark() -> nn.Module | None:
+    """RED-CNN of Eulig et al., https://github.com/eeulig/ldct-benchmark, if it is installed."""
+    try:
+        from ldctbench.methods.redcnn.network import Model
+    except ImportError:
+        return None
+    return Model(None).eval()
+
+
+def _in_onnxruntime(network: nn.Module, scratch: Path) -> Callable[[Tensor, Tensor], Tensor] | None:
+    from ..networks.export import export_network, load_exported
+
+    try:
+        export_network(network, scratch / "default.onnx", "onnx")
+    except BioAttError:
+        return None
+    return load_exported(scratch / "default.onnx", "onnx", threads=torch.get_num_threads())
+
+
+def _judge(roofs: Sequence[Contestant], networks: Sequence[Contestant], repeats: int) -> dict[str, Any]:
+    """Time all in turn and set them against the roof of their device and stock RED-CNN."""
+    everyone = [*roofs, *networks]
+    peaks = []
+    for one in everyone:
+        logger.info("benchmark: first run of %s, %s, %s", one.name, one.device, one.precision)
+        peaks.append(peak_memory(one.device, one.run))
+    seconds: list[list[float]] = [[] for _ in everyone]
+    with bar(repeats * len(everyone), "benchmark", unit="run") as advance:
+        for _ in range(repeats):
+            for times, one in zip(seconds, everyone, strict=True):
+                times.append(_time(one))
+                advance(1)
+    medians = [statistics.median(times) for times in seconds]
+    roof: dict[str, dict[str, Any]] = {}
+    products = []
+    for one, median in zip(roofs, medians, strict=False):
+        row = {"name": one.name, "device": one.device, "gflop_per_second": one.gflop / median}
+        products.append(row)
+        if row["gflop_per_second"] > roof.get(one.device, row | {"gflop_per_second": 0})["gflop_per_second"]:
+            roof[one.device] = row
+    rows = []
+    stock = {one.device: m for one, m in zip(everyone, medians, strict=True) if _is_stock(one)}
+    for one, median, times, peak in list(zip(everyone, medians, seconds, peaks, strict=True))[len(roofs) :]:
+        rate = one.gflop / median
+        rows.append(
+            {
+                "name": one.name,
+                "device": one.device,
+                "precision": one.precision,
+                "seconds_per_slice": median,
+                "all_seconds": times,
+                "gflop_per_slice": one.gflop,
+                "gflop_per_second": rate,
+                "share_of_roof": rate / roof[one.device]["gflop_per_second"],
+                "peak_memory_mib": peak,
+                "times_as_fast_as_stock": stock[one.device] / median,
+            }
+        )
+    return {"products": products, "roof": roof, "networks": rows}
+
+
+def _is_stock(one: Contestant) -> bool:
+    return one.name == STOCK and one.precision == "fp32"
+
+
+def _time(one: Contestant) -> float:
+    wait(one.device)
+    began = time.perf_counter()
+    one.run()
+    wait(one.device)
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """PyTorch with `count` threads for as long as it lasts."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count or before)
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,149 @@
+"""A 2-D network over a volume, each axial slice with its own prior, in batches (docs/adr/0002)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer, SimpleInferer
+from torch import Tensor
+
+from ..errors import BioAttError
+from ..hu import VALID_RANGE_HU, hu_to_network, network_to_hu
+from ..priors import PriorSource, SliceKey
+from ..progress import bar
+from ..volumes.reader import slice_keys_from_meta
+
+logger = logging.getLogger(__name__)
+
+
+class SlicePriorInferer(Inferer):
+    """Runs ``network(image, prior)`` over the last axis of a volume and gives slice i the prior of slice i.
+
+    MONAI's SliceInferer drops every input but the first, so the network would run without its prior. This inferer
+    asks the prior source itself, since MONAI Label calls an inferer with nothing but the volume and the network.
+
+    Pixels outside -1024 to 3071 HU (padding, metal) and NaN are hidden from the network and keep their value; what
+    the network makes of the others stays within that range, which every 12-bit source can store.
+
+    Args:
+        prior_source: gives the prior of each slice; None lets the network take the uniform one.
+        batch_size: slices at a time. On a CPU one is fastest: larger batches outgrow the caches and make the
+            allocator return memory again and again.
+        bf16: run the network in bfloat16 where that is fast (recent CPUs and GPUs).
+        strength: in [0, 1]; the result is input + strength * (output - input), the same in network range as in HU.
+        in_place: put the result where the input was, so that a long series is in memory once.
+        progress: show a bar on the terminal.
+
+    Attributes:
+        priors: of the last batch, (B, slices, K) on the CPU; None before the first and without a source.
+
+    Raises:
+        BioAttError: a setting out of its range, or a volume that is not (B, 1, H, W, slices).
+    """
+
+    def __init__(
+        self,
+        *,
+        prior_source: PriorSource | None = None,
+        batch_size: int = 1,
+        bf16: bool = False,
+        strength: float = 1.0,
+        in_place: bool = False,
+        progress: bool = False,
+    ) -> None:
+        super().__init__()
+        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
+            raise BioAttError(f"strength is {strength!r}, wanted a number from 0 (input) to 1 (denoised)")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise BioAttError(f"batch_size must be at least 1 slice, got {batch_size!r}; give a whole number")
+        self.prior_source = prior_source
+        self.batch_size = batch_size
+        self.bf16 = bf16
+        self.strength = float(strength)
+        self.in_place = in_place
+        self.progress = progress
+        self.priors: Tensor | None = None
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Denoise `inputs` (B, 1, H, W, slices), in network range, slices from inferior to superior.
+
+        Returns:
+            The same shape, float32; a MetaTensor with the input's meta and transforms if the input was one.
+        """
+        if inputs.dim() != 5 or inputs.shape[1] != 1:
+            raise BioAttError(f"the inferer wants a volume (B, 1, H, W, slices), got {list(inputs.shape)}")
+        values = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        meta = inputs.meta if isinstance(inputs, MetaTensor) else {}
+        in_place = self.in_place and values.dtype == torch.float32
+        result = values if in_place else torch.empty_like(values, dtype=torch.float32)
+        priors: Tensor | None = None
+        with torch.inference_mode(), bar(values.shape[0] * values.shape[-1], "denoising", self.progress) as advance:
+            for number, (item, out) in enumerate(zip(values, result, strict=True)):
+                keys = slice_keys_from_meta(meta, values.shape[-1], number)
+                for start in range(0, values.shape[-1], self.batch_size):
+                    part = slice(start, start + self.batch_size)
+                    stack = item[0, ..., part].movedim(-1, 0)
+                    prior = None
+                    if self.prior_source is not None:
+                        prior = find_priors(self.prior_source, stack, keys[part])
+                        if priors is None:  # one block: small ones, kept between large ones, would scatter the heap
+                            priors = prior.new_empty(values.shape[::4] + prior.shape[1:])
+                        priors[number, part] = prior
+                    out[0, ..., part] = self._denoise(stack, prior, network).movedim(0, -1)
+                    advance(len(stack))
+        self.priors = priors
+        if isinstance(inputs, MetaTensor):
+            return MetaTensor(result, meta=inputs.meta, applied_operations=inputs.applied_operations)
+        return result
+
+    def _denoise(self, stack: Tensor, prior: Tensor | None, network: Callable[..., Tensor]) -> Tensor:
+        """Denoise slices (n, H, W) and put back what the network has no business with."""
+        image, inside = network_input(stack)
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
+            denoised = network(image, None if prior is None else prior.to(image))
+        lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
+        denoised = torch.lerp(image[:, 0].float(), denoised[:, 0].float().clamp(lower, upper), self.strength)
+        return torch.where(inside, denoised, stack.float())
+
+
+def network_input(slices: Tensor) -> tuple[Tensor, Tensor]:
+    """What a network is shown of `slices` (n, H, W) in network range.
+
+    Returns:
+        The image (n, 1, H, W), without NaN and within the valid range, and where it is the slice as it was, (n, H, W).
+    """
+    lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
+    inside = (slices >= lower) & (slices <= upper)
+    return _finite(slices).clamp(lower, upper)[:, None], inside
+
+
+def find_priors(source: PriorSource, slices: Tensor, keys: list[SliceKey]) -> Tensor:
+    """Priors (n, K), on the CPU, of `slices` (n, H, W) in network range that `keys` name."""
+    return source(network_to_hu(_finite(slices)).float().cpu(), keys)
+
+
+def _finite(slices: Tensor) -> Tensor:
+    """NaN as the lowest HU of the valid range."""
+    lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
+    return torch.nan_to_num(slices, nan=lower, posinf=upper, neginf=lower)
+
+
+class AutocastInferer(SimpleInferer):
+    """MONAI's SimpleInferer for training: passes the prior on, and may run the network in bfloat16 on any device.
+
+    Args:
+        bf16: autocast to bfloat16; the result is float32 either way.
+    """
+
+    def __init__(self, *, bf16: bool = False) -> None:
+        super().__init__()
+        self.bf16 = bf16
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return ``network(inputs, prior)`` for `inputs` (B, 1, H, W) and ``args = (prior,)``."""
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
+            return network(inputs, *args, **kwargs).float()

@@ -1,0 +1,85 @@
+"""What a run of inference tells at its end: slices, prior, seconds, noise before and after."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.engines import IterationEvents
+
+from ..evaluation.samples import SliceSamples
+from ..provenance import Provenance
+
+
+class InferenceSummary:
+    """Prints one summary when an evaluator has finished.
+
+    Args:
+        provenance: what made the results.
+        output_dir: where they are.
+        report_file: where the report is; empty for none.
+    """
+
+    def __init__(self, provenance: Provenance, output_dir: str, report_file: str = "") -> None:
+        self.provenance = provenance
+        self.output_dir = output_dir
+        self.report_file = report_file
+        self._began = 0.0
+        self._slices = 0
+        self._samples = SliceSamples()
+        self._noise: list[tuple[float, float]] = []
+        self._outside: list[str] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator that runs volumes (B, 1, H, W, slices) in network range."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.look)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.measure)
+        engine.add_event_handler(Events.COMPLETED, self.tell)
+
+    def start(self, engine: Engine) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+        self._slices = 0
+        self._noise = []
+        self._outside = []
+
+    def look(self, engine: Engine) -> None:
+        """Keep some slices as they are before the inferer, which may work in place; count them all."""
+        image = engine.state.batch["image"]
+        self._slices += image.shape[0] * image.shape[-1]
+        outside = image.meta.get("outside_scope", "") if isinstance(image, MetaTensor) else ""
+        self._outside += [outside] if isinstance(outside, str) else outside
+        self._samples = SliceSamples(image)
+
+    def measure(self, engine: Engine) -> None:
+        """Measure the noise of these slices before and after."""
+        self._samples.take_after(engine.state.output["pred"])
+        self._noise += self._samples.noise_sd_hu()
+        self._samples = SliceSamples()
+
+    def tell(self, engine: Engine) -> None:
+        """Print the summary."""
+        print("\n".join(f"{name:<16}{value}" for name, value in self.lines()), flush=True)
+
+    def lines(self) -> list[tuple[str, Any]]:
+        """Names and values of the summary."""
+        seconds = time.perf_counter() - self._began
+        noise = "no soft tissue to measure it in"
+        if self._noise:
+            before, after = np.median(self._noise, axis=0)
+            noise = f"{before:.1f} HU before, {after:.1f} HU after ({after / before - 1:+.0%}), flat soft tissue"
+        return [
+            ("slices", self._slices),
+            ("prior", self.provenance.prior_model),
+            ("weights", f"{self.provenance.network}, sha256 {self.provenance.weights_sha256[:16]}"),
+            ("strength", f"{self.provenance.strength:g}"),
+            ("noise (SD)", noise),
+            *(("outside scope", outside) for outside in dict.fromkeys(filter(None, self._outside))),
+            ("seconds", f"{seconds:.1f} ({seconds / max(1, self._slices):.2f} per slice)"),
+            ("output", self.output_dir),
+            *([("report", self.report_file)] if self.report_file else []),
+        ]

@@ -1,0 +1,170 @@
+"""The network as a file for other runtimes: ONNX, torch.export or TorchScript, checked against PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import BioAttError
+from ..staging import staged_file
+
+logger = logging.getLogger(__name__)
+
+#: Format to the suffix that its runtimes expect.
+SUFFIXES = {"onnx": ".onnx", "exported": ".pt2", "torchscript": ".ts"}
+#: Largest difference from PyTorch, in network range; 0.05 HU.
+TOLERANCE = 1e-4
+_AXES = {"image": {0: "batch", 2: "height", 3: "width"}, "prior": {0: "batch"}}
+
+Runner = Callable[[Tensor, Tensor], Tensor]
+
+
+def export_network(
+    network: nn.Module, path: str | os.PathLike[str], form: str, *, record: Mapping[str, str] | None = None
+) -> float:
+    """Write `network` as a file that needs none of this bundle's code, and compare it with PyTorch.
+
+    Inputs are ``image`` (B, 1, H, W) in network range, (HU + 500) / 500, and ``prior`` (B, K); the output is
+    ``denoised`` (B, 1, H, W). B, H and W are free, also where the network pads. A dense prior is left to PyTorch.
+
+    Args:
+        network: in eval mode, on the CPU.
+        path: the file, ending in the format's suffix (`SUFFIXES`); replaced if it exists.
+        form: ``onnx``, ``exported`` (torch.export) or ``torchscript``.
+        record: what made the weights, kept inside the file: metadata of ONNX, ``record.json`` of the others.
+
+    Returns:
+        Largest difference from PyTorch over images of several sizes, in network range.
+
+    Raises:
+        BioAttError: an unknown format or suffix, a package is missing, or the file gives another result.
+    """
+    if form not in SUFFIXES:
+        raise BioAttError(f"format is {form!r}, wanted one of {', '.join(SUFFIXES)}")
+    if Path(path).suffix != SUFFIXES[form]:
+        raise BioAttError(f"{path} must end in {SUFFIXES[form]} for the format {form}; name the file so")
+    if form == "onnx":
+        _need_onnx()
+    with staged_file(path) as file:
+        kept = {key: str(text) for key, text in (record or {}).items()}
+        {"onnx": _write_onnx, "exported": _write_exported, "torchscript": _write_torchscript}[form](network, file, kept)
+        difference = _compare(network, load_exported(file, form))
+        if not difference <= TOLERANCE:
+            raise BioAttError(
+                f"{path} differs from PyTorch by {difference:.2g} (network range), more than {TOLERANCE:g}; "
+                "take another format, or the versions of constraints.txt"
+            )
+    return difference
+
+
+def load_exported(path: str | os.PathLike[str], form: str, *, threads: int = 0) -> Runner:
+    """A file of `export_network` as a function of image and prior, on the CPU.
+
+    Args:
+        path: the file.
+        form: its format.
+        threads: of onnxruntime; 0 lets it choose.
+    """
+    if form == "onnx":
+        _need_onnx()
+        return _load_onnx(path, threads)
+    if form == "torchscript":
+        return torch.jit.load(path)
+    # The guards of torch.export speak of the sizes it was traced with; the graph is right for all (and tested so).
+    return torch.export.load(path).module(check_guards=False)
+
+
+def _write_onnx(network: nn.Module, file: Path, record: dict[str, str]) -> None:
+    with torch.no_grad():
+        program = torch.onnx.export(
+            _with_free_padding(network),
+            _example(network),
+            dynamo=True,
+            verbose=False,
+            input_names=["image", "prior"],
+            output_names=["denoised"],
+            dynamic_shapes=_AXES,
+        )
+    graph = program.model.graph
+    graph.outputs[0].shape = graph.inputs[0].shape  # the exporter only finds a formula of both
+    program.model.metadata_props.update(record)
+    program.save(str(file), external_data=False)
+
+
+def _write_exported(network: nn.Module, file: Path, record: dict[str, str]) -> None:
+    free = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in _AXES.items()}
+    with torch.no_grad():
+        program = torch.export.export(_with_free_padding(network), _example(network), dynamic_shapes=free)
+    with open(file, "wb") as stream:  # a path would have to end in .pt2, and this one is still a partial file
+        torch.export.save(program, stream, extra_files={"record.json": json.dumps(record)})
+
+
+def _write_torchscript(network: nn.Module, file: Path, record: dict[str, str]) -> None:
+    torch.jit.save(torch.jit.script(network), str(file), _extra_files={"record.json": json.dumps(record)})
+
+
+def _load_onnx(path: str | os.PathLike[str], threads: int) -> Runner:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+
+    def run(image: Tensor, prior: Tensor) -> Tensor:
+        (denoised,) = session.run(None, {"image": image.numpy(), "prior": prior.numpy()})
+        return torch.from_numpy(np.asarray(denoised))
+
+    return run
+
+
+def _with_free_padding(network: nn.Module) -> nn.Module:
+    """A copy that pads by indices: how much `F.pad` pads would be fixed to the example's size."""
+    copied = copy.deepcopy(network)
+    if hasattr(copied, "multiple"):  # BioAttUNet
+        copied._pad = partial(_grow, multiple=copied.multiple)
+    elif hasattr(copied, "smallest_side"):  # BioAtt
+        copied._at_least_smallest = partial(_grow, smallest=copied.smallest_side)
+    return copied
+
+
+def _grow(image: Tensor, multiple: int = 1, smallest: int = 1) -> Tensor:
+    """`image` (B, C, H, W) padded by replication at the right and lower side, as the networks do it."""
+    for axis in (-2, -1):
+        side = image.shape[axis]
+        wanted = torch.sym_max((side + multiple - 1) // multiple * multiple, smallest)
+        image = image.index_select(axis, torch.arange(wanted, device=image.device).clamp(max=side - 1))
+    return image
+
+
+def _example(network: nn.Module, shape: tuple[int, int, int] = (2, 45, 53)) -> tuple[Tensor, Tensor]:
+    """A seeded image (B, 1, H, W) and prior (B, K) for `shape` (B, H, W)."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(shape[0], 1, *shape[1:], generator=generator)
+    return image, torch.rand(shape[0], network.num_descriptors, generator=generator).softmax(dim=1)
+
+
+def _compare(network: nn.Module, run: Runner) -> float:
+    """Largest difference between `network` and `run`, over a size that fits the network and some that do not."""
+    differences = []
+    with torch.inference_mode():
+        for shape in ((1, 64, 64), (2, 45, 53), (3, 9, 70)):
+            example = _example(network, shape)
+            differences.append((network(*example) - run(*example)).abs().max())
+    return float(torch.stack(differences).max())
+
+
+def _need_onnx() -> None:
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise BioAttError(f"ONNX needs {error.name}; python -m pip install 'bioatt[export]'") from error

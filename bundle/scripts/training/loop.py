@@ -1,0 +1,308 @@
+"""What the training workflow needs besides MONAI's parts: checkpoints that a kill cannot spoil, and processes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.handlers import EarlyStopHandler
+from torch import nn
+
+from ..errors import BioAttError
+from ..networks.weights import fit_weights, read_state_dict
+from ..staging import staged_file
+from ..volumes.scope import scope_path
+
+logger = logging.getLogger(__name__)
+
+#: Names of the files in a training's output folder.
+CHECKPOINT, BEST, FINAL = "checkpoint.pt", "best.pt", "model.pt"
+
+
+class Checkpoints:
+    """Keeps the last state of a training to go on from, its best weights so far, and its final ones.
+
+    ::
+
+        checkpoint.pt   network, optimizer, scheduler, epoch, random states: replaced whole, so a kill or a full disk
+                        leaves the one before
+        best.pt         weights alone, of the highest validation metric
+        model.pt        weights alone, when the last epoch is done
+
+    Weights under another name than model.pt get a copy of model.scope.json beside them, so they are never judged by
+    the scope of others. MONAI's CheckpointSaver writes in place and calls what an exception left behind final
+    (docs/adr/0008). An epoch is saved after all other handlers have seen its end, `EarlyStop` among them. Of several
+    processes the first one writes, all read.
+
+    Args:
+        folder: where the files stand; made if missing.
+        network: the bare network, not wrapped for several processes.
+        optimizer, lr_scheduler: their states are kept too.
+        validator: the evaluator whose metric decides about the best weights.
+        metric: its name in the validator's metrics; higher is better.
+        interval: epochs between checkpoints; the last epoch always has one.
+        resume: go on from checkpoint.pt if there is one.
+        publish: a file that takes the final weights in place of model.pt, and is replaced if it exists: for an
+            application that trains again and again, as MONAI Label does. An earlier checkpoint then does not count.
+
+    Raises:
+        BioAttError: when attached, no such folder can be made; when the training starts, a checkpoint cannot be read
+            or belongs to another network; when it writes, the disk is full.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        lr_scheduler: Any,
+        validator: Engine,
+        *,
+        metric: str = "denoised_psnr_db",
+        interval: int = 1,
+        resume: bool = False,
+        publish: str | os.PathLike[str] = "",
+    ) -> None:
+        self.folder = Path(folder)
+        self.network = network
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.validator = validator
+        self.metric = metric
+        self.interval = interval
+        self.resume = resume
+        self.publish = publish
+        self.best = -math.inf
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BioAttError(f"output folder {self.folder} cannot be made: {error.strerror}; name another") from error
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.STARTED, self._save_behind_all_others)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def _save_behind_all_others(self, engine: Engine) -> None:
+        if not engine.has_event_handler(self.save, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def load(self, engine: Engine) -> None:
+        """Set everything to where the checkpoint left it."""
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            if self.resume:
+                logger.info("no checkpoint in %s: the training starts anew", self.folder)
+            return
+        if not self.resume and self.publish:
+            (self.folder / BEST).unlink(missing_ok=True)
+            return
+        if not self.resume:
+            raise BioAttError(
+                f"{path} is there from a training that did not finish; go on with resume.json (resume=true), or name "
+                "another output folder"
+            )
+        state = _read_checkpoint(path)
+        fit_weights(self.network, state["network"], str(path))
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        except (ValueError, KeyError) as error:
+            raise BioAttError(f"{path} does not fit this optimizer or schedule ({error}); use its config") from error
+        if state["epoch_length"] != engine.state.epoch_length:
+            raise BioAttError(
+                f"{path} comes from epochs of {state['epoch_length']} steps, here they have "
+                f"{engine.state.epoch_length}; go on with the same data and batch, or name another output folder"
+            )
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        self.best = state["best"]
+        if state.get("early_stop") and hasattr(engine.state, "early_stop"):
+            engine.state.early_stop.load_state_dict(state["early_stop"])
+        _set_random_states(state["random"])
+        logger.info("going on after epoch %d of %d", state["epoch"], engine.state.max_epochs)
+
+    def save(self, engine: Engine) -> None:
+        """Write the best weights where they are, and the checkpoint."""
+        validated = self.validator.state.epoch == engine.state.epoch
+        value = self.validator.state.metrics.get(self.metric, math.nan) if validated else math.nan
+        better = value > self.best
+        self.best = value if better else self.best
+        if idist.get_rank() > 0:
+            return
+        if better:
+            self._save_weights(self.folder / BEST)
+        if engine.state.epoch % self.interval and engine.state.epoch < engine.state.max_epochs:
+            return
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lr_scheduler": self.lr_scheduler.state_dict(),
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "epoch_length": engine.state.epoch_length,
+            "best": self.best,
+            "random": _random_states(),
+        }
+        if hasattr(engine.state, "early_stop"):
+            state["early_stop"] = dict(engine.state.early_stop.state_dict())
+        _save(self.folder / CHECKPOINT, state)
+
+    def finish(self, engine: Engine) -> None:
+        """Write the final weights."""
+        if idist.get_rank() == 0:
+            self._save_weights(Path(self.publish or self.folder / FINAL))
+
+    def _save_weights(self, path: Path) -> None:
+        """Write weights, and what they were trained on; no warning is better than that of the weights before."""
+        own, kept = (Path(scope_path(one)) for one in (self.folder / FINAL, path))
+        if own != kept:
+            kept.unlink(missing_ok=True)
+        _save(path, self.network.state_dict())
+        if own != kept and own.is_file():
+            with staged_file(kept) as partial:
+                shutil.copyfile(own, partial)
+
+
+class StopOnNaN:
+    """Ends a training whose loss is no number, before it spoils what was saved.
+
+    Raises:
+        BioAttError: at the first step with a loss of NaN or infinity.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, before its checkpoints."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Look at the loss of one step."""
+        loss = float(engine.state.output[0]["loss"])  # of the step, in each item of the decollated output
+        if not math.isfinite(loss):
+            state = engine.state
+            raise BioAttError(
+                f"the loss is {loss} in epoch {state.epoch}, step {state.iteration}: look for NaN in the data, or "
+                "lower learning_rate; the last checkpoint is kept"
+            )
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.optim.Optimizer:
+    """Let `optimizer` scale gradients down to a total norm of `max_norm` before each step; 0 leaves them alone.
+
+    Returns:
+        The optimizer itself.
+    """
+    if max_norm > 0.0:
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        optimizer.register_step_pre_hook(lambda *_: torch.nn.utils.clip_grad_norm_(parameters, max_norm) and None)
+    return optimizer
+
+
+class EarlyStop(EarlyStopHandler):
+    """MONAI's early stop, of the trainer that it is attached to: a config cannot name a trainer in its own handlers.
+
+    `Checkpoints` keeps its count, so a training that goes on stops where it would have stopped.
+
+    Args:
+        patience: epochs without a higher score before the training ends.
+        score_function: of the trainer; a higher score is better.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        self.set_trainer(engine)
+        engine.state.early_stop = self._handler  # Ignite's, which has the count
+        super().attach(engine)
+
+
+def begin_with(network: nn.Module, weights: str) -> None:
+    """Load `weights` into `network` before it is trained; empty: leave it as it was initialised.
+
+    Raises:
+        BioAttError: the file cannot be read, or belongs to another network.
+    """
+    if weights:
+        fit_weights(network, read_state_dict(weights), weights)
+
+
+def join_processes() -> None:
+    """Join the process group that torchrun announces: NCCL with GPUs, Gloo without."""
+    if "LOCAL_RANK" not in os.environ:
+        raise BioAttError("multi_gpu_train.json is for torchrun; start it with torchrun --nproc_per_node=N -m ...")
+    idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def leave_processes() -> None:
+    """Leave the process group."""
+    idist.finalize()
+
+
+def local_device() -> torch.device:
+    """The GPU of this process, or the CPU."""
+    rank = int(os.environ.get("LOCAL_RANK", 0))
+    return torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def published_weights(bundle_root: str | os.PathLike[str]) -> str:
+    """The weights that a training replaces: the bundle's own where MONAI Label trains its copy, else none, ``""``.
+
+    MONAI Label names no place for what it trains, and takes these weights for the next request. With several GPUs it
+    starts torchrun with a config of its own, ``monailabel_train.json``.
+    """
+    by_label = "monailabel" in sys.modules or any("monailabel_train.json" in word for word in sys.argv)
+    return str(Path(bundle_root) / "models" / FINAL) if by_label else ""
+
+
+def is_first_process() -> bool:
+    """Whether this process writes and speaks for all."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def _save(path: Path, state: Any) -> None:
+    with staged_file(path) as partial:
+        try:
+            torch.save(state, partial)
+        except RuntimeError as error:  # PyTorch's zip writer turns a full disk into this
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        missing = {"network", "optimizer", "lr_scheduler", "epoch", "iteration", "epoch_length", "random"} - set(state)
+    except Exception as error:  # torch, zipfile and pickle each have their own for a damaged file
+        raise BioAttError(
+            f"checkpoint {path} cannot be read; take {BEST} beside it as weights, or name another output folder"
+        ) from error
+    if missing:
+        raise BioAttError(f"checkpoint {path} lacks {', '.join(sorted(missing))}; name another output folder")
+    return state
+
+
+def _random_states() -> dict[str, Any]:
+    """States of Python's, NumPy's and PyTorch's generators, as numbers and tensors only; see `_set_random_states`."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+    }
+
+
+def _set_random_states(states: dict[str, Any]) -> None:
+    """The inverse of `_random_states`."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(states["torch"])

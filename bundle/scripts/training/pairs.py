@@ -1,0 +1,313 @@
+"""What training reads: pairs of full and low dose, real or simulated, with the priors of their slices, on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import BioAttError
+from ..hu import VALID_RANGE_HU
+from ..priors import PriorSource, SliceKey
+from ..progress import bar
+from ..staging import staged_file
+from ..volumes.orientation import RadiologicalSlices, radiological_slices
+from ..volumes.regions import UNKNOWN, region_of_prior
+from ..volumes.scope import Facts
+from .pairing import Stack
+from .scope import facts_of_study
+from .simulated import simulate, simulation_recipe, simulator_for
+from .splits import Split
+from .studies import Collection, Study, without_names
+from .targets import CleanedTargets
+
+#: Part of the key of cached real pairs; raise it when what is written of them changes.
+REAL_VERSION = 1
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedPair:
+    """One full-dose slice and its low-dose realisations on disk.
+
+    Args:
+        path: .npz with ``full`` (H, W) and ``low`` (R, H, W), int16 HU; R is 1 where the low dose is real.
+        priors: (R, K), or dense (R, K, h, w), one per realisation, of the whole low-dose slice.
+        patient: pseudonym.
+        key: the slice whose priors these are: of the low dose if that is real, else of the full dose.
+        uid: its SOPInstanceUID, or what stands for it where there is none.
+        region: ``head``, ``chest``, ``abdomen``, ``pelvis`` or ``unknown``.
+        facts: of the series, for the scope of a training.
+        target: .npy with the cleaned full dose (H, W), int16 HU, where the training has one; see `CleanedTargets`.
+    """
+
+    path: Path
+    priors: np.ndarray
+    patient: str
+    key: SliceKey
+    uid: str = ""
+    region: str = UNKNOWN
+    facts: Facts = Facts()
+    target: Path | None = None
+
+    def load(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return full (H, W) and low (R, H, W) in HU, int16, and the priors (R, K).
+
+        Raises:
+            BioAttError: the file is damaged or gone.
+        """
+        read = _read_pair(self.path)
+        if read is None:
+            raise BioAttError(f"cached pair {self.path} is damaged or gone; start again, and it is made anew")
+        return (*read, self.priors)
+
+    def load_target(self) -> np.ndarray | None:
+        """Return the cleaned full dose (H, W) in HU, int16; None where the full dose itself is the target.
+
+        Raises:
+            BioAttError: the file is damaged or gone.
+        """
+        if self.target is None:
+            return None
+        try:
+            return np.load(self.target, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BioAttError(
+                f"cached target {self.target} is damaged or gone; delete it and start again, and it is made anew"
+            ) from error
+
+
+def training_pairs(
+    studies: Collection,
+    split: Split,
+    part: str,
+    cache_dir: str | os.PathLike[str],
+    prior_source: PriorSource,
+    *,
+    slices_per_patient: int = 0,
+    dose_fractions: Sequence[float] = (0.5, 0.25, 0.1),
+    filter_names: Sequence[str] = ("hann", "hamming", "cosine"),
+    views: int = 600,
+    seed: int = 0,
+    targets: CleanedTargets | None = None,
+) -> list[dict[str, Any]]:
+    """Make, or find in the cache, the pairs of one part, as ``{"pair", "patient", "region", "uid"}`` a slice.
+
+    A real low dose is its one realisation. Where there is none, low doses are simulated: the photons of each series
+    are calibrated on the noise of its own slices, and each realisation has one of `dose_fractions` and a
+    reconstruction filter drawn from `filter_names`. Every slice is its own file, written whole, under its
+    SOPInstanceUID and a digest of what decides its content: an interrupted run goes on where it stopped, and a
+    damaged file is made again.
+
+    Args:
+        studies: the data set, by `find_studies`.
+        split: who is in which part, by `make_split`.
+        part: ``train``, ``validate`` or ``test``.
+        cache_dir: where the pairs are kept; made if missing.
+        prior_source: gives the prior of each low-dose slice.
+        slices_per_patient: take at most about so many, evenly spread; 0 takes all.
+        dose_fractions: one realisation each, in (0, 1].
+        filter_names: reconstruction filters of the noise, as scikit-image names them.
+        views: projection angles over 180 degrees.
+        seed: of the noise; the slice's UID goes into it too, so a slice's noise hangs on nothing else.
+        targets: cleans the full doses, which are then kept as targets beside the pairs.
+
+    Raises:
+        BioAttError: the part is empty, a volume cannot be read or holds NaN, a prior is missing, or the disk is full.
+            What was cached before is kept.
+    """
+    patients = split.patients(part)
+    for one in studies.refused:
+        if one.patient in patients:
+            logger.warning("%s %s: refused in part or whole; `bioatt data` tells why", one.patient, one.what)
+    recipe = simulation_recipe(tuple(dose_fractions), tuple(filter_names), views, seed)
+    cache = _Cache(Path(cache_dir), prior_source, recipe, targets)
+    made: dict[str, list[CachedPair]] = {}
+    for patient in dict.fromkeys(patients):
+        slices = [
+            (study, study.pairs[i]) for study in studies.of(patient) for i in split.slices(part, len(study.pairs))
+        ]
+        every = math.ceil(len(slices) / slices_per_patient) if slices_per_patient else 1
+        slices = slices[every // 2 :: every]
+        made[patient] = []
+        for study in studies.of(patient):
+            made[patient] += cache.pairs(study, [indices for one, indices in slices if one is study])
+        logger.info("%s: %d slices to %s on", patient, len(made[patient]), part)
+    if not any(made.values()):
+        raise BioAttError(f"the patients to {part} on have too few slices for a split within patients; add slices")
+    return [
+        {"pair": pair, "patient": pair.patient, "region": pair.region, "uid": pair.uid}
+        for patient in patients
+        for pair in made[patient]
+    ]
+
+
+class _Cache:
+    """Pairs and priors on disk; makes what is not there."""
+
+    def __init__(
+        self, place: Path, prior_source: PriorSource, simulation: dict[str, Any], targets: CleanedTargets | None
+    ) -> None:
+        self.place = place
+        self.prior_source = prior_source
+        self.simulation = simulation
+        self.targets = targets
+
+    def pairs(self, study: Study, indices: list[tuple[int, int]]) -> list[CachedPair]:
+        """The pairs of one study at the slice indices (full, low), inferior to superior."""
+        try:
+            return self._pairs(study, indices)
+        except (BioAttError, ValueError) as error:
+            places = [study.full.path, study.low.path if study.low else None]
+            told = without_names(str(error), places, study.patient)
+            why = told if isinstance(error, BioAttError) else f"{told}; leave this patient out"
+            raise BioAttError(f"{study.patient}: no pairs can be made: {why}") from error
+
+    def _pairs(self, study: Study, indices: list[tuple[int, int]]) -> list[CachedPair]:
+        paths = [self._path(study, full, low) for full, low in indices]
+        realisations = 1 if study.low else len(self.simulation["doses"])
+        missing = [
+            (path, pair)
+            for path, pair in zip(paths, indices, strict=True)
+            if (kept := _read_pair(path)) is None or len(kept[1]) != realisations
+        ]
+        if missing:
+            make = self._maker(study)
+            with bar(len(missing), f"{'pairing' if study.low else 'simulating'} {study.patient}") as advance:
+                for path, (full, low) in missing:
+                    _write(path, partial(np.savez, **make(full, low)))
+                    advance(1)
+        found, facts = [], facts_of_study(study)
+        with bar(len(paths), f"priors {study.patient}", not all(map(self._has_prior, paths))) as advance:
+            for path, (full, low) in zip(paths, indices, strict=True):
+                found.append(self._with_prior(study, path, low if study.low else full, facts))
+                advance(1)
+        return found
+
+    def _path(self, study: Study, full: int, low: int) -> Path:
+        """Where a pair is kept: by the UIDs of its slices, under a digest of what else decides its content."""
+        recipe = self.simulation
+        name = _file_name(study.full.uids[full])
+        if study.low:
+            recipe, name = {"real": REAL_VERSION}, f"{_file_name(study.low.uids[low])}_{name}"
+        folder = self.place / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BioAttError(f"cache {self.place} cannot be made: {error.strerror}; name another cache_dir") from error
+        return folder / f"{name}.npz"
+
+    def _maker(self, study: Study) -> Callable[[int, int], dict[str, np.ndarray]]:
+        """A function that makes the arrays of one pair; reads the volumes once."""
+        fulls = _volume(study.full, "full")
+        if study.low:
+            lows = _volume(study.low, "low")
+            return lambda full, low: {"full": _stored(fulls[full]), "low": _stored(lows[low])[None]}
+        simulator = simulator_for(fulls, self.simulation)
+
+        def make(full: int, low: int) -> dict[str, np.ndarray]:
+            simulated = simulate(fulls[full], simulator, self.simulation, _file_name(study.full.uids[full]))
+            return {"full": _stored(fulls[full]), "low": simulated.round().clip(-32768, 32767).astype(np.int16)}
+
+        return make
+
+    def _with_prior(self, study: Study, path: Path, index: int, facts: Facts) -> CachedPair:
+        """The pair with the priors of its low doses; `index` is that of the slice which names them."""
+        stack = study.low or study.full
+        priors = self._priors(path, stack.keys[index])
+        region = study.region
+        if region == UNKNOWN and self.prior_source.name.partition(":")[0] not in ("uniform", "random"):  # know nothing
+            whole = priors.mean(axis=(0, *range(2, priors.ndim)))  # over realisations, and the places of a dense prior
+            region = region_of_prior(whole, self.prior_source.descriptors)
+        return CachedPair(
+            path=path,
+            priors=priors,
+            patient=study.patient,
+            key=stack.keys[index],
+            uid=stack.uids[index],
+            region=region,
+            facts=facts,
+            target=self._target(path, stack.keys[index]) if self.targets else None,
+        )
+
+    def _target(self, path: Path, key: SliceKey) -> Path:
+        """Where the cleaned full dose is kept, beside the pair under the digest of what cleaned it; made if missing."""
+        kept = path.with_suffix(f".{self.targets.digest[:16]}.target.npy")
+        if not kept.exists():
+            _write(kept, partial(np.save, arr=_stored(self.targets(_read_pair(path)[0], key))))
+        return kept
+
+    def _priors(self, path: Path, key: SliceKey) -> np.ndarray:
+        """Priors of the low-dose realisations (R, K), kept beside the pair under the digest of what made them."""
+        kept = self._prior_path(path)
+        try:
+            return np.load(kept, allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # not there yet, or damaged
+            pass
+        read = _read_pair(path)
+        if read is None:
+            raise BioAttError(f"cached pair {path} is damaged or gone; start again, and it is made anew")
+        low = torch.from_numpy(read[1].astype(np.float32))
+        priors = self.prior_source(low, [key] * len(low)).numpy()
+        _write(kept, partial(np.save, arr=priors))
+        return priors
+
+    def _prior_path(self, path: Path) -> Path:
+        return path.with_suffix(f".{self.prior_source.digest[:16]}.prior.npy")
+
+    def _has_prior(self, path: Path) -> bool:
+        return self._prior_path(path).exists()
+
+
+def _volume(stack: Stack, dose: str) -> RadiologicalSlices:
+    """The slices of a stack.
+
+    Raises:
+        BioAttError: they cannot be read, or hold values that are no numbers.
+    """
+    # Each slice is paired by its own position, so gaps do no harm.
+    volume = radiological_slices(stack.path, series=stack.series_instance_uid, allow_gaps=True)
+    for i in range(len(volume)):
+        if not np.isfinite(volume[i]).all():
+            raise BioAttError(
+                f"the {dose} dose holds NaN or infinite values in the slice at {stack.heights_mm[i]:.2f} mm "
+                f"({stack.uids[i]}); export it again, or leave this patient out"
+            )
+    return volume
+
+
+def _stored(hu: np.ndarray) -> np.ndarray:
+    """HU as they are cached: whole numbers in the valid range."""
+    return hu.clip(*VALID_RANGE_HU).round().astype(np.int16)
+
+
+def _file_name(uid: str) -> str:
+    """The UID if it is one (PS3.5 9.1), or is one of ours, and so can be a file's name; else its digest."""
+    return uid if re.fullmatch(r"[0-9a-f.-]{1,64}", uid) else hashlib.sha256(uid.encode()).hexdigest()
+
+
+def _read_pair(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """Full (H, W) and low (R, H, W); None if the file is not there or not whole."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            full, low = arrays["full"], arrays["low"]
+    except Exception:  # numpy and zipfile raise many kinds of errors on damaged files
+        return None
+    return (full, low) if low.shape[1:] == full.shape and low.ndim == 3 else None
+
+
+def _write(path: Path, save: Callable[[Any], None]) -> None:
+    """Write the file whole or not at all."""
+    with staged_file(path) as staged, open(staged, "wb") as file:
+        save(file)

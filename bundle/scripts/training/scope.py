@@ -1,0 +1,75 @@
+"""Writes what a training shows its network, in ranges, beside the weights; `volumes.scope` warns by it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..dose.image_noise import noise_sd_hu
+from ..staging import staged_file
+from ..volumes.regions import UNKNOWN
+from ..volumes.scope import NOISE_SLICES, RANGES, Facts, Scope, header_facts
+from .studies import Study
+
+
+def write_scope(
+    path: str | os.PathLike[str],
+    pairs: Sequence[Mapping[str, Any]],
+    noise_gain: Sequence[float] = (1.0, 1.0),
+    routine_probability: float = 0.0,
+) -> Scope:
+    """Write what `pairs`, by `training_pairs`, will show a network.
+
+    Args:
+        path: the JSON file; its folder is made if missing.
+        pairs: of the training part.
+        noise_gain: range by which training scales the noise that the low dose has more than the full one.
+        routine_probability: share of patches that are shown without it.
+    """
+    patients = sorted({one["patient"] for one in pairs})
+    facts = list(dict.fromkeys(one["pair"].facts for one in pairs))
+    gains = [*noise_gain, *([0.0] if routine_probability > 0 else [])]
+    noises = [noise for name in patients for noise in _noises([p for p in pairs if p["patient"] == name], gains)]
+    regions = {one["region"] for one in pairs} | {one.region for one in facts}
+    scope = Scope(
+        **{name: _range([getattr(one, name) for one in facts]) for name in RANGES if name != "noise_sd_hu"},
+        noise_sd_hu=_range(noises),
+        regions=tuple(sorted(regions - {UNKNOWN})),
+        patients=len(patients),
+    )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with staged_file(path) as partial:
+        partial.write_text(json.dumps(asdict(scope), indent=2) + "\n", encoding="utf-8")
+    return scope
+
+
+def facts_of_study(study: Study) -> Facts:
+    """Facts of a study's full dose; its noise is not measured."""
+    stack = study.full
+    header = header_facts(stack.keys[0].file) if stack.series_instance_uid else {}
+    spacing_mm = float(np.linalg.norm(stack.steps_mm[0]))
+    return Facts(
+        slice_thickness_mm=stack.thickness_mm, pixel_spacing_mm=spacing_mm, kvp=header.get("KVP"), region=study.region
+    )
+
+
+def _noises(pairs: list[Mapping[str, Any]], gains: Sequence[float]) -> list[float]:
+    """Noise of the low doses of some slices of a patient, at each gain of the noise."""
+    noises = []
+    for one in pairs[:: max(1, len(pairs) // NOISE_SLICES)]:
+        full, lows, _ = one["pair"].load()
+        full = full.astype(np.float32)
+        noises += [noise_sd_hu(full + gain * (low - full)) for low in lows for gain in gains]
+    return [noise for noise in noises if not math.isnan(noise)]
+
+
+def _range(values: Sequence[float | None]) -> tuple[float, float] | None:
+    known = [value for value in values if value is not None]
+    return (round(min(known), 4), round(max(known), 4)) if known else None

@@ -1,0 +1,24 @@
+"""Volumes in HU: formats on disk, reader, orientation, check of scope, saving."""
+
+from .orientation import OrientSlicesd, radiological_slices
+from .reader import SeriesReader
+from .save import SaveSeries
+from .scope import CheckScoped, scope_path
+from .transforms import HUToNetworkd, LoadSeriesd, NetworkToHUd, collate_one
+from .volume import Volume, find_inputs, load_volume
+
+__all__ = [
+    "CheckScoped",
+    "HUToNetworkd",
+    "LoadSeriesd",
+    "NetworkToHUd",
+    "OrientSlicesd",
+    "SaveSeries",
+    "SeriesReader",
+    "Volume",
+    "collate_one",
+    "find_inputs",
+    "load_volume",
+    "radiological_slices",
+    "scope_path",
+]

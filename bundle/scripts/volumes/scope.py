@@ -1,0 +1,184 @@
+"""What weights were trained on, in ranges, kept beside them; and input that lies outside gets a warning."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from ..dicom.headers import label, one_line, open_dicom
+from ..dose.image_noise import noise_sd_hu
+from ..errors import BioAttError
+from .reader import slice_keys_from_meta
+from .regions import UNKNOWN, region_of_header
+
+logger = logging.getLogger(__name__)
+
+#: Slices of a volume, or of a patient, whose noise is measured.
+NOISE_SLICES = 5
+#: A value so near to a range, as a share of its end, counts as inside: rounding in headers is no other scanner.
+TOLERANCE = 0.02
+#: Ranges: name in the file, words for a reader, unit.
+RANGES = {
+    "slice_thickness_mm": ("slice thickness", "mm"),
+    "pixel_spacing_mm": ("pixel spacing", "mm"),
+    "kvp": ("tube voltage", "kV"),
+    "noise_sd_hu": ("noise in soft tissue", "HU"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of one volume; None for what is not, which no range excludes.
+
+    Args:
+        slice_thickness_mm, pixel_spacing_mm, kvp: by the header.
+        noise_sd_hu: median over some slices, see `noise_sd_hu`.
+        region: ``head``, ``chest``, ``abdomen``, ``pelvis`` or ``unknown``.
+    """
+
+    slice_thickness_mm: float | None = None
+    pixel_spacing_mm: float | None = None
+    kvp: float | None = None
+    noise_sd_hu: float | None = None
+    region: str = UNKNOWN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """Ranges of what a network was trained on.
+
+    Args:
+        slice_thickness_mm, pixel_spacing_mm, kvp, noise_sd_hu: [lowest, highest], or None where it was not known.
+        regions: those that were named; empty where none was.
+        patients: how many.
+    """
+
+    slice_thickness_mm: tuple[float, float] | None
+    pixel_spacing_mm: tuple[float, float] | None
+    kvp: tuple[float, float] | None
+    noise_sd_hu: tuple[float, float] | None
+    regions: tuple[str, ...]
+    patients: int
+
+    def outside(self, facts: Facts) -> list[str]:
+        """What of `facts` lies outside, in words; nothing for what is not known on either side."""
+        told = []
+        for name, (words, unit) in RANGES.items():
+            value, limits = getattr(facts, name), getattr(self, name)
+            if value is None or limits is None:
+                continue
+            lowest, highest = limits
+            if not lowest * (1 - TOLERANCE) <= value <= highest * (1 + TOLERANCE):
+                seen = f"{lowest:.3g} to {highest:.3g}" if highest > lowest else f"{lowest:.3g} {unit} only"
+                told.append(f"{words} {value:.3g} {unit}, trained on {seen}")
+        if self.regions and facts.region not in (*self.regions, UNKNOWN):
+            told.append(f"region {facts.region}, trained on {', '.join(self.regions)}")
+        return told
+
+
+def scope_path(weights: str | os.PathLike[str]) -> str:
+    """Where the scope of a weights file lies: model.pt has model.scope.json."""
+    return str(Path(weights).with_suffix(".scope.json"))
+
+
+def read_scope(path: str | os.PathLike[str]) -> Scope | None:
+    """The scope in a file; None if there is no such file.
+
+    Raises:
+        BioAttError: the file is damaged.
+    """
+    try:
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        ranges = {name: fields[name] and tuple(map(float, fields[name])) for name in RANGES}
+        return Scope(**ranges, regions=tuple(fields["regions"]), patients=int(fields["patients"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise BioAttError(f"{path} tells no scope of training ({error}); delete it, or copy it again") from error
+
+
+class CheckScoped(MapTransform):
+    """Warns where a volume lies outside the scope of the weights; in ``meta["outside_scope"]`` for what is written.
+
+    What cannot be looked at is told and goes on: a warning never refuses a series.
+
+    Args:
+        keys: where the volumes stand, MetaTensors (1, H, W, slices) in HU by `LoadSeriesd` and `OrientSlicesd`.
+        scope: the scope's file; where there is none, nothing is warned of, and the log says so.
+    """
+
+    def __init__(self, keys: KeysCollection = "image", scope: str = "") -> None:
+        super().__init__(keys)
+        self.scope = read_scope(scope) if scope else None
+        if scope and self.scope is None:
+            logger.info("%s is not there: nobody knows whether the input is like what the weights saw", scope)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Look at the volumes under `keys`."""
+        looked = dict(data)
+        for key in self.key_iterator(looked):
+            volume = looked[key]
+            outside = self._look(volume)
+            volume.meta["outside_scope"] = "; ".join(outside)
+            if outside:
+                logger.warning("outside what the weights were trained on: %s", volume.meta["outside_scope"])
+        return looked
+
+    def _look(self, volume: MetaTensor) -> list[str]:
+        if self.scope is None:
+            return []
+        try:
+            return self.scope.outside(facts_of_volume(volume))
+        except Exception as error:  # whatever it is, the series itself was read
+            logger.warning("nobody knows whether the input is like what the weights saw (%s)", one_line(error))
+            return []
+
+
+def facts_of_volume(volume: MetaTensor) -> Facts:
+    """Facts of a MetaTensor (1, H, W, slices) in HU; NIfTI has no tube voltage and names no region.
+
+    SliceThickness counts where the slices are those of the series; axial slices through a coronal, sagittal or
+    steeply oblique one are as thick as its pixels are apart.
+    """
+    steps_mm = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0)
+    keys = slice_keys_from_meta(volume.meta, volume.shape[-1])
+    count = volume.shape[-1]
+    chosen = np.unique(np.linspace(0, count - 1, NOISE_SLICES + 2).round().astype(int)[1:-1])
+    noises = [noise_sd_hu(volume[0, ..., int(i)].numpy()) for i in chosen]
+    known = [one for one in noises if not math.isnan(one)]
+    header = header_facts(volume.meta.get("header_file", ""))
+    thickness_mm = header.get("SliceThickness") if keys[0].sop_instance_uid else None
+    return Facts(
+        slice_thickness_mm=thickness_mm or float(steps_mm[2]),
+        pixel_spacing_mm=float(steps_mm[0]),
+        kvp=header.get("KVP"),
+        noise_sd_hu=float(np.median(known)) if known else None,
+        region=header.get("region", UNKNOWN),
+    )
+
+
+def header_facts(file: str) -> dict[str, Any]:
+    """SliceThickness, KVP and the region of a DICOM file, as far as they can be read."""
+    dataset = open_dicom(Path(file), stop_before_pixels=True) if file else None
+    if dataset is None:
+        return {}
+    known: dict[str, Any] = {"region": region_of_header(label(dataset, "BodyPartExamined", file))}
+    for keyword in ("SliceThickness", "KVP"):
+        try:
+            value = float(label(dataset, keyword, file))
+        except ValueError:
+            continue
+        if math.isfinite(value) and value > 0:
+            known[keyword] = value
+    return known

@@ -1,0 +1,108 @@
+"""Dict transforms that the configs name besides MONAI's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import ImageReader, MetaTensor, list_data_collate
+from monai.transforms import LoadImaged, MapTransform
+
+from ..hu import hu_to_network, network_to_hu
+from .reader import SeriesReader
+
+
+class LoadSeriesd(LoadImaged):
+    """LoadImaged with `SeriesReader` as its one reader, so that its errors are told and no other reader tries.
+
+    Args:
+        keys: where the paths stand.
+        reader: the reader.
+    """
+
+    def __init__(self, keys: KeysCollection, reader: SeriesReader) -> None:
+        super().__init__(keys, reader=reader, image_only=True)
+        self._reader = reader
+
+    def __call__(self, data: Mapping[Hashable, Any], reader: ImageReader | None = None) -> dict[Hashable, Any]:
+        """Load the volumes under `keys` as MetaTensor (X, Y, Z) in HU, in the order of memory that the reader chose."""
+        source = reader or self._reader
+        loaded = dict(data)
+        for key in self.key_iterator(loaded):
+            hu, meta = source.get_data(source.read(loaded[key]))  # LoadImaged would copy it into another order
+            loaded[key] = MetaTensor(torch.from_numpy(hu), meta=meta)
+        return loaded
+
+
+class HUToNetworkd(MapTransform):
+    """HU to network range, (HU + 500) / 500; `NetworkToHUd` is the way back.
+
+    Nothing is clipped here: the way back gives the HU within float32's rounding (module `hu`). The inferer keeps
+    padding and metal from the network.
+
+    Args:
+        keys: where the arrays stand.
+        in_place: convert in the array's own memory, where nobody else holds it.
+    """
+
+    def __init__(self, keys: KeysCollection, *, in_place: bool = False) -> None:
+        super().__init__(keys)
+        self.in_place = in_place
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Convert the arrays under `keys`."""
+        return dict(data) | {
+            key: _by_slices(hu_to_network, data[key]) if self.in_place else hu_to_network(data[key])
+            for key in self.key_iterator(data)
+        }
+
+
+class NetworkToHUd(MapTransform):
+    """Network range to HU, value * 500 - 500; the inverse of `HUToNetworkd`, whose arguments it has."""
+
+    def __init__(self, keys: KeysCollection, *, in_place: bool = False) -> None:
+        super().__init__(keys)
+        self.in_place = in_place
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Convert the arrays under `keys`."""
+        return dict(data) | {
+            key: _by_slices(network_to_hu, data[key]) if self.in_place else network_to_hu(data[key])
+            for key in self.key_iterator(data)
+        }
+
+
+def _by_slices(convert: Callable[[torch.Tensor], torch.Tensor], volume: torch.Tensor) -> torch.Tensor:
+    """`volume` after `convert`, in its own memory and piece by piece along its first spatial axis."""
+    values = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
+    for piece in values.movedim(1, 0):
+        piece.copy_(convert(piece))
+    return volume
+
+
+def collate_one(batch: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
+    """A batch of one volume, in the volume's own memory; for a DataLoader with ``batch_size=1``.
+
+    MONAI's own collating copies: it stacks even a single tensor.
+
+    Raises:
+        ValueError: several volumes.
+    """
+    if len(batch) != 1:
+        raise ValueError(f"collate_one makes a batch of one volume, got {len(batch)}; set batch_size to 1")
+    (item,) = batch
+    # Everything but the pixels as MONAI does it, with an empty array in their place.
+    pixels = {key: value for key, value in item.items() if isinstance(value, MetaTensor)}
+    hollow = {
+        key: MetaTensor(torch.empty(1), meta=value.meta, applied_operations=value.applied_operations)
+        for key, value in pixels.items()
+    }
+    collated = list_data_collate([{**item, **hollow}])
+    for key, value in pixels.items():
+        whole = MetaTensor(value.as_tensor()[None])
+        whole.copy_meta_from(collated[key], copy_attr=False)
+        whole.is_batch, whole.spatial_ndim = True, value.ndim - 1
+        collated[key] = whole
+    return collated

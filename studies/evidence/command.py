@@ -1,0 +1,182 @@
+"""The command: which parts to measure, of which weights, on which data; each part becomes one JSON file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from scripts.evaluation.results import write_json
+from scripts.workflow import BUNDLE_ROOT, CONFIGS, quiet_libraries
+
+from .denoisers import RETUNED, Denoiser, at_strength, bundle_denoiser, nlm_denoiser, rival
+from .lcd import measure_lcd
+from .lesions import measure_lesions
+from .pages import write_pages
+from .patients import Patient
+from .phantom import measure_phantom
+from .quality import NETWORK, measure_doses, measure_quality, quality_pictures
+from .rivals import measure_rivals
+from .series import measure_series
+from .volumes import measure_volumes
+
+#: The public patients that the shipped weights were not trained on.
+HELD_OUT = ("CRLM-CT-1004", "CRLM-CT-1006")
+#: Priors that the same weights are asked with besides their own.
+OTHER_PRIORS = ("uniform", "random:0")
+
+
+class Evidence:
+    """What all parts share: patients and networks, made when a part first asks for them."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+
+    @cached_property
+    def network(self) -> Denoiser:
+        """The weights that are judged."""
+        return self._bundle(NETWORK, self.options.prior)
+
+    @cached_property
+    def patients(self) -> list[Patient]:
+        """Those held out."""
+        return [Patient.read(self.options.data / "ct" / name, self.options.seed) for name in self.options.held_out]
+
+    def quality(self) -> dict[str, Any]:
+        """Quarter dose against full dose, beside the rivals."""
+        others = [self._bundle(f"{NETWORK}, {prior} prior", prior) for prior in OTHER_PRIORS]
+        result = measure_quality(
+            self.patients,
+            [self.network, nlm_denoiser(), nlm_denoiser("nlm, retuned", **RETUNED), *others],
+            slices=self.options.slices,
+        )
+        return result | {"pictures": quality_pictures(result, self.patients, self.network, self.options.output)}
+
+    def doses(self) -> dict[str, Any]:
+        """Full dose to a tenth, and half strength."""
+        return measure_doses(self.patients, self.network)
+
+    def phantom(self) -> dict[str, Any]:
+        """Texture and resolution in the water phantom."""
+        denoisers = [self.network, at_strength(self.network, 0.5), nlm_denoiser()]
+        return measure_phantom(denoisers, realisations=self.options.realisations, seed=self.options.seed)
+
+    def rivals(self) -> dict[str, Any]:
+        """Networks of another form, trained on equal terms."""
+        options = self.options
+        found = [rival(text, prior=options.prior, device=options.device) for text in options.rival]
+        return measure_rivals(
+            self.patients,
+            [self.network, nlm_denoiser(), *(one for one, _ in found)],
+            {one.name: weights for one, weights in found},
+            options.output / "curve.csv",
+            slices=options.slices,
+            realisations=options.realisations,
+            seed=options.seed,
+        )
+
+    def detectability(self) -> dict[str, Any]:
+        """The model observer on the LCD phantom."""
+        return measure_lcd(self.options.data / "lcd_ct" / "fbp", [self.network, nlm_denoiser()])
+
+    def lesions(self) -> dict[str, Any]:
+        """Contrast of lesions put into real slices."""
+        return measure_lesions(self.patients, self.network, seed=self.options.seed)
+
+    def volumes(self) -> dict[str, Any]:
+        """Steps between slices; reformats."""
+        return measure_volumes(self.patients, self.network, self.options.output)
+
+    def series(self) -> dict[str, Any]:
+        """The routine-dose series themselves."""
+        options = self.options
+        work = options.work or options.output / "denoised"
+        return measure_series(options.data / "ct", options.weights, work, options.output, options.network)
+
+    def _bundle(self, name: str, prior: str) -> Denoiser:
+        options = self.options
+        config, device = options.network, options.device
+        return bundle_denoiser(name, options.weights, network_config=config, prior=prior, device=device)
+
+
+PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {
+    "quality": Evidence.quality,
+    "doses": Evidence.doses,
+    "phantom": Evidence.phantom,
+    "detectability": Evidence.detectability,
+    "lesions": Evidence.lesions,
+    "volumes": Evidence.volumes,
+    "series": Evidence.series,
+    "rivals": Evidence.rivals,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, and write a JSON file per part."""
+    options = parser().parse_args(arguments)
+    quiet_libraries()
+    options.output.mkdir(parents=True, exist_ok=True)
+    evidence = Evidence(options)
+    for part in chosen_parts(options):
+        began = time.perf_counter()
+        result = PARTS[part](evidence)
+        command = f"make {'rivals' if part == 'rivals' else 'evidence'} BIOATT_DATA=DIR"
+        write_json(options.output / f"{part}.json", {"command": command, **record(evidence), **result})
+        print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
+    if options.pages:
+        print(*write_pages(options.output), sep="\n")
+    return 0
+
+
+def chosen_parts(options: argparse.Namespace) -> Sequence[str]:
+    """Those asked for; all by default, but rivals only where there are some."""
+    return [part for part in PARTS if part != "rivals" or options.rival] if options.parts is None else options.parts
+
+
+def record(evidence: Evidence) -> dict[str, Any]:
+    """What made a result: seed, weights, prior and versions."""
+    options = evidence.options
+    packages = ("torch", "monai", "numpy", "scipy", "scikit-image")
+    return {
+        "seed": options.seed,
+        "network": evidence.network.record,
+        "versions": {
+            "bundle": json.loads((CONFIGS / "metadata.json").read_text(encoding="utf-8"))["version"],
+            "python": platform.python_version(),
+            **{name: version(name) for name in packages},
+        },
+    }
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(prog="python -m studies.evidence", description=__doc__)
+    made.add_argument("data", type=Path, help="folder with ct/PATIENT/*.dcm and lcd_ct/")
+    made.add_argument("output", type=Path, help="folder for the JSON files and pictures")
+    made.add_argument("--parts", nargs="*", choices=PARTS, help="some of them; all by default")
+    made.add_argument(
+        "--pages", action="store_true", help="write the pages beside OUT, from the results that are there"
+    )
+    made.add_argument("--work", type=Path, help="folder where whole denoised series are kept for the next time")
+    made.add_argument("--weights", type=Path, default=BUNDLE_ROOT / "models" / "model.pt")
+    made.add_argument("--network", default="", help="config whose network_def fits the weights")
+    made.add_argument(
+        "--rival",
+        action="append",
+        default=[],
+        metavar="NAME=WEIGHTS.pt:NETWORK.json",
+        help="another network, with curve.csv beside its weights",
+    )
+    made.add_argument("--held-out", nargs="+", default=HELD_OUT, help="patients that the weights were not trained on")
+    made.add_argument("--prior", default="compact")
+    made.add_argument("--slices", type=int, default=10, help="about so many of a patient")
+    made.add_argument("--realisations", type=int, default=50, help="of the phantom's noise")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--device", default="", help="e.g. cuda; the workflow's own choice by default")
+    return made

@@ -1,0 +1,96 @@
+"""The pages docs/evidence/quality.md, texture.md and rivals.md, and their plots, from the result files alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import BioAttError
+from scripts.provenance import NOT_FOR_DIAGNOSIS
+
+from .quality_page import doses_section, lesions_section, quality_section, series_section, volumes_section
+from .rivals_page import rivals_section
+from .texture_page import detectability_section, phantom_section
+
+Results = dict[str, Any]
+
+
+def write_pages(results: Path) -> list[Path]:
+    """Write the pages beside the folder `results`, and the plots into it; return the pages.
+
+    The page of the rivals, whose networks take hours to train, is left out where there is no rivals.json.
+
+    Raises:
+        BioAttError: a result file is missing, or those there were measured on different weights.
+    """
+    pages = {page: names for page, names in PAGES.items() if page != RIVALS or (results / "rivals.json").is_file()}
+    parts = {name: read_part(results, name) for names in pages.values() for name in names}
+    check_same_weights(parts)
+    written = []
+    for page, names in pages.items():
+        title, path = _TITLES[page], results.parent / page
+        sections = [_SECTIONS[name](parts[name], results) for name in names]
+        path.write_text("\n\n".join([f"# {title}", _made_by(parts[names[0]]), *sections]) + "\n", encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def read_part(results: Path, name: str) -> Results:
+    """One result file.
+
+    Raises:
+        BioAttError: there is none.
+    """
+    path = results / f"{name}.json"
+    if not path.is_file():
+        raise BioAttError(f"no {path}; measure it with `make evidence`, or --parts {name}")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_same_weights(parts: dict[str, Results]) -> None:
+    """Refuse results of different weights in one page.
+
+    Raises:
+        BioAttError: names the parts.
+    """
+    digests = {name: one["network"]["weights_sha256"] for name, one in parts.items()}
+    if len(set(digests.values())) > 1:
+        told = ", ".join(f"{name} {digest[:16]}" for name, digest in digests.items())
+        raise BioAttError(
+            f"the results are of different weights ({told}); measure all parts again, and the rivals with `make rivals`"
+        )
+
+
+def _made_by(one: Results) -> str:
+    network, versions = one["network"], ", ".join(f"{name} {v}" for name, v in one["versions"].items())
+    return (
+        f"Made by `{one['command']}`, never typed. Weights sha256 `{network['weights_sha256']}`, {network['network']}; "
+        f"prior: {network['prior_model']}. Seed {one['seed']}. Versions: {versions}. The numbers stand in "
+        f"[results](results/), definitions in [evaluation](../evaluation.md). {NOT_FOR_DIAGNOSIS}"
+    )
+
+
+RIVALS = "rivals.md"
+_TITLES = {
+    "quality.md": "Quality of the shipped weights",
+    "texture.md": "Texture, resolution and detectability of the shipped weights",
+    RIVALS: "The fast network beside RED-CNN, on equal terms",
+}
+#: Which result files each page shows, in order.
+PAGES = {
+    "quality.md": ("quality", "doses", "lesions", "volumes", "series"),
+    "texture.md": ("phantom", "detectability"),
+    RIVALS: ("rivals",),
+}
+_SECTIONS: dict[str, Callable[[Results, Path], str]] = {
+    "quality": quality_section,
+    "doses": doses_section,
+    "lesions": lesions_section,
+    "volumes": volumes_section,
+    "series": series_section,
+    "phantom": phantom_section,
+    "detectability": detectability_section,
+    "rivals": rivals_section,
+}

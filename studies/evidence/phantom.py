@@ -1,0 +1,83 @@
+"""The water phantom: HU, noise texture and resolution of the network at low dose, with the limits they are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scripts.dose import DoseSimulator, ParallelBeam
+from scripts.evaluation.phantoms import RodPhantom, rod_phantom
+from scripts.evaluation.texture import measure_texture
+
+from .denoisers import Denoiser
+from .limits import Limit
+
+#: Noise of the full dose in the water, as in routine abdominal scans.
+FULL_NOISE_HU = 12.0
+SIZE, SPACING_MM, VIEWS = 448, 0.7, 600
+LOW_CONTRAST = "14"
+
+
+def measure_phantom(
+    denoisers: Sequence[Denoiser], *, dose_fraction: float = 0.25, realisations: int = 50, seed: int = 0
+) -> dict[str, Any]:
+    """`measure_texture` of each denoiser on the same noise, with photons that give the full dose its noise.
+
+    Returns:
+        ``denoisers``: name to the result; ``limits`` of the first; ``simulation``: how it was done.
+    """
+    phantom = rod_phantom(SIZE, SPACING_MM)
+    simulator = calibrated(phantom)
+    results = {
+        one.name: measure_texture(
+            one, simulator, dose_fraction=dose_fraction, realisations=realisations, seed=seed, phantom=phantom
+        )
+        for one in denoisers
+    }
+    described = {
+        "views": VIEWS,
+        "projector": simulator.geometry.projector,
+        "photons": simulator.photons,
+        "full_noise_hu": FULL_NOISE_HU,
+        "pixels": SIZE,
+    }
+    limits = [one.as_dict() for one in phantom_limits(results[denoisers[0].name])]
+    return {"simulation": described, "denoisers": results, "limits": limits}
+
+
+def calibrated(phantom: RodPhantom, noise_hu: float = FULL_NOISE_HU) -> DoseSimulator:
+    """A simulator whose photons give the water `noise_hu` at full dose: noise goes as 1 / sqrt(photons)."""
+    geometry = ParallelBeam(views=VIEWS, spacing_mm=phantom.spacing_mm, projector="fourier")
+    trial = DoseSimulator(geometry=geometry, electronic_sd=0.0)
+    noise = trial.low_dose(phantom.image_hu, 0.5, np.random.default_rng(0)) - phantom.image_hu  # half: the full dose's
+    return replace(trial, photons=trial.photons * (float(phantom.rois(noise).std()) / noise_hu) ** 2)
+
+
+def peak_moved(result: dict[str, Any]) -> float:
+    """How far the peak of the noise lies from the full dose's, as a share of it."""
+    full, out = (result["nps"][name]["peak_frequency_per_mm"] for name in ("full", "denoised"))
+    return abs(out / full - 1)
+
+
+def ttf50_share(result: dict[str, Any], contrast: str) -> float:
+    """TTF50 at rods of a contrast as a share of the full dose's."""
+    low, out = (result["ttf"][contrast][name]["ttf50_per_mm"] for name in ("low", "denoised"))
+    return out / low
+
+
+def phantom_limits(result: dict[str, Any]) -> list[Limit]:
+    """The limits on a result of `measure_texture`."""
+    worst = max(result["bias_hu"].values(), key=abs)
+    return [
+        Limit("noise power spectrum: peak moved by less than 20%", peak_moved(result), "<", 0.2, "of the full dose's"),
+        Limit(
+            f"TTF50 at {LOW_CONTRAST} HU at least 90%",
+            ttf50_share(result, LOW_CONTRAST),
+            ">=",
+            0.9,
+            "of the full dose's",
+        ),
+        Limit("HU of water and rods within 2 HU", abs(worst), "<", 2.0, "HU"),
+    ]

@@ -1,0 +1,137 @@
+"""Quality at low dose on patients left out, beside the rivals, against the limits; and the same at several doses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scripts.dose.image_noise import TISSUES_HU
+from scripts.evaluation.edges import edge_widths
+from scripts.evaluation.figures import comparison_figure
+from scripts.evaluation.quality import METRICS, slice_measures
+from scripts.evaluation.results import mean_measures
+from scripts.evaluation.rivals import gain_cap_db
+
+from .denoisers import Denoiser, blended
+from .limits import Limit
+from .patients import Patient
+
+DOSES = (1.0, 0.5, 0.25, 0.1)
+#: The denoiser that is judged, by its name in the results.
+NETWORK = "network"
+
+
+def measure_quality(
+    patients: Sequence[Patient], denoisers: Sequence[Denoiser], *, dose_fraction: float = 0.25, slices: int = 10
+) -> dict[str, Any]:
+    """Every measure of low dose and of each denoiser against the full dose.
+
+    Args:
+        patients: left out of the training.
+        denoisers: the first is `NETWORK`.
+        dose_fraction: of the input.
+        slices: about so many a patient.
+
+    Returns:
+        ``patients``: name to ``slices`` and, by image, the mean of each measure; ``slices``: the same for each slice
+        by its number; ``gain``: by patient and denoiser the gain in PSNR and its share of the cap; ``limits``.
+    """
+    rows = {patient.name: _slices(patient, denoisers, dose_fraction, slices) for patient in patients}
+    means = {name: mean_measures(list(of.values())) for name, of in rows.items()}
+    cap = gain_cap_db(dose_fraction)
+    gain = {
+        name: {
+            one.name: {"psnr_db": (g := mean[one.name]["psnr_db"] - mean["low"]["psnr_db"]), "share_of_cap": g / cap}
+            for one in denoisers
+        }
+        for name, mean in means.items()
+    }
+    limits = [limit for name, mean in means.items() for limit in quality_limits(name, mean)]
+    return {
+        "dose_fraction": dose_fraction,
+        "slices_per_patient": slices,
+        "cap_db": cap,
+        "patients": means,
+        "gain": gain,
+        "slices": rows,
+        "limits": [one.as_dict() for one in limits],
+    }
+
+
+def _slices(patient: Patient, denoisers: Sequence[Denoiser], dose: float, count: int) -> dict[int, dict[str, Any]]:
+    rows = {}
+    for index in patient.chosen(count):
+        low = patient.low(index, dose)
+        images = {"low": low} | {one.name: one(low[None])[0] for one in denoisers}
+        rows[index] = slice_measures(images, patient.full(index), METRICS)
+    return rows
+
+
+def quality_limits(patient: str, mean: dict[str, Any]) -> list[Limit]:
+    """The limits on one patient's means."""
+    out, nlm = mean[NETWORK], mean["nlm"]
+    limits = [
+        Limit(f"{patient}: PSNR over non-local means", out["psnr_db"] - nlm["psnr_db"], ">=", 0.5, "dB"),
+        Limit(f"{patient}: SSIM above non-local means", nlm["ssim"] - out["ssim"], "<", 0.0, "(theirs less ours)"),
+    ]
+    for tissue in TISSUES_HU:
+        bias = out[f"bias_{tissue.replace(' ', '_')}_hu"]
+        if not math.isnan(bias):
+            limits.append(Limit(f"{patient}: HU of {tissue} kept", abs(bias), "<", 2.0, "HU"))
+    return limits
+
+
+def quality_pictures(
+    result: dict[str, Any], patients: Sequence[Patient], denoiser: Denoiser, folder: Path
+) -> list[str]:
+    """Pictures of the slices where the denoiser gains most and least over the low dose, per patient; their names."""
+    names = []
+    for patient in patients:
+        measures = result["slices"][patient.name]
+        order = sorted(measures, key=lambda i: measures[i][denoiser.name]["psnr_db"] - measures[i]["low"]["psnr_db"])
+        for label, index in (("best", order[-1]), ("worst", order[0])):
+            low, full = patient.low(index, result["dose_fraction"]), patient.full(index)
+            panels = {"low dose": low, "denoised": denoiser(low[None])[0], "full dose": full}
+            names.append(f"quality_{patient.name}_{label}.png")
+            comparison_figure(folder / names[-1], panels, ("denoised", "full dose"))
+    return names
+
+
+def measure_doses(
+    patients: Sequence[Patient], denoiser: Denoiser, *, slices: int = 4, strengths: Sequence[float] = (1.0, 0.5)
+) -> dict[str, Any]:
+    """What the network does from full dose, where it should do little, to a tenth, where it should still help.
+
+    Returns:
+        ``rows``: per patient, dose and strength the means over slices of input (``low``) and output against the full
+        dose; at full dose that is the input itself. ``edges``: width in mm of the mean profile across body and bone.
+    """
+    rows = []
+    for patient in patients:
+        chosen = patient.chosen(slices)
+        fulls = [patient.full(index) for index in chosen]
+        for dose in DOSES:
+            lows = [patient.low(index, dose) for index in chosen]
+            outs = [denoiser(low[None])[0] for low in lows]
+            for strength in strengths:
+                images = [blended(out, low, strength) for out, low in zip(outs, lows, strict=True)]
+                rows.append(
+                    {
+                        "patient": patient.name,
+                        "dose_fraction": dose,
+                        "strength": strength,
+                        **_compared(lows, images, fulls),
+                        "edges_mm": edge_widths(
+                            fulls, {"full": fulls, "low": lows, "out": images}, patient.slices.spacing_mm
+                        ),
+                    }
+                )
+    return {"rows": rows}
+
+
+def _compared(lows: list[np.ndarray], outs: list[np.ndarray], fulls: list[np.ndarray]) -> dict[str, Any]:
+    measured = [slice_measures({"low": a, "out": b}, c, METRICS) for a, b, c in zip(lows, outs, fulls, strict=True)]
+    return mean_measures(measured)

@@ -1,0 +1,147 @@
+"""Figures of the model card and the metadata, taken from result files: ``python -m studies.model_card RESULTS``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import BioAttError
+from scripts.networks import weights_sha256
+from scripts.staging import staged_file
+from scripts.workflow import BUNDLE_ROOT, CONFIGS
+
+#: Measures of the card's first table, with their titles and formats.
+COLUMNS = {"psnr_db": ("PSNR (dB)", ".2f"), "ssim": ("SSIM", ".4f"), "rmse_hu": ("RMSE (HU)", ".2f"),
+           "noise_sd_hu": ("noise (HU)", ".1f")}  # fmt: skip
+#: Measures that metadata.json names, with their digits.
+EVAL_METRICS = {"psnr_db": 2, "ssim": 4}
+
+
+def performance_table(quality: dict[str, Any]) -> str:
+    """Low dose, denoised and non-local means per patient, from quality.json."""
+    images = {"low": "low", "network": "denoised", "nlm": "non-local means"}
+    lines = ["| patient | slices | image | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
+    lines.append("|---" * (3 + len(COLUMNS)) + "|")
+    for patient, mean in quality["patients"].items():
+        for image, title in images.items():
+            cells = [f"{mean[image][key]:{form}}" for key, (_, form) in COLUMNS.items()]
+            lines.append(f"| {patient} | {mean['slices']} | {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def prior_table(quality: dict[str, Any]) -> str:
+    """PSNR and SSIM of the same weights with other priors than they were trained with."""
+    images = [name for name in next(iter(quality["patients"].values())) if name.startswith("network")]
+    priors = [name.removeprefix("network, ").removesuffix(" prior") for name in images]
+    priors[0] = quality["network"]["prior"]
+    titles = [f"{title} {prior}" for title in ("PSNR", "SSIM") for prior in priors]
+    lines = ["| patient | " + " | ".join(titles) + " |", "|---" * (1 + len(titles)) + "|"]
+    for patient, mean in quality["patients"].items():
+        cells = [
+            f"{mean[image][key]:{form}}" for key, form in (("psnr_db", ".2f"), ("ssim", ".4f")) for image in images
+        ]
+        lines.append(f"| {patient} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def limits_list(parts: dict[str, dict[str, Any]]) -> str:
+    """How many limits are kept, and each that is not, with what was measured."""
+    limits = [limit for part in parts.values() for limit in part.get("limits", [])]
+    broken = [limit for limit in limits if not limit["kept"]]
+    lines = [f"Of {len(limits)} limits {len(limits) - len(broken)} are kept." + (" Not kept:" if broken else "")]
+    for one in broken:
+        value = "not measurable" if one["value"] is None else f"{one['value']:.3f}"
+        lines.append(f"- {one['name']}: {value} {one['unit']}, wanted {one['comparison']} {one['bound']:g}")
+    return "\n".join(lines[:1] + [""] * bool(broken) + lines[1:])
+
+
+def lesion_line(lesions: dict[str, Any]) -> str:
+    """How much contrast lesions of each size keep, over all contrasts."""
+    sizes = sorted({row["diameter_mm"] for row in lesions["rows"]})
+    kept = {size: [row["mean"] for row in lesions["rows"] if row["diameter_mm"] == size] for size in sizes}
+    told = ", ".join(f"{size:g} mm {min(one):.0%} to {max(one):.0%}" for size, one in kept.items())
+    contrasts = sorted({abs(row["contrast_hu"]) for row in lesions["rows"]})
+    return (
+        f"Contrast left of lesions of {contrasts[0]:g} to {contrasts[-1]:g} HU at a dose of "
+        f"{lesions['dose_fraction']:g}, by diameter: {told}. No limit is set for it."
+    )
+
+
+def verdicts(detectability: dict[str, Any]) -> str:
+    """How often low-contrast detectability is not lower, undecided and lower, and where it is lower."""
+    found = {
+        f"{task} at {float(dose):.0%} dose": one["verdict"]
+        for dose, denoisers in detectability["doses"].items()
+        for task, one in denoisers["network"].items()
+    }
+    counts = ", ".join(f"{name} {list(found.values()).count(name)}" for name in ("not lower", "undecided", "lower"))
+    lower = [task for task, verdict in found.items() if verdict == "lower"]
+    told = f" (lower: {'; '.join(lower)})" if lower else ""
+    doses = len(detectability["doses"])
+    return f"Low-contrast detectability (d' of four discs and of their mean, at {doses} doses): {counts}{told}."
+
+
+def eval_metrics(quality: dict[str, Any]) -> dict[str, float]:
+    """The figures of metadata.json: means over the patients held out."""
+    patients = quality["patients"].values()
+    return {
+        name: round(sum(one["network"][name] for one in patients) / len(patients), digits)
+        for name, digits in EVAL_METRICS.items()
+    }
+
+
+def sections(results: Path) -> dict[str, str]:
+    """What stands between the card's markers, from the folder of results.
+
+    Raises:
+        BioAttError: quality.json is of other weights than those shipped.
+    """
+    parts = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    quality, shipped = parts["quality"], weights_sha256(BUNDLE_ROOT / "models" / "model.pt")
+    if quality["network"]["weights_sha256"] != shipped:
+        raise BioAttError(f"{results} is of other weights than models/model.pt; run `make evidence` again")
+    return {
+        "weights": f"`models/model.pt`, sha256 `{shipped}`",
+        "performance": performance_table(quality),
+        "limits": "\n\n".join([limits_list(parts), verdicts(parts["detectability"]), lesion_line(parts["lesions"])]),
+        "priors": prior_table(quality),
+    }
+
+
+def fill(text: str, sections: dict[str, str]) -> str:
+    """Put each section between its markers ``<!-- NAME -->`` and ``<!-- /NAME -->``.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    for name, content in sections.items():
+        text, count = re.subn(
+            rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, c=content: m[1] + c + m[2], text, flags=re.DOTALL
+        )
+        if count != 1:
+            raise ValueError(f"the model card has no place for {name}")
+    return text
+
+
+def main() -> None:
+    """Write the tables, the checksum and eval_metrics from the folder of results."""
+    parser = argparse.ArgumentParser(prog="python -m studies.model_card", description=__doc__)
+    parser.add_argument("results", type=Path, help="folder with quality.json and so on")
+    options = parser.parse_args()
+    card, metadata = BUNDLE_ROOT / "docs" / "README.md", CONFIGS / "metadata.json"
+    filled = fill(card.read_text(), sections(options.results))
+    described = metadata.read_text()
+    for measure, value in eval_metrics(json.loads((options.results / "quality.json").read_text())).items():
+        described, count = re.subn(rf'("eval_metrics": {{[^}}]*"{measure}": )[0-9.]+', rf"\g<1>{value}", described)
+        if count != 1:
+            raise ValueError(f"metadata.json has no place for {measure} in eval_metrics")
+    with staged_file(card) as new_card, staged_file(metadata) as new_metadata:
+        new_card.write_text(filled)
+        new_metadata.write_text(described)
+
+
+if __name__ == "__main__":
+    main()

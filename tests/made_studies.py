@@ -1,0 +1,66 @@
+"""Small studies and weights that several test files share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from scripts.dicom.phantom import write_ct_series
+from scripts.networks import BioAtt, BioAttUNet
+from scripts.volumes import load_volume
+
+#: Overrides of train.json that make a training small; studies and epochs are each test's own.
+SMALL_TRAINING = {"prior": "uniform", "network_def#widths": [4, 6], "patch_shape": [32, 32], "num_workers": 0}
+
+
+def lively_network(channels: int = 8, seed: int = 0) -> BioAtt:
+    """An untrained network whose output differs visibly from its input and hangs on its prior."""
+    torch.manual_seed(seed)
+    network = BioAtt(channels=channels).eval()
+    with torch.no_grad():
+        for block in (network.attention3, network.attention5):
+            block.conv.weight.mul_(20.0)
+        for layer in (network.conv2, network.conv3, network.conv4, network.conv5, network.deconv1, network.deconv2):
+            layer.weight.mul_(2.0)
+    return network
+
+
+def save_default_network(path: Path, seed: int = 0) -> Path:
+    """Untrained weights of inference.json's network, whose output differs visibly and hangs on its prior."""
+    torch.manual_seed(seed)
+    configs = Path(__file__).parents[1] / "bundle" / "configs"
+    definition = json.loads((configs / "inference.json").read_text())["network_def"]
+    assert definition.pop("_target_") == "BioAttUNet"
+    network = BioAttUNet(**definition)
+    with torch.no_grad():
+        for slot in network.slots:
+            slot.conv.weight.mul_(20.0)
+        for layer in (network.head, network.tail, *network.up):
+            layer.weight.mul_(2.0)
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def save_network(path: Path, **arguments: int) -> Path:
+    """Weights of a `lively_network`."""
+    torch.save(lively_network(**arguments).state_dict(), path)
+    return path
+
+
+def write_patients(root: Path, names: str, slices: int) -> Path:
+    """Full-dose series for training, small and each with its own noise: a folder of `root` for each letter."""
+    for seed, name in enumerate(names):
+        write_ct_series(root / name, shape=(96, 96), spacing=(3.5, 3.5), slices=slices, noise_sd=12.0, seed=seed)
+    return root
+
+
+def as_nifti(series: Path, path: Path, *, axes: tuple[int, int, int] = (0, 1, 2), flip: tuple[int, ...] = ()) -> Path:
+    """Write a DICOM series as NIfTI, int16, its axes permuted and some of them reversed; the same points in space."""
+    volume = load_volume(series)
+    image = nibabel.Nifti1Image(np.rint(volume.hu).astype(np.int16), volume.affine)
+    orientation = np.stack([axes, [-1 if axis in flip else 1 for axis in range(3)]], axis=1)
+    nibabel.save(image.as_reoriented(orientation), path)
+    return path
