@@ -54,6 +54,9 @@ def test_training_of_then_runs(bundle_root, tmp_path):
     write_patients(tmp_path / "data", "ABC", 2)
     overrides = {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "out"} | SMALL_TRAINING
     overrides |= {"train#trainer#max_epochs": 1, "views": 60}
-    done = run(bundle_root, "training", OLD / "train.json", **overrides)
+    (tmp_path / "train.json").write_text(
+        (OLD / "train.json").read_text().replace("scripts.inferers", "scripts.inference")
+    )
+    done = run(bundle_root, "training", tmp_path / "train.json", **overrides)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model.pt").is_file()
