@@ -97,7 +97,7 @@ def denoise_cohort(
     root = Path(output_dir)
     jobs = read_list(list_file, root)
     _check(jobs, root, resume, overrides)
-    shared = {**overrides, **_own_device(overrides)}
+    shared = {"isolated": True, **overrides, **_own_device(overrides)}  # a file that crashes a decoder ends no list
     if _world_size() > 1:
         shared["progress"] = False  # bars of several processes would write over each other
     parser = open_workflow("inference", config_names, shared).parser

@@ -208,6 +208,11 @@ def check_inference(
     return [{"image": str(path)} for path in inputs]
 
 
+def runs_in_label() -> bool:
+    """Whether MONAI Label runs the workflow: it serves many, so a decoder must not take it down."""
+    return "monailabel" in sys.modules
+
+
 def report_file(report: bool, output_dir: str) -> str:
     """Where the report goes: beside the output folder, which programs that send DICOM want to be DICOM alone.
 

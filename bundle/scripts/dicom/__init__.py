@@ -4,6 +4,7 @@ What is not a series of CT images in HU, single-frame or Enhanced, is refused wi
 Nothing here logs or shows a value of the Patient or Study modules; UIDs of series and instances and paths are shown.
 """
 
+from .isolated import read_volume_isolated
 from .padding import padding_mask
 from .pixels import read_frames
 from .read import read_volume
@@ -19,6 +20,7 @@ __all__ = [
     "padding_mask",
     "read_frames",
     "read_volume",
+    "read_volume_isolated",
     "select_series",
     "write_derived_series",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -16,7 +16,9 @@ Progress = Callable[[int, int], None]  # slices done, slices in all
 MAX_VOXELS = (1 << 31) - 1  # of one series: 8 GiB as float32, and what one PixelData element can hold
 
 
-def read_volume(series: Series, progress: Progress | None = None) -> np.ndarray:
+def read_volume(
+    series: Series, progress: Progress | None = None, slices: Iterable[tuple[int, np.ndarray]] | None = None
+) -> np.ndarray:
     """HU of a series, float32 `(slices, rows, columns)`, each slice with its own rescale.
 
     Padding is kept as stored: its value is PixelPaddingValue * slope + intercept.
@@ -24,6 +26,7 @@ def read_volume(series: Series, progress: Progress | None = None) -> np.ndarray:
     Args:
         series: from `find_series` or `select_series`.
         progress: called with (slices done, slices in all).
+        slices: where they come from, by default `read_slices`; see `isolated` for another.
 
     Raises:
         BioAttError: 2**31 voxels or more, or see `read_frames`.
@@ -34,16 +37,22 @@ def read_volume(series: Series, progress: Progress | None = None) -> np.ndarray:
             "split it"
         )
     volume = np.empty(series.shape, dtype=np.float32)
-    done = 0
+    for done, (index, hu) in enumerate(read_slices(series) if slices is None else slices, 1):
+        volume[index] = hu
+        if progress is not None:
+            progress(done, len(series.files))
+    return volume
+
+
+def read_slices(series: Series) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and HU `(rows, columns)` of each slice, in the order of `series.by_file`; see `read_volume`."""
     for file, slices in series.by_file().items():
+        done = 0
         for frame, (stored, header) in enumerate(read_frames(file)):
             if stored.shape != (series.rows, series.columns) or frame not in slices:
                 raise BioAttError(f"{file} is not what it was a moment ago: it changed while it was used; start again")
             slope, intercept = rescale(header, file)
-            volume[slices[frame]] = stored * slope + intercept
+            yield slices[frame], stored * slope + intercept
             done += 1
-            if progress is not None:
-                progress(done, len(series.files))
-    if done != len(series.files):
-        raise BioAttError(f"series {series.series_instance_uid} lost frames while it was used; start again")
-    return volume
+        if done != len(slices):
+            raise BioAttError(f"series {series.series_instance_uid} lost frames while it was used; start again")

@@ -27,19 +27,27 @@ class SeriesReader(ImageReader):
             is US (unspecified).
         allow_gaps: go on where slices of a DICOM series are missing or their spacing changes.
         progress: show a bar on the terminal while slices are read.
+        isolated: decode DICOM in a process of its own, so that a decoder that crashes does not end this one.
 
     Raises:
         BioAttError: on reading, see `load_volume`.
     """
 
     def __init__(
-        self, *, series: str | int = "", assume_hu: bool = False, allow_gaps: bool = False, progress: bool = False
+        self,
+        *,
+        series: str | int = "",
+        assume_hu: bool = False,
+        allow_gaps: bool = False,
+        progress: bool = False,
+        isolated: bool = False,
     ) -> None:
         super().__init__()
         self.series = str(series)  # MONAI's command line reads a SeriesNumber as a number
         self.assume_hu = assume_hu
         self.allow_gaps = allow_gaps
         self.progress = progress
+        self.isolated = isolated
 
     def verify_suffix(self, filename: Sequence[os.PathLike | str] | os.PathLike | str) -> bool:
         """Every path may be tried: DICOM files need no suffix."""
@@ -49,7 +57,12 @@ class SeriesReader(ImageReader):
         """Read the one path in `data`."""
         path = data if isinstance(data, (str, os.PathLike)) else data[0]
         return load_volume(
-            path, series=self.series, assume_hu=self.assume_hu, allow_gaps=self.allow_gaps, progress=self.progress
+            path,
+            series=self.series,
+            assume_hu=self.assume_hu,
+            allow_gaps=self.allow_gaps,
+            progress=self.progress,
+            isolated=self.isolated,
         )
 
     def get_data(self, img: Volume) -> tuple[np.ndarray, dict[str, Any]]:

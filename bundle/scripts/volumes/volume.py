@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dicom import read_volume, select_series
+from ..dicom import read_volume, read_volume_isolated, select_series
 from ..errors import BioAttError
 from ..progress import bar
 
@@ -82,6 +82,7 @@ def load_volume(
     assume_hu: bool = False,
     allow_gaps: bool = False,
     progress: bool = False,
+    isolated: bool = False,
 ) -> Volume:
     """Read a DICOM series, a single DICOM file or a NIfTI file as HU.
 
@@ -92,6 +93,7 @@ def load_volume(
             is US (unspecified).
         allow_gaps: go on where slices of a DICOM series are missing or their spacing changes.
         progress: show a bar on the terminal while slices are read.
+        isolated: decode DICOM in a process of its own, see `read_volume_isolated`.
 
     Raises:
         BioAttError: see `scripts.dicom` and `read_nifti`.
@@ -102,7 +104,7 @@ def load_volume(
         return read_nifti(path, assume_hu=assume_hu)
     chosen = select_series(path, series or None, allow_gaps=allow_gaps, assume_hu=assume_hu)
     with bar(len(chosen.files), "reading", progress) as advance:
-        hu = read_volume(chosen, lambda done, total: advance(1))
+        hu = (read_volume_isolated if isolated else read_volume)(chosen, lambda done, total: advance(1))
     return Volume(
         hu=hu.transpose(2, 1, 0),
         affine=np.asarray(chosen.affine, dtype=np.float64),

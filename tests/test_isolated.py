@@ -1,0 +1,185 @@
+"""A series read in a process of its own: the same HU, and one line where a decoder crashes, hangs or eats memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+from types import ModuleType
+
+import numpy as np
+import pytest
+from dicom_cases import SYNTAXES, write_enhanced_ct
+from scripts.command_line import main
+from scripts.data import SeriesReader, load_volume
+from scripts.dicom import isolated, read_volume, read_volume_isolated, select_series
+from scripts.errors import BioAttError
+from scripts.phantom import write_ct_series
+from scripts.workflow import runs_in_label
+
+#: A pixel decoder's place in the child; each line stands for what a C library does to its process.
+CRASHES = {
+    "crash": "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+    "abort": "import os; os.abort()",
+    "hang": "import time; time.sleep(60)",
+    "memory": "import numpy; numpy.ones(1 << 40, numpy.uint8)",
+}
+
+
+@pytest.fixture
+def decoder(tmp_path, monkeypatch):
+    """Let the child do something else at the file 0002.dcm than to decode it."""
+
+    def replaced(what):
+        monkeypatch.setattr(
+            isolated,
+            "_PROGRAM",
+            "import importlib, pickle, sys; path, module = pickle.load(sys.stdin.buffer); sys.path[:] = path\n"
+            "pixels = importlib.import_module(module.rpartition('.')[0] + '.pixels'); decode = pixels._decode\n"
+            "def broken(dataset, path, *more):\n"
+            "    if path.name == '0002.dcm':\n"
+            f"        {what}\n"
+            "    return decode(dataset, path, *more)\n"
+            "pixels._decode = broken\n"
+            "importlib.import_module(module).serve(*pickle.load(sys.stdin.buffer))",
+        )
+
+    return replaced
+
+
+def children():
+    """Processes whose parent is this one."""
+    found = []
+    for stat in os.scandir("/proc"):
+        if stat.name.isdecimal():
+            try:
+                with open(f"/proc/{stat.name}/stat") as file:
+                    found += [stat.name] if int(file.read().rpartition(")")[2].split()[1]) == os.getpid() else []
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize("syntax", [SYNTAXES[0], SYNTAXES[-1]], ids=lambda syntax: syntax.name)
+def test_the_volume_is_the_same_bit_by_bit(tmp_path, syntax):
+    series = select_series(write_ct_series(tmp_path / "in", slices=4, slope=0.7, transfer_syntax=syntax))
+    told = []
+    volume = read_volume_isolated(series, lambda done, total: told.append((done, total)))
+    np.testing.assert_array_equal(volume, read_volume(series))
+    assert volume.dtype == np.float32 and told == [(i, 4) for i in (1, 2, 3, 4)]
+
+
+def test_frames_of_an_enhanced_image_come_too(tmp_path):
+    file, _ = write_enhanced_ct(tmp_path / "in", slices=3)
+    series = select_series(file)
+    np.testing.assert_array_equal(read_volume_isolated(series), read_volume(series))
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("crash", "killed by SIGSEGV"),
+        ("abort", "killed by SIGABRT"),
+        ("hang", "it took too long"),
+        ("memory", "it ran out of memory"),
+    ],
+)
+def test_the_file_that_ended_the_decoder_is_named_and_we_go_on(tmp_path, decoder, what, words):
+    series = select_series(write_ct_series(tmp_path / "in", slices=4))
+    decoder(CRASHES[what])
+    before = children()
+    with pytest.raises(BioAttError, match=f"0002.dcm ended the process that decoded it: {words}.*leave it out"):
+        read_volume_isolated(series, seconds=4.0 if what == "hang" else 60.0)
+    assert children() == before, "nothing is left running"
+
+
+def test_memory_of_the_child_is_limited_and_ours_is_not(tmp_path, decoder):
+    series = select_series(write_ct_series(tmp_path / "in", slices=4))
+    decoder("import numpy; numpy.ones(900 << 20, numpy.uint8)")
+    assert read_volume_isolated(series, memory_bytes=4 << 30).shape == series.shape
+    with pytest.raises(BioAttError, match=r"0002.dcm .* ran out of memory, within 700 MiB"):
+        read_volume_isolated(series, memory_bytes=700 << 20)
+    assert np.ones(900 << 20, np.uint8).all()
+
+
+def test_a_child_that_does_not_start_blames_no_file(tmp_path, monkeypatch):
+    series = select_series(write_ct_series(tmp_path / "in", slices=2))
+    monkeypatch.setattr(isolated, "_PROGRAM", "raise SystemExit(3)")
+    with pytest.raises(BioAttError, match=r"cannot start \(exit code 3\)"):
+        read_volume_isolated(series)
+
+
+def test_what_is_refused_here_is_refused_there_in_the_same_words(tmp_path):
+    series = select_series(write_ct_series(tmp_path / "in", slices=3))
+    content = series.files[1].read_bytes()
+    series.files[1].write_bytes(content[:-100])
+    with pytest.raises(BioAttError) as ours:
+        read_volume(series)
+    with pytest.raises(BioAttError, match=re.escape(str(ours.value))):
+        read_volume_isolated(series)
+
+
+def test_errors_of_ours_come_with_their_traceback(tmp_path, decoder):
+    series = select_series(write_ct_series(tmp_path / "in", slices=3))
+    decoder("return 1 / 0")
+    with pytest.raises(RuntimeError, match="(?s)in a process of its own failed:.*ZeroDivisionError"):
+        read_volume_isolated(series)
+
+
+def test_what_the_child_logs_is_logged_here(tmp_path, decoder, caplog):
+    series = select_series(write_ct_series(tmp_path / "in", slices=3))
+    decoder("import logging; logging.getLogger(pixels.__name__).warning('%s: %d odd', path, 3)")
+    read_volume_isolated(series)
+    assert [(one.levelno, one.getMessage()) for one in caplog.records if "odd" in one.getMessage()] == [
+        (logging.WARNING, f"{series.files[1]}: 3 odd")
+    ]
+
+
+def test_what_a_decoder_prints_is_not_taken_for_slices(tmp_path, decoder):
+    series = select_series(write_ct_series(tmp_path / "in", slices=3))
+    decoder("import os; os.write(1, b'S' * 5000)")
+    np.testing.assert_array_equal(read_volume_isolated(series), read_volume(series))
+
+
+def test_threads_may_read_at_the_same_time(tmp_path):
+    several = [select_series(write_ct_series(tmp_path / str(seed), slices=3, seed=seed)) for seed in range(3)]
+    found = {}
+    threads = [
+        threading.Thread(target=lambda i=i, one=one: found.update({i: read_volume_isolated(one)}))
+        for i, one in enumerate(several)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, one in enumerate(several):
+        np.testing.assert_array_equal(found[i], read_volume(one))
+
+
+def test_reader_and_volume_take_the_switch(tmp_path, decoder):
+    source = write_ct_series(tmp_path / "in", slices=3)
+    expected = load_volume(source)
+    np.testing.assert_array_equal(load_volume(source, isolated=True).hu, expected.hu)
+    decoder(CRASHES["abort"])
+    with pytest.raises(BioAttError, match="0002.dcm ended the process"):
+        SeriesReader(isolated=True).read(source)
+    np.testing.assert_array_equal(SeriesReader().read(source).hu, expected.hu)
+
+
+def test_a_cohort_goes_on_behind_a_file_that_crashes_a_decoder(tmp_path, weights, decoder, capfd):
+    for slices, name in ((3, "a"), (1, "b")):
+        write_ct_series(tmp_path / name, slices=slices)
+    (tmp_path / "list.txt").write_text("a\nb\n")
+    decoder(CRASHES["crash"])
+    words = ["--cohort", "--weights", str(weights), "--prior", "uniform", "--quiet"]
+    assert main(["denoise", str(tmp_path / "list.txt"), str(tmp_path / "out"), *words]) == 1
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == [".bioatt-cohort", "b"]
+    assert re.search("failed .*a: .*0002.dcm ended the process that decoded it", capfd.readouterr().out)
+
+
+def test_label_is_known_by_its_module(monkeypatch):
+    assert not runs_in_label()
+    monkeypatch.setitem(sys.modules, "monailabel", ModuleType("monailabel"))
+    assert runs_in_label()
