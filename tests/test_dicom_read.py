@@ -243,7 +243,7 @@ def test_a_refused_series_does_not_hide_the_others(tmp_path):
         (in_slice(2, Columns=32), "Columns differs"),
         (in_slice(2, PixelSpacing=[6.0, 5.1]), "PixelSpacing differs"),
         (in_slice(2, ImageOrientationPatient=[0.8, 0.6, 0, -0.6, 0.8, 0]), "ImageOrientationPatient differs"),
-        (in_slice(2, FrameOfReferenceUID="1.2.3"), "FrameOfReferenceUID differs"),
+        (in_slice(2, FrameOfReferenceUID="1.2.3", ImagePositionPatient=[0, 0, 90]), "FrameOfReferenceUID differs"),
         (changed(ImagePositionPatient=[0, 0, 0]), "two different slices at one position"),
         (changed(SOPInstanceUID="1.2.3"), "SOPInstanceUID 1.2.3 stands for two slices"),
     ],

@@ -187,6 +187,7 @@ def check_inference(
     series: str | int = "",
     assume_hu: bool = False,
     allow_gaps: bool = False,
+    one_scan: bool = False,
     overwrite: bool = False,
     report_file: str = "",
 ) -> list[dict[str, str]]:
@@ -204,7 +205,9 @@ def check_inference(
         if is_nifti(path) and (series or len(inputs) > 1):  # a lone file is read right away: one look is enough
             load_volume(path, series=series, assume_hu=assume_hu)
         elif not is_nifti(path):
-            select_series(path, series or None, tell=False, allow_gaps=allow_gaps, assume_hu=assume_hu)
+            select_series(
+                path, series or None, tell=False, allow_gaps=allow_gaps, assume_hu=assume_hu, one_scan=one_scan
+            )
     return [{"image": str(path)} for path in inputs]
 
 

@@ -189,6 +189,12 @@ def _add_series(parser: argparse.ArgumentParser) -> None:
         help="take NIfTI values as HU although they do not look it, DICOM values although their unit is not said",
     )
     parser.add_argument("--allow-gaps", action="store_true", help="go on where slices of a DICOM series are missing")
+    parser.add_argument(
+        "--one-scan",
+        action="store_true",
+        help="take images of several StudyInstanceUIDs or SeriesInstanceUIDs as one scan, as programs that remove "
+        "identities may leave them; patient, grid and positions must make one even stack",
+    )
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:

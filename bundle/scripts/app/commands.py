@@ -106,7 +106,12 @@ def priors(options: argparse.Namespace) -> None:
     rows = []
     for path in inputs:
         volume = radiological_slices(
-            path, series=options.series, assume_hu=options.assume_hu, allow_gaps=options.allow_gaps, progress=True
+            path,
+            series=options.series,
+            assume_hu=options.assume_hu,
+            allow_gaps=options.allow_gaps,
+            one_scan=options.one_scan,
+            progress=True,
         )
         keys = slice_keys_from_meta(volume.meta, len(volume))
         with bar(len(volume), "priors") as advance:
@@ -196,6 +201,7 @@ def simulate(options: argparse.Namespace) -> None:
         series=options.series,
         assume_hu=options.assume_hu,
         allow_gaps=options.allow_gaps,
+        one_scan=options.one_scan,
         overwrite=options.overwrite,
         progress=not options.quiet,
     )
@@ -278,6 +284,7 @@ def _inference_overrides(options: argparse.Namespace) -> dict[str, Any]:
         "series": options.series,
         "assume_hu": options.assume_hu,
         "allow_gaps": options.allow_gaps,
+        "one_scan": options.one_scan,
         "overwrite": options.overwrite,
         "prior": options.prior,
         "prior_preparation": options.prior_preparation,

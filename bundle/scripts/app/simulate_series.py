@@ -99,6 +99,7 @@ def simulate_series(
     series: str = "",
     assume_hu: bool = False,
     allow_gaps: bool = False,
+    one_scan: bool = False,
     overwrite: bool = False,
     progress: bool = False,
 ) -> list[str]:
@@ -115,7 +116,7 @@ def simulate_series(
         version: the bundle's, for the record.
         series: SeriesInstanceUID, where a folder holds several.
         assume_hu: take a NIfTI's numbers as HU although they do not look like it.
-        allow_gaps: go on where slices of a DICOM series are missing.
+        allow_gaps, one_scan: see `load_volume`.
         overwrite: replace an existing folder.
         progress: show bars on the terminal.
 
@@ -129,7 +130,9 @@ def simulate_series(
     lines = []
     with nullcontext(Path(output_dir)) if alone else staged_folder(output_dir, overwrite) as folder:
         for path in inputs:
-            volume = load_volume(path, series=series, assume_hu=assume_hu, allow_gaps=allow_gaps, progress=progress)
+            volume = load_volume(
+                path, series=series, assume_hu=assume_hu, allow_gaps=allow_gaps, one_scan=one_scan, progress=progress
+            )
             slices = _AxialSlices(volume.hu, volume.affine)
             current = _tube_current(volume, simulation.tube_current, len(slices))
             simulator = _calibrated(volume, slices, current, simulation)
@@ -297,7 +300,8 @@ def _low_dose(
 def _write(volume: Volume, low_hu: np.ndarray, folder: Path, record: SimulatedDose, *, overwrite: bool) -> None:
     """Write one realisation in the form of its source."""
     if volume.kind == "dicom":
-        write_dicom_result(volume.source, volume.series_instance_uid, low_hu, folder, record, overwrite=overwrite)
+        selection = {"series": volume.selector, "one_scan": volume.one_scan}
+        write_dicom_result(volume.source, selection, low_hu, folder, record, overwrite=overwrite)
         return
     folder.mkdir(exist_ok=True)
     write_nifti_result(volume.source, low_hu, folder, record)

@@ -4,12 +4,13 @@ What is not a series of CT images in HU, single-frame or Enhanced, is refused wi
 Nothing here logs or shows a value of the Patient or Study modules; UIDs of series and instances and paths are shown.
 """
 
+from .find import find_series, select_series
 from .isolated import read_volume_isolated
 from .padding import padding_mask
 from .pixels import read_frames
 from .read import read_volume
 from .rules import DerivedRules
-from .series import Series, find_series, select_series
+from .series import Series
 from .write import WriteSummary, write_derived_series
 
 __all__ = [

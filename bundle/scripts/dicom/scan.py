@@ -25,7 +25,8 @@ _KEYWORDS = (
     "Columns PixelSpacing BitsStored PixelRepresentation PixelPaddingValue RescaleIntercept RescaleSlope RescaleType "
     "LossyImageCompression SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence "
     "DerivationCodeSequence RealWorldValueMappingSequence AcquisitionNumber AcquisitionTime ContentTime "
-    "TemporalPositionIdentifier NominalPercentageOfCardiacPhase ContributingEquipmentSequence"
+    "TemporalPositionIdentifier NominalPercentageOfCardiacPhase ContributingEquipmentSequence TriggerTime FilterType "
+    "ScanOptions ContrastBolusAgent"
 ).split()
 _CT = ENHANCED_CT | {CT_IMAGE_STORAGE}
 _DICOMDIR = "1.2.840.10008.1.3.10"
@@ -87,30 +88,6 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
     return Scan(ordered, losses)
 
 
-def choose(found: dict[str, list[Found]], path: Path, series: str | None) -> str:
-    """SeriesInstanceUID of the only series, or of the one that `series` names by UID or SeriesNumber.
-
-    Raises:
-        BioAttError: several and none named, none of that name, or several of that number; the series are logged
-            as a table before.
-    """
-    if series is None:
-        chosen, what = list(found), f"holds {len(found)} CT series"
-    else:
-        name = str(series).strip()
-        chosen = [uid for uid in found if uid == name]
-        chosen = chosen or [uid for uid, files in found.items() if str(series_number(files[0][1])) == name]
-        what = f"holds {len(chosen) or 'no'} CT series {name}"
-    if len(chosen) == 1:
-        return chosen[0]
-    for line in _table(found):
-        logger.warning("%s", line)
-    listing = ", ".join(f"{uid or 'no UID'} (number {series_number(files[0][1])})" for uid, files in found.items())
-    every = [series_number(files[0][1]) for files in found.values()]
-    by_number = " or --series NUMBER" if len(set(every)) == len(every) and None not in every else ""
-    raise BioAttError(f"{path} {what}; it has {listing}; choose one with --series UID{by_number}")
-
-
 def series_number(header: Dataset) -> int | None:
     """SeriesNumber, None where there is none."""
     try:
@@ -119,7 +96,7 @@ def series_number(header: Dataset) -> int | None:
         return None
 
 
-def _table(found: dict[str, list[Found]]) -> Iterator[str]:
+def series_table(found: dict[str, list[Found]]) -> Iterator[str]:
     """One line a series for people to choose by."""
     row = "{:>8}  {:<32}  {:>6}  {:>12}  {:<12}  {}"
     yield row.format("number", "description", "images", "thickness mm", "kernel", "SeriesInstanceUID")

@@ -19,14 +19,10 @@ from .pixels import read_frames
 
 logger = logging.getLogger(__name__)
 
-#: Elements that all images of a series share (PS3.3 A.1.2), besides their grid.
-_SHARED = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID")
+#: Elements that all images of a scan share (PS3.3 A.1.2), besides its patient and grid. Some programs that remove
+#: identities draw them anew for each file; positions then tell that it is one scan.
+IDENTITIES = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _SAME_DIRECTION = 1e-3  # difference of direction cosines
-#: Elements that tell the images of one position apart where a series holds several phases or reconstructions.
-_PHASES = (
-    "AcquisitionNumber FrameAcquisitionNumber AcquisitionTime ContentTime TemporalPositionIdentifier "
-    "TemporalPositionIndex NominalPercentageOfCardiacPhase KVP ConvolutionKernel SliceThickness ImageType"
-).split()
 
 
 class Slice(NamedTuple):
@@ -55,17 +51,23 @@ class Slice(NamedTuple):
         return found
 
 
-def check_same_grid(uid: str, slices: Sequence[Slice]) -> None:
-    """Raise where a slice differs from the first in patient, study, shape, spacing, orientation or reference."""
-    first = slices[0]
-    whose = [label(first.header, keyword, first.file) for keyword in _SHARED]
+def check_same_grid(uid: str, slices: Sequence[Slice]) -> dict[str, tuple[str, str]]:
+    """Raise where a slice differs from the first in patient, shape, spacing or orientation.
+
+    Returns:
+        Of `IDENTITIES`, those in which slices differ, with the names of the first two that do.
+    """
+    first, differing = slices[0], {}
+    whose = {keyword: label(first.header, keyword, first.file) for keyword in ("PatientID", *IDENTITIES)}
     for one in slices[1:]:
-        for keyword, shared in zip(_SHARED, whose, strict=True):
+        for keyword, shared in whose.items():
             if label(one.header, keyword, one.file) != shared:  # the values are nobody's business
-                raise BioAttError(
-                    f"series {uid}: {keyword} differs between {first.name} and {one.name}; "
-                    "put slices of one scan in a folder"
-                )
+                differing.setdefault(keyword, (first.name, one.name))
+        if "PatientID" in differing:
+            raise BioAttError(
+                f"series {uid}: PatientID differs between {first.name} and {one.name}; put slices of one scan in a "
+                "folder"
+            )
         pairs = {
             "SOPClassUID": (is_enhanced(first.header), is_enhanced(one.header), 0),
             "Rows": (first.plane.shape[0], one.plane.shape[0], 0),
@@ -79,6 +81,7 @@ def check_same_grid(uid: str, slices: Sequence[Slice]) -> None:
                     f"series {uid}: {keyword} differs, {np.asarray(ours).tolist()} in {first.name} but "
                     f"{np.asarray(other).tolist()} in {one.name}; put slices of one kind in a folder"
                 )
+    return differing
 
 
 def without_copies(slices: Sequence[Slice], tell: bool) -> list[Slice]:
@@ -104,12 +107,6 @@ def without_copies(slices: Sequence[Slice], tell: bool) -> list[Slice]:
     if copies and tell:
         logger.warning("left out %d files that are second copies of a slice", len(copies))
     return list(taken.values())
-
-
-def what_differs(one: Slice, other: Slice) -> str:
-    """Which elements tell two slices of one position apart, in words."""
-    words = [k for k in _PHASES if label(one.header, k, one.file) != label(other.header, k, other.file)]
-    return f", which differ in {', '.join(words)}" if words else ""
 
 
 def _has_same_hu(first: Path, second: Path) -> bool:

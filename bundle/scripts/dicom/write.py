@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from ..errors import BioAttError
 from ..provenance import Derivation
@@ -94,12 +95,14 @@ def write_derived_series(
     rules, sources = rules or DerivedRules(), series.by_file()
     values = _all_stored(sources, volume_hu) if rules.stable_uids else None
     run = Run.start(provenance, rules, series.series_instance_uid, values)
+    unified = _Unified(series.unified)
     digits = max(4, len(str(len(sources))))
     done = clipped = rescaled = 0
     with staged_folder(folder, overwrite) as staging:
         for number, (file, slices) in enumerate(sources.items(), 1):
             target = staging / f"{number:0{digits}d}.dcm"
-            more_clipped, kept = _write_file(file, [volume_hu[slices[i]] for i in sorted(slices)], target, run)
+            frames_hu = [volume_hu[slices[i]] for i in sorted(slices)]
+            more_clipped, kept = _write_file(file, frames_hu, target, run, unified)
             done, clipped = done + len(slices), clipped + more_clipped
             rescaled += 0 if kept else len(slices)
             if progress is not None:
@@ -136,7 +139,32 @@ def _check_apart(series: Series, folder: Path) -> None:
             raise BioAttError(f"output folder {folder} holds the source {file}; name another folder")
 
 
-def _write_file(file: Path, frames_hu: Sequence[np.ndarray], target: Path, run: Run) -> tuple[int, bool]:
+class _Unified:
+    """Elements in which the source's files differ though they are one scan: all derived images get those of the first.
+
+    Readers part a series where StudyInstanceUID or FrameOfReferenceUID differ, so the derived one could not be shown
+    as the volume that it is. The first slice's are true of some of the source; new ones would be true of none.
+    """
+
+    def __init__(self, keywords: Sequence[str]) -> None:
+        self._tags = [Tag(keyword) for keyword in keywords]
+        self._first: Dataset | None = None
+
+    def apply(self, derived: Dataset) -> None:
+        """Put the first image's elements into `derived`; the first call says which they are."""
+        if self._first is None:
+            self._first = Dataset()
+            self._first.update({tag: derived.get_item(tag) for tag in self._tags if tag in derived})
+        for tag in self._tags:
+            if tag in derived:
+                del derived[tag]
+            if tag in self._first:
+                derived[tag] = self._first.get_item(tag)
+
+
+def _write_file(
+    file: Path, frames_hu: Sequence[np.ndarray], target: Path, run: Run, unified: _Unified
+) -> tuple[int, bool]:
     """Write the image derived from `file`; return the number of clipped pixels and whether its rescale was kept."""
     if not all(np.all(np.isfinite(hu)) for hu in frames_hu):
         raise BioAttError(f"result for {file} holds values that are not finite, wanted HU; nothing was written")
@@ -146,6 +174,7 @@ def _write_file(file: Path, frames_hu: Sequence[np.ndarray], target: Path, run: 
             headers = frame_headers(source, file)
             to_explicit_little_endian(derived, is_signed(source, file), run.rules.keep_private)
             describe(derived, source, file, run)
+            unified.apply(derived)
             kept = _keeps_rescale(headers, file)
             if not kept:
                 _set_hu_storage(derived, headers[0], file)

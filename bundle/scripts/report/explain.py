@@ -224,7 +224,11 @@ def run_explain(parts: Mapping[str, Any], output_dir: str, index: int, *, other:
     if len(inputs) != 1:
         raise BioAttError(f"the input holds {len(inputs)} NIfTI files; name the one whose slice is to be explained")
     volume = radiological_slices(
-        inputs[0]["image"], series=reader.series, assume_hu=reader.assume_hu, allow_gaps=reader.allow_gaps
+        inputs[0]["image"],
+        series=reader.series,
+        assume_hu=reader.assume_hu,
+        allow_gaps=reader.allow_gaps,
+        one_scan=reader.one_scan,
     )
     one = explain_slice(volume, index, parts["network"], parts["inferer"], other)
     descriptors = parts["inferer"].prior_source.descriptors

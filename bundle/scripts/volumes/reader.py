@@ -22,10 +22,7 @@ class SeriesReader(ImageReader):
     SOPInstanceUID and never by position.
 
     Args:
-        series: SeriesInstanceUID or SeriesNumber, where a folder holds several.
-        assume_hu: take a NIfTI's numbers as HU although they do not look like it, and DICOM's although RescaleType
-            is US (unspecified).
-        allow_gaps: go on where slices of a DICOM series are missing or their spacing changes.
+        series, assume_hu, allow_gaps, one_scan: see `load_volume`.
         progress: show a bar on the terminal while slices are read.
         isolated: decode DICOM in a process of its own, so that a decoder that crashes does not end this one.
 
@@ -39,6 +36,7 @@ class SeriesReader(ImageReader):
         series: str | int = "",
         assume_hu: bool = False,
         allow_gaps: bool = False,
+        one_scan: bool = False,
         progress: bool = False,
         isolated: bool = False,
     ) -> None:
@@ -46,6 +44,7 @@ class SeriesReader(ImageReader):
         self.series = str(series)  # MONAI's command line reads a SeriesNumber as a number
         self.assume_hu = assume_hu
         self.allow_gaps = allow_gaps
+        self.one_scan = one_scan
         self.progress = progress
         self.isolated = isolated
 
@@ -61,6 +60,7 @@ class SeriesReader(ImageReader):
             series=self.series,
             assume_hu=self.assume_hu,
             allow_gaps=self.allow_gaps,
+            one_scan=self.one_scan,
             progress=self.progress,
             isolated=self.isolated,
         )
@@ -76,6 +76,7 @@ class SeriesReader(ImageReader):
             "filename_or_obj": str(img.source),
             "kind": img.kind,
             "series_instance_uid": img.series_instance_uid,
+            "selection": json.dumps({"series": img.selector, "one_scan": img.one_scan}),
             "slice_keys": _slice_keys_to_meta(img),
             "header_file": img.files[0] if img.files else "",
         }

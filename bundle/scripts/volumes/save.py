@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class SaveSeries:
             if meta["kind"] == "dicom":
                 write_dicom_result(
                     Path(meta["filename_or_obj"]),
-                    meta["series_instance_uid"],
+                    json.loads(meta["selection"]),
                     hu,
                     self.output_dir,
                     provenance,
@@ -129,7 +129,7 @@ class SaveSeries:
 
 def write_dicom_result(
     source: Path,
-    series_instance_uid: str,
+    selection: Mapping[str, Any],
     hu: np.ndarray,
     folder: Path,
     provenance: Derivation,
@@ -139,9 +139,12 @@ def write_dicom_result(
     progress: bool = False,
     complete: Callable[[], None] | None = None,
 ) -> None:
-    """Write `hu` (columns, rows, slices) as a series derived from one in `source`, to `folder`, which appears whole."""
+    """Write `hu` (columns, rows, slices) as a series derived from one in `source`, to `folder`, which appears whole.
+
+    `selection` has the arguments of `select_series` that find it again.
+    """
     # What is unusual about the series was told and allowed when it was read.
-    series = select_series(source, series_instance_uid, tell=False, allow_gaps=True, assume_hu=True)
+    series = select_series(source, **selection, tell=False, allow_gaps=True, assume_hu=True)
     with bar(len(series.files), "writing", progress) as advance:
         write_derived_series(
             series,

@@ -25,6 +25,7 @@ class Volume:
         source: the path it came from.
         kind: ``dicom`` or ``nifti``.
         series_instance_uid: of a DICOM series, else empty.
+        selector, one_scan: what `select_series` takes to find that series again.
         sop_instance_uids, files: one per slice of the third axis, of a DICOM series, else empty; of a frame of an
             Enhanced CT image, UID/frames/NUMBER.
     """
@@ -34,6 +35,8 @@ class Volume:
     source: Path
     kind: str
     series_instance_uid: str = ""
+    selector: str = ""
+    one_scan: bool = False
     sop_instance_uids: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
@@ -81,6 +84,7 @@ def load_volume(
     series: str = "",
     assume_hu: bool = False,
     allow_gaps: bool = False,
+    one_scan: bool = False,
     progress: bool = False,
     isolated: bool = False,
 ) -> Volume:
@@ -88,10 +92,11 @@ def load_volume(
 
     Args:
         path: folder or file.
-        series: SeriesInstanceUID or SeriesNumber, where a folder holds several.
-        assume_hu: take a NIfTI's numbers as HU although they do not look like it, and DICOM's although RescaleType
-            is US (unspecified).
+        series: SeriesInstanceUID or SeriesNumber, where a folder holds several; see `select_series` for phases.
+        assume_hu: take numbers as HU although they do not look like it, and DICOM's although RescaleType is US
+            (unspecified) or rescale is missing.
         allow_gaps: go on where slices of a DICOM series are missing or their spacing changes.
+        one_scan: take DICOM images of several studies or series as one scan where they make one even stack.
         progress: show a bar on the terminal while slices are read.
         isolated: decode DICOM in a process of its own, see `read_volume_isolated`.
 
@@ -102,7 +107,7 @@ def load_volume(
         if series:
             raise BioAttError(f"--series chooses among DICOM series; {path} is a NIfTI file, leave it out")
         return read_nifti(path, assume_hu=assume_hu)
-    chosen = select_series(path, series or None, allow_gaps=allow_gaps, assume_hu=assume_hu)
+    chosen = select_series(path, series or None, allow_gaps=allow_gaps, assume_hu=assume_hu, one_scan=one_scan)
     with bar(len(chosen.files), "reading", progress) as advance:
         hu = (read_volume_isolated if isolated else read_volume)(chosen, lambda done, total: advance(1))
     return Volume(
@@ -111,6 +116,8 @@ def load_volume(
         source=Path(path),
         kind="dicom",
         series_instance_uid=chosen.series_instance_uid,
+        selector=chosen.selector,
+        one_scan=chosen.one_scan,
         sop_instance_uids=chosen.slice_names,
         files=tuple(str(file) for file in chosen.files),
     )

@@ -1,0 +1,155 @@
+"""Find CT image series in a folder, and choose one."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import BioAttError
+from .phases import take_phase
+from .scan import Scan, scan, series_number, series_table
+from .series import Series
+from .stack import Allowed, build
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 5  # series in a message
+
+
+def find_series(path: str | os.PathLike[str], refused: list[BioAttError] | None = None) -> list[Series]:
+    """All CT image series in a folder, or the one slice in a file.
+
+    Only headers are read. A folder is searched recursively, whatever the file names, and through links to folders;
+    hidden files and files that are not DICOM are passed over. Localizers (scouts), pages without geometry, images of
+    another plane, other modalities and second copies of a slice are left out, which is logged. Gaps between slices
+    are logged and noted in the series.
+
+    Args:
+        path: folder, one DICOM file (a series of this slice alone), or a DICOMDIR (its folder).
+        refused: where files and series that cannot be used are noted, so that the others are returned. Without it
+            the first one raises.
+
+    Returns:
+        The series, sorted by SeriesNumber, then SeriesInstanceUID.
+
+    Raises:
+        BioAttError: nothing there, no CT images, or a series that is not what `Series` promises.
+    """
+    series, scanned = [], scan(Path(path), refused=refused)
+    for uid in scanned.series:
+        try:
+            series.append(build(uid, scanned, Allowed(gaps=True)))
+        except BioAttError as error:
+            if refused is None:
+                raise
+            refused.append(error)
+    return series
+
+
+def select_series(
+    path: str | os.PathLike[str],
+    series: str | None = None,
+    *,
+    tell: bool = True,
+    allow_gaps: bool = False,
+    assume_hu: bool = False,
+    one_scan: bool = False,
+) -> Series:
+    """The one series in `path`, or the one that `series` names; the others there are not checked.
+
+    Args:
+        path: folder, one DICOM file, or a DICOMDIR (its folder).
+        series: SeriesInstanceUID or SeriesNumber; of a series with several phases also NAME/KEYWORD=VALUE, e.g.
+            ``5/AcquisitionNumber=2``, or KEYWORD=VALUE alone where there is one series.
+        tell: log what is unusual; for a second look at the same series it was told already.
+        allow_gaps: go on where slices are missing or their spacing changes.
+        assume_hu: take values as HU where RescaleType is US (unspecified) or rescale is missing.
+        one_scan: take images of several StudyInstanceUIDs or SeriesInstanceUIDs as one scan, where patient, grid and
+            positions make one even stack; `series` then names a SeriesNumber that they share.
+
+    Raises:
+        BioAttError: several series and none named, no series of that name, or see `find_series`.
+    """
+    scanned = scan(Path(path), tell)
+    name, phase = _parts(series)
+    uid = None
+    if one_scan:
+        scanned, uid = _joined(scanned, name)
+    if uid is None:
+        uid = _choose(scanned, Path(path), name)
+    if phase:
+        scanned = take_phase(scanned, uid, phase)
+    selector = (name or "") if one_scan else uid
+    allowed = Allowed(gaps=allow_gaps, no_rescale=assume_hu, one_scan=one_scan, tell=tell)
+    return build(uid, scanned, allowed, "/".join(part for part in (selector, phase) if part))
+
+
+def _parts(series: str | None) -> tuple[str | None, str]:
+    """Name of a series, and KEYWORD=VALUE of one of its phases."""
+    name = str(series).strip() if series is not None else ""
+    if "=" not in name:
+        return name or None, ""
+    before, slash, behind = name.partition("/")
+    if "=" in before:  # a value may hold a slash
+        return None, name
+    return before or None, behind
+
+
+def _joined(scanned: Scan, name: str | None) -> tuple[Scan, str | None]:
+    """All series as one, or those of a SeriesNumber, and the UID of the first of them; None where there is one."""
+    chosen = sorted(uid for uid, files in scanned.series.items() if name in (None, str(series_number(files[0][1]))))
+    if len(chosen) < 2:
+        return scanned, None
+    joined = {chosen[0]: [one for uid in chosen for one in scanned.series[uid]]}
+    others = {uid: files for uid, files in scanned.series.items() if uid not in chosen}
+    return scanned._replace(series=joined | others), chosen[0]
+
+
+def _choose(scanned: Scan, path: Path, name: str | None) -> str:
+    """SeriesInstanceUID of the only series, or of the one that `name` names by UID or SeriesNumber.
+
+    Raises:
+        BioAttError: several and none named, none of that name, or several of that number; the series are logged
+            as a table before.
+    """
+    found = scanned.series
+    if name is None:
+        chosen, what = list(found), f"holds {len(found)} CT series"
+    else:
+        chosen = [uid for uid in found if uid == name]
+        chosen = chosen or [uid for uid, files in found.items() if str(series_number(files[0][1])) == name]
+        what = f"holds {len(chosen) or 'no'} CT series {name}"
+    if len(chosen) == 1:
+        return chosen[0]
+    for line in series_table(found):
+        logger.warning("%s", line)
+    every = [(uid, series_number(files[0][1])) for uid, files in found.items()]
+    listing = ", ".join(f"{uid or 'no UID'} (number {number})" for uid, number in every[:_LISTED])
+    listing += f" and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
+    numbers = [number for _, number in every]
+    by_number = " or --series NUMBER" if len(set(numbers)) == len(numbers) and None not in numbers else ""
+    raise BioAttError(
+        f"{path} {what}; it has {listing}{_look_like_one(scanned, chosen)}; choose one with --series UID{by_number}"
+    )
+
+
+def _look_like_one(scanned: Scan, uids: Sequence[str]) -> str:
+    """The option that joins series which make one even stack; "" where none do."""
+    numbers = dict.fromkeys(str(series_number(scanned.series[uid][0][1])) for uid in uids)
+    for name in [None, *numbers] if len(uids) > 1 else []:
+        joined, uid = _joined(scanned, name)
+        images = [] if uid is None else joined.series[uid]
+        parts = len(scanned.series) - len(joined.series) + 1
+        if parts < 2 or len(images) < 3:
+            continue
+        try:
+            build(uid or "", joined, Allowed(no_rescale=True, one_scan=True, tell=False, offer=False))
+        except BioAttError:
+            continue
+        option = "--one-scan" if name is None else f"--one-scan --series {name}"
+        return (
+            f"; {parts} of them look like one series of {len(images)} images: to take them as one, go on with {option}"
+        )
+    return ""

@@ -1,0 +1,73 @@
+"""Several phases or reconstructions at one position in one series: tell them apart by one element, and take one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from ..errors import BioAttError
+from .headers import is_enhanced, label
+from .scan import Found, Scan
+from .slices import Slice
+
+#: Elements that tell the images of one position apart where a series holds several phases or reconstructions.
+PHASES = (
+    "AcquisitionNumber TemporalPositionIdentifier NominalPercentageOfCardiacPhase TriggerTime KVP ConvolutionKernel "
+    "FilterType ScanOptions ContrastBolusAgent SliceThickness ImageType"
+).split()
+#: Elements that differ between phases too, but no phase is chosen by: they change within one, or stand in frames.
+_HINTS = "FrameAcquisitionNumber TemporalPositionIndex AcquisitionTime ContentTime".split()
+
+
+def what_differs(one: Slice, other: Slice) -> str:
+    """Which elements tell two slices of one position apart, in words."""
+    words = [k for k in (*PHASES, *_HINTS) if label(one.header, k, one.file) != label(other.header, k, other.file)]
+    return f", which differ in {', '.join(words)}" if words else ""
+
+
+def choices(found: Sequence[Found], at_one_position: int, is_stack: Callable[[list[Found]], bool]) -> dict[str, int]:
+    """KEYWORD=VALUE of each phase and its number of files, where one element parts them into whole stacks, else none.
+
+    Args:
+        found: the files of the series.
+        at_one_position: how many slices share a position, at most: as many phases there must be.
+        is_stack: whether files make an even stack.
+    """
+    if any(is_enhanced(header) for _, header in found):  # one file may hold frames of several phases
+        return {}
+    for keyword in PHASES:
+        parts = dict(_parts(found, keyword))
+        if len(parts) == at_one_position and "" not in parts and all(map(is_stack, parts.values())):
+            return {f"{keyword}={value}": len(files) for value, files in parts.items()}
+    return {}
+
+
+def take_phase(scanned: Scan, uid: str, phase: str) -> Scan:
+    """`scanned` with only those files of series `uid` that have this KEYWORD=VALUE.
+
+    Raises:
+        BioAttError: a keyword that phases are not chosen by, or no image of this value.
+    """
+    keyword, _, value = (part.strip() for part in phase.partition("="))
+    if keyword not in PHASES:
+        raise BioAttError(f"--series .../{phase}: phases are chosen by {', '.join(PHASES)}; name one of them")
+    parts = dict(_parts(scanned.series[uid], keyword))
+    chosen = [part for part in parts if part == value] or [part for part in parts if _is_same_number(part, value)]
+    if not chosen:
+        raise BioAttError(
+            f"series {uid} has no image with {keyword} {value!r}; it has {', '.join(map(repr, parts))}; choose one"
+        )
+    return scanned._replace(series=scanned.series | {uid: parts[chosen[0]]})
+
+
+def _parts(found: Sequence[Found], keyword: str) -> Iterator[tuple[str, list[Found]]]:
+    parts: dict[str, list[Found]] = {}
+    for file, header in found:
+        parts.setdefault(label(header, keyword, file), []).append((file, header))
+    yield from sorted(parts.items())
+
+
+def _is_same_number(one: str, other: str) -> bool:
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return False

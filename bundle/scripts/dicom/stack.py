@@ -1,0 +1,226 @@
+"""Check the slices of one series against each other and put them in order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from ..errors import BioAttError
+from .derived import was_denoised
+from .enhanced import frame_headers
+from .folder import tell_losses
+from .geometry import SAME_POSITION_MM, Plane, affine_ras, gaps, heights, is_axial, read_plane
+from .headers import is_enhanced, is_lossy, label, numbers
+from .leave_out import without_other_planes, without_pages
+from .padding import is_wrong_padding
+from .phases import choices, what_differs
+from .quantity import check_hu_image
+from .scan import Found, Scan, series_number
+from .series import Series
+from .slices import Slice, check_same_grid, without_copies
+
+logger = logging.getLogger(__name__)
+
+#: Elements that go with an identity, which the derived images have in common as its images have it in common.
+_WITH_IDENTITY = {
+    "StudyInstanceUID": (
+        "StudyInstanceUID StudyDate StudyTime StudyID AccessionNumber StudyDescription ReferringPhysicianName"
+    ).split(),
+    "SeriesInstanceUID": ["SeriesNumber", "SeriesDescription"],
+    "FrameOfReferenceUID": ["FrameOfReferenceUID", "PositionReferenceIndicator"],
+}
+
+
+class Allowed(NamedTuple):
+    """What is gone on with.
+
+    Args:
+        gaps: slices that are missing or lost, or whose spacing changes.
+        no_rescale: RescaleType US (unspecified), or no rescale: values are taken as HU.
+        one_scan: images of several studies or series.
+        tell: log what is unusual.
+        offer: where slices share a position, look for phases to choose from.
+    """
+
+    gaps: bool = False
+    no_rescale: bool = False
+    one_scan: bool = False
+    tell: bool = True
+    offer: bool = True
+
+
+def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None) -> Series:
+    """The series `uid` of a scan, its slices in order.
+
+    Raises:
+        BioAttError: it is not what `Series` promises.
+    """
+    found = scanned.series[uid]
+    if not uid and not allowed.one_scan:
+        raise BioAttError(
+            f"{found[0][0]}: SeriesInstanceUID is missing; export the series again with this element, or, if all its "
+            "files are of one scan, go on with --one-scan"
+        )
+    lost = scanned.lost_from(uid)
+    if lost and not allowed.gaps:
+        raise BioAttError(
+            f"series {uid}: slices are lost, {tell_losses(lost)}; copy or unpack them again, take out what is "
+            "no slice, or go on without them with --allow-gaps"
+        )
+    found = without_other_planes(uid, without_pages(uid, found, allowed.tell), allowed.tell)
+    slices = [
+        Slice(file, i, header, _checked_plane(header, file, allowed.no_rescale))
+        for file, image in found
+        for i, header in enumerate(frame_headers(image, file))
+    ]
+    differing = check_same_grid(uid, slices)
+    slices = without_copies(slices, allowed.tell)
+    order = np.argsort(heights([one.plane for one in slices]), kind="stable")
+    slices = [slices[i] for i in order]
+    planes = [one.plane for one in slices]
+    _check_positions(uid, slices, found, differing, allowed)
+    odd = gaps(planes)
+    _check_one_scan(uid, differing, bool(odd), allowed.one_scan)
+    if odd and not allowed.gaps:
+        certain = [one for one in scanned.losses if one.certain]
+        cause = f" (perhaps {tell_losses(certain)})" if certain else ""
+        raise BioAttError(
+            f"series {uid}: slices are missing or their spacing changes, {_first_five(odd)}; find the missing slices"
+            f"{cause}, or go on with --allow-gaps"
+        )
+    if allowed.tell:
+        if lost:
+            logger.warning("series %s: slices are lost, %s", uid, tell_losses(lost))
+        _warn(uid, slices, odd, differing)
+        if any(was_denoised(image) for _, image in found):
+            logger.warning("series %s: BioAtt denoised it before; denoise the original, or its detail goes twice", uid)
+    file, _, header, plane = slices[0]
+    affine = affine_ras(planes, _single_spacing(header, file))
+    return Series(
+        series_instance_uid=uid,
+        files=tuple(one.file for one in slices),
+        sop_instance_uids=tuple(one.instance_uid for one in slices),
+        rows=plane.shape[0],
+        columns=plane.shape[1],
+        affine=affine,
+        spacing=tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0)),
+        is_axial=is_axial(plane.orientation),
+        frames=tuple(one.frame for one in slices),
+        is_enhanced=is_enhanced(header),
+        gaps=tuple(odd),
+        series_number=series_number(header),
+        description=label(header, "SeriesDescription", file),
+        kernel=label(header, "ConvolutionKernel", file),
+        slice_thickness_mm=_length(header, "SliceThickness", file),
+        frame_of_reference_uid=label(header, "FrameOfReferenceUID", file),
+        selector=uid if selector is None else selector,
+        one_scan=allowed.one_scan,
+        unified=tuple(keyword for one in differing for keyword in _WITH_IDENTITY[one]),
+    )
+
+
+def _check_positions(
+    uid: str, slices: Sequence[Slice], found: list[Found], differing: dict[str, tuple[str, str]], allowed: Allowed
+) -> None:
+    """Raise where two slices share a position; say which phases could be chosen."""
+    along = heights([one.plane for one in slices])
+    together = np.diff(along) < SAME_POSITION_MM
+    if not together.any():
+        return
+    i = int(np.argmax(together))
+    one, other = slices[i : i + 2]
+    remedy = "keep one image a position (one phase, one reconstruction)"
+    if allowed.offer and not differing:
+        starts = np.concatenate([[0], np.flatnonzero(~together) + 1, [len(slices)]])
+        offered = choices(found, int(np.diff(starts).max()), lambda part: _is_stack(uid, part))
+        every = " or ".join(f"--series '{uid}/{phase}' ({count} images)" for phase, count in offered.items())
+        remedy = f"choose one phase with {every}" if offered else remedy
+    apart = f", which differ in {' and '.join(differing)}" if differing else what_differs(one, other)
+    raise BioAttError(
+        f"series {uid}: two different slices at one position, {one.name} and {other.name} ({along[i]:.2f} mm){apart}; "
+        f"{remedy}"
+    )
+
+
+def _is_stack(uid: str, part: list[Found]) -> bool:
+    """Whether files make an even stack by themselves."""
+    try:
+        build(uid, Scan({uid: part}, []), Allowed(no_rescale=True, tell=False, offer=False))
+    except BioAttError:
+        return False
+    return True
+
+
+def _check_one_scan(uid: str, differing: dict[str, tuple[str, str]], is_odd: bool, one_scan: bool) -> None:
+    """Raise where slices of several identities are no even stack, or nobody said that they are one scan."""
+    for keyword, (first, other) in differing.items():
+        where = f"series {uid}: {keyword} differs between {first} and {other}"
+        if is_odd:
+            raise BioAttError(
+                f"{where}, and slices are missing or their spacing changes; put slices of one scan in a folder"
+            )
+        if keyword != "FrameOfReferenceUID" and not one_scan:
+            raise BioAttError(
+                f"{where}, though patient, grid and positions make one even stack; if it is one scan, go on with "
+                "--one-scan, else put slices of one scan in a folder"
+            )
+
+
+def _checked_plane(header: Dataset, file: Path, assume_hu: bool) -> Plane:
+    check_hu_image(header, file)
+    if label(header, "RescaleType", file).upper() == "US" and not assume_hu:
+        raise BioAttError(
+            f"{file}: RescaleType is US (unspecified), wanted HU; if you know that its values are HU, go on with "
+            "--assume-hu"
+        )
+    return read_plane(header, file)
+
+
+def _warn(uid: str, slices: list[Slice], odd: list[str], differing: dict[str, tuple[str, str]]) -> None:
+    """Log what is unusual but can be worked with."""
+    if differing:
+        logger.warning(
+            "series %s: %s differs between its slices; patient, grid and positions make one even stack: it is taken as "
+            "one scan",
+            uid,
+            " and ".join(differing),
+        )
+    if odd:
+        logger.warning("series %s: irregular slice spacing, %s", uid, _first_five(odd))
+    if any(label(one.header, "RescaleType", one.file).upper() == "US" for one in slices):
+        logger.warning("series %s: RescaleType is US (unspecified); its values are taken as HU", uid)
+    if any(label(one.header, "PhotometricInterpretation", one.file) == "MONOCHROME1" for one in slices):
+        logger.warning("series %s: MONOCHROME1 is about display only; its values are taken as HU, not inverted", uid)
+    if any(is_lossy(one.header, one.file) for one in slices):
+        logger.warning("series %s: lossy compressed; its noise and detail are not those of the scanner", uid)
+    if any(_has_wrong_padding(one) for one in slices):
+        logger.warning("series %s: PixelPaddingValue is a value that tissue has; it is ignored", uid)
+
+
+def _has_wrong_padding(one: Slice) -> bool:
+    try:
+        return is_wrong_padding(one.header)
+    except BioAttError:  # bits are checked when pixels are read
+        return False
+
+
+def _first_five(odd: list[str]) -> str:
+    return "; ".join(odd[:5]) + (f" and {len(odd) - 5} more places" if len(odd) > 5 else "")
+
+
+def _single_spacing(header: Dataset, file: Path) -> float:
+    return _length(header, "SpacingBetweenSlices", file) or _length(header, "SliceThickness", file) or 1.0
+
+
+def _length(header: Dataset, keyword: str, file: Path) -> float | None:
+    """A length in mm, None where it is missing, unreadable or 0."""
+    try:
+        length = abs(float(numbers(header, keyword, 1, file)[0]))
+    except BioAttError:
+        return None
+    return length if length > 0 else None

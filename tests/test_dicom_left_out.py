@@ -1,0 +1,91 @@
+"""What is no slice of its series is left out of it and told: pages, scouts that do not say so, other planes."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from dicom_cases import changed
+from scripts.dicom import read_volume, select_series
+from scripts.dicom.phantom import write_ct_series
+from scripts.errors import BioAttError
+
+UID = changed(SeriesInstanceUID="1.2.3")
+
+
+def add(folder, tmp_path, count=1, modify=lambda dataset, i: None, **kwargs):
+    """Put `count` other images into the series in `folder`."""
+
+    def both(dataset, i):
+        UID(dataset, i)
+        modify(dataset, i)
+
+    for file in write_ct_series(tmp_path / "other", slices=count, seed=9, modify=both, **kwargs).iterdir():
+        shutil.copy(file, folder / f"9{file.name}")
+
+
+def page(dataset, i):
+    dataset.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
+    for keyword in (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "RescaleSlope",
+        "RescaleIntercept",
+    ):
+        if keyword in dataset:
+            del dataset[keyword]
+
+
+def colour_page(dataset, i):
+    page(dataset, i)
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "RGB"
+
+
+@pytest.mark.parametrize("modify", [page, colour_page])
+def test_a_page_without_geometry_is_left_out_and_named(tmp_path, caplog, modify):
+    folder = write_ct_series(tmp_path / "in", modify=UID)
+    plain = read_volume(select_series(folder))
+    add(folder, tmp_path, modify=modify, shape=(64, 64))
+    np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
+    assert "left out 1 pages without geometry: " in caplog.text and "90001.dcm" in caplog.text
+
+
+def test_a_series_of_pages_alone_is_refused(tmp_path):
+    with pytest.raises(BioAttError, match="is missing"):
+        select_series(write_ct_series(tmp_path, modify=page))
+
+
+def test_a_slice_that_lacks_its_position_is_no_page(tmp_path):
+    folder = write_ct_series(tmp_path / "in", modify=UID)
+    add(folder, tmp_path, modify=changed(ImagePositionPatient=None))
+    with pytest.raises(BioAttError, match="90001.dcm: ImagePositionPatient is missing"):
+        select_series(folder)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"orientation": (1, 0, 0, 0, 0, -1)},  # a scout that does not say LOCALIZER
+        {"orientation": (0, 1, 0, 0, 0, -1), "shape": (100, 30), "spacing": (1.0, 2.0)},
+        {"orientation": (0, 1, 0, 0, 0, -1), "modify": changed(RescaleSlope=None, RescaleIntercept=None)},
+        {"orientation": (1, 0, 0, 0, 0, -1), "count": 3},
+        {"orientation": (1, 0, 0, 0, 0.98480775, -0.17364818)},
+    ],
+)
+def test_an_image_of_another_plane_is_left_out_and_named(tmp_path, caplog, other):
+    folder = write_ct_series(tmp_path / "in", modify=UID)
+    plain = read_volume(select_series(folder))
+    add(folder, tmp_path, **other)
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
+    assert f"left out {other.get('count', 1)} images of another plane: " in caplog.text and "90001.dcm" in caplog.text
+
+
+def test_two_planes_of_equal_number_are_refused(tmp_path):
+    folder = write_ct_series(tmp_path / "in", modify=UID)
+    add(folder, tmp_path, count=4, orientation=(1, 0, 0, 0, 0, -1))
+    with pytest.raises(BioAttError, match="ImageOrientationPatient differs"):
+        select_series(folder)
