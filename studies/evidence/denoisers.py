@@ -11,6 +11,9 @@ import numpy as np
 from scripts.dose.image_noise import noise_sd_hu
 from scripts.errors import BioAttError
 from scripts.evaluation.rivals import non_local_means
+from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
+from scripts.inference import find_priors, network_input
+from scripts.priors import SliceKey
 
 #: A stack of slices (n, H, W) in HU to one of the same shape, float32.
 Denoise = Callable[[np.ndarray], np.ndarray]
@@ -51,27 +54,63 @@ def bundle_denoiser(
     Raises:
         BioAttError: weights and network do not fit, or the prior cannot be loaded.
     """
+    opened = open_network(weights, network_config=network_config, prior=prior, device=device, batch_size=batch_size)
+    return Denoiser(name=name, denoise=opened.denoise, record=opened.record)
+
+
+class OpenedNetwork:
+    """Network, prior and inferer of the inference workflow.
+
+    Args:
+        parser: of the opened workflow.
+
+    Attributes:
+        record: network, weights_sha256, prior and the like.
+    """
+
+    def __init__(self, parser: Any) -> None:
+        keys = ("network", "inferer", "prior_source", "provenance", "device")
+        self.network, self.inferer, self.prior_source, provenance, self.device = map(parser.get_parsed_content, keys)
+        kept = ("network", "weights_sha256", "prior", "prior_model", "version")
+        self.record = {key: getattr(provenance, key) for key in kept}
+        self.record["parameters"] = sum(one.numel() for one in self.network.parameters())
+
+    def denoise(self, stack_hu: np.ndarray) -> np.ndarray:
+        """What the workflow makes of slices (n, H, W) in HU."""
+        import torch
+
+        volume = hu_to_network(torch.from_numpy(stack_hu.copy())).movedim(0, -1)[None, None]
+        result = network_to_hu(self.inferer(volume.to(self.device), self.network))
+        return result[0, 0].movedim(-1, 0).cpu().numpy()
+
+    def prior(self, slice_hu: np.ndarray, key: SliceKey) -> Any:
+        """Prior of a slice (H, W) in HU, as the network takes it."""
+        import torch
+
+        return find_priors(self.prior_source, hu_to_network(torch.from_numpy(slice_hu[None].copy())), [key])
+
+    def output(self, slice_hu: np.ndarray, prior: Any) -> np.ndarray:
+        """What the network alone makes of a slice (H, W) in HU with a given prior, before any strength."""
+        import torch
+
+        image, inside = network_input(hu_to_network(torch.from_numpy(slice_hu[None].copy())).to(self.device))
+        with torch.inference_mode():
+            output = network_to_hu(self.network(image, prior.to(image)))[0, 0].cpu().numpy()
+        return np.where(inside[0].cpu().numpy(), output.clip(*VALID_RANGE_HU), slice_hu)
+
+
+def open_network(
+    weights: Path, *, network_config: str = "", prior: str = "compact", device: str = "", batch_size: int = 0
+) -> OpenedNetwork:
+    """Open the inference workflow with these weights; arguments and errors are those of `bundle_denoiser`."""
     import torch
-    from scripts.hu import hu_to_network, network_to_hu
     from scripts.workflow import open_workflow
 
     overrides: dict[str, Any] = {"weights": str(weights), "prior": prior, "progress": False}
     overrides |= {"device": torch.device(device)} if device else {}
     overrides |= {"batch_size": batch_size} if batch_size else {}
     configs = ["inference.json", *([network_config] if network_config else [])]
-    parser = open_workflow("inference", configs, overrides).parser
-    network, inferer = (parser.get_parsed_content(key) for key in ("network", "inferer"))
-    provenance = parser.get_parsed_content("provenance")
-    where = parser.get_parsed_content("device")
-
-    def denoise(stack_hu: np.ndarray) -> np.ndarray:
-        volume = hu_to_network(torch.from_numpy(stack_hu.copy())).movedim(0, -1)[None, None]
-        return network_to_hu(inferer(volume.to(where), network))[0, 0].movedim(-1, 0).cpu().numpy()
-
-    kept = ("network", "weights_sha256", "prior", "prior_model", "version")
-    record = {key: getattr(provenance, key) for key in kept}
-    record["parameters"] = sum(one.numel() for one in network.parameters())
-    return Denoiser(name=name, denoise=denoise, record=record)
+    return OpenedNetwork(open_workflow("inference", configs, overrides).parser)
 
 
 def rival(text: str, **settings: Any) -> tuple[Denoiser, Path]:

@@ -32,15 +32,27 @@ class Lesion:
 
 
 def place_lesions(
-    full_hu: np.ndarray, diameters_mm: Sequence[float], spacing_mm: float, generator: np.random.Generator
+    full_hu: np.ndarray,
+    diameters_mm: Sequence[float],
+    spacing_mm: float,
+    generator: np.random.Generator,
+    *,
+    spare: bool = False,
 ) -> list[Lesion]:
-    """One lesion of each diameter, each inside even soft tissue and apart from the others.
+    """One lesion for each of `diameters_mm`, each inside even soft tissue and apart from the others.
 
     Even: the slice smoothed by 2 mm lies in `SOFT_HU` everywhere within the lesion's radius and 3 mm around it, and
     varies there by no more than organs do (30 HU from the local mean). The largest is placed first.
 
+    Args:
+        full_hu: (H, W) in HU.
+        diameters_mm: may hold a diameter several times.
+        spacing_mm: of the pixels.
+        generator: where the places come from.
+        spare: pass over a lesion without room.
+
     Raises:
-        BioAttError: there is no room.
+        BioAttError: there is no room, and none is to be passed over.
     """
     smooth = gaussian_filter(np.asarray(full_hu, np.float32), 2.0 / spacing_mm)
     even = (smooth > SOFT_HU[0]) & (smooth < SOFT_HU[1])
@@ -50,6 +62,8 @@ def place_lesions(
         room = distance_transform_edt(even) * spacing_mm
         fits = np.argwhere(room > diameter / 2 + 3.0)
         if not len(fits):
+            if spare:
+                continue
             raise BioAttError(f"no room for a lesion of {diameter:g} mm in this slice; choose another slice")
         row, column = map(int, fits[generator.integers(len(fits))])
         placed.append(Lesion(diameter, (row, column)))

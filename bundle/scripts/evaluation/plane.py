@@ -1,0 +1,213 @@
+"""The plane of noise left against contrast kept, on a real slice: discs put into it, and the noise of flat places.
+
+A filter that smooths takes noise and contrast together; whether one serves a reader better than another shows only
+at equal noise. The baseline of the plane is the Gaussian: `contrast_at_noise` reads its curve at another's noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
+from ..errors import BioAttError
+from .lesions import Lesion, contrast_recovery, place_lesions
+from .measures import FEWEST_REGION_PIXELS, REGION_MM, flat_regions
+from .texture import noise_power_spectrum
+
+DIAMETERS_MM = (4.0, 6.0, 10.0, 15.0)
+CONTRASTS_HU = (-20.0, 20.0, 40.0)
+#: Of these a slice must have room for one each; 15 mm are put in where they fit.
+NEEDED_MM = (4.0, 6.0, 10.0)
+#: Discs of each diameter that one insertion tries to place; small ones scatter most.
+DISCS_AN_INSERTION = {4.0: 5, 6.0: 4, 10.0: 2, 15.0: 1}
+
+
+@dataclass(frozen=True)
+class Disc:
+    """A lesion with its contrast in HU."""
+
+    lesion: Lesion
+    contrast_hu: float
+
+
+def insert_discs(
+    full_hu: np.ndarray, spacing_mm: float, generator: np.random.Generator, insertions: int = len(CONTRASTS_HU)
+) -> list[list[Disc]]:
+    """Places and contrasts of the discs of several insertions, each of which is one image to denoise.
+
+    Each insertion has places of its own; the contrasts go round from disc to disc and from insertion to insertion, so
+    that each diameter meets each contrast equally often.
+
+    Args:
+        full_hu: (H, W) in HU; decides where soft tissue is even, see `place_lesions`.
+        spacing_mm: of the pixels.
+        generator: where the places come from.
+        insertions: how many.
+
+    Raises:
+        BioAttError: there is no room for a disc of each diameter in `NEEDED_MM`.
+    """
+    rounds = []
+    for i in range(insertions):
+        lesions = _place(full_hu, spacing_mm, generator)
+        rounds.append([Disc(one, CONTRASTS_HU[(i + j) % len(CONTRASTS_HU)]) for j, one in enumerate(lesions)])
+    return rounds
+
+
+def _place(full_hu: np.ndarray, spacing_mm: float, generator: np.random.Generator) -> list[Lesion]:
+    """As many as there is room for; the largest gives way if else a needed diameter would find none."""
+    for largest in (max(DIAMETERS_MM), max(NEEDED_MM)):
+        diameters = [d for d, count in DISCS_AN_INSERTION.items() for _ in range(count) if d <= largest]
+        lesions = place_lesions(full_hu, diameters, spacing_mm, generator, spare=True)
+        if set(NEEDED_MM) <= {one.diameter_mm for one in lesions}:
+            return lesions
+    raise BioAttError(
+        f"no room for discs of {', '.join(f'{d:g}' for d in NEEDED_MM)} mm in even soft tissue; choose another slice"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaneSlice:
+    """A noisy slice, the discs that are put into it, and the flat places where its noise is measured.
+
+    ``images()`` are denoised by whatever is judged, with one prior (that of the slice without discs) and one noise;
+    ``measure()`` takes the results.
+
+    Args:
+        low_hu: the noisy slice, (H, W) in HU.
+        anatomy_hu: the same slice at the best dose there is; decides the flat places.
+        spacing_mm: of the pixels.
+        insertions: see `insert_discs`.
+    """
+
+    low_hu: np.ndarray
+    anatomy_hu: np.ndarray
+    spacing_mm: float
+    insertions: Sequence[Sequence[Disc]]
+
+    @cached_property
+    def flat(self) -> np.ndarray:
+        """Flat soft tissue, (H, W)."""
+        return flat_soft_tissue(self.anatomy_hu)
+
+    @cached_property
+    def squares(self) -> list[tuple[slice, slice]]:
+        """Flat squares of soft tissue, for noise power spectra."""
+        side = max(FEWEST_REGION_PIXELS, 2 * round(REGION_MM / self.spacing_mm / 2))
+        corners = flat_regions(self.anatomy_hu, side)
+        return [(slice(row, row + side), slice(column, column + side)) for row, column in corners]
+
+    def inserted(self, discs: Sequence[Disc]) -> np.ndarray:
+        """What is added to the slice, (H, W) in HU."""
+        shape = self.low_hu.shape
+        return sum(one.contrast_hu * one.lesion.profile(shape, self.spacing_mm) for one in discs).astype(np.float32)
+
+    def images(self) -> np.ndarray:
+        """The slice without discs and with those of each insertion, (1 + insertions, H, W) in HU."""
+        low = np.asarray(self.low_hu, np.float32)
+        return np.stack([low, *(low + self.inserted(discs) for discs in self.insertions)])
+
+    def measure(self, outputs_hu: Sequence[np.ndarray]) -> PlanePoint:
+        """What became of `images`.
+
+        Args:
+            outputs_hu: an output for each of `images`; fewer where not all insertions were denoised.
+        """
+        without = np.asarray(outputs_hu[0])
+        shares = [
+            (
+                one.lesion.diameter_mm,
+                one.contrast_hu,
+                contrast_recovery(
+                    np.asarray(output, np.float64) - without,
+                    one.lesion.profile(without.shape, self.spacing_mm),
+                    one.contrast_hu,
+                ),
+            )
+            for output, discs in zip(outputs_hu[1:], self.insertions, strict=False)
+            for one in discs
+        ]
+        return PlanePoint(
+            noise_hu=[(noise_sd_hu(self.low_hu, self.flat), noise_sd_hu(without, self.flat))],
+            shares=shares,
+            squares=[(self.low_hu[part], without[part]) for part in self.squares],
+            spacing_mm=self.spacing_mm,
+        )
+
+
+@dataclass(frozen=True)
+class PlanePoint:
+    """Where something lies in the plane, by one slice or, added up, by several of one patient.
+
+    Args:
+        noise_hu: (input, output) of each slice.
+        shares: (diameter in mm, contrast in HU, share of the contrast that is kept) of each disc.
+        squares: flat squares of (input, output).
+        spacing_mm: of the pixels.
+    """
+
+    noise_hu: list[tuple[float, float]] = field(default_factory=list)
+    shares: list[tuple[float, float, float]] = field(default_factory=list)
+    squares: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    spacing_mm: float = 1.0
+
+    def __add__(self, other: PlanePoint) -> PlanePoint:
+        return PlanePoint(
+            self.noise_hu + other.noise_hu, self.shares + other.shares, self.squares + other.squares, self.spacing_mm
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The figures.
+
+        Returns:
+            ``noise_in_hu``, ``noise_left`` (mean over slices of output over input), ``frequency_in_per_mm`` and
+            ``frequency_left`` (mean frequency of the noise, and the output's over the input's), ``contrast`` by diameter,
+            ``contrast_by_hu`` by diameter and contrast, ``discs`` by diameter. Keys are strings, as JSON has them.
+        """
+        known = [(a, b) for a, b in self.noise_hu if a > 0.0 and not math.isnan(b)]
+        before, after = (self._mean_frequency(i) for i in (0, 1))
+        by = {d: [s for s in self.shares if s[0] == d] for d in sorted({s[0] for s in self.shares})}
+        return {
+            "noise_in_hu": float(np.mean([a for a, _ in known])) if known else math.nan,
+            "noise_left": float(np.mean([b / a for a, b in known])) if known else math.nan,
+            "frequency_in_per_mm": before,
+            "frequency_left": after / before,
+            "contrast": {f"{d:g}": float(np.mean([s[2] for s in of])) for d, of in by.items()},
+            "contrast_by_hu": {
+                f"{d:g}": {f"{c:g}": float(np.mean([s[2] for s in of if s[1] == c])) for c in sorted({s[1] for s in of})}
+                for d, of in by.items()
+            },
+            "discs": {f"{d:g}": len(of) for d, of in by.items()},
+        }
+
+    def _mean_frequency(self, which: int) -> float:
+        if not self.squares:
+            return math.nan
+        stack = np.stack([pair[which] for pair in self.squares])[None]
+        return noise_power_spectrum(stack, self.spacing_mm, "polynomial")["mean_frequency_per_mm"]
+
+
+def contrast_at_noise(curve: Sequence[Mapping[str, Any]], noise_left: float, diameter: str) -> float:
+    """Contrast that a filter keeps at the setting where it leaves so much noise, between settings by a straight line.
+
+    Args:
+        curve: `PlanePoint.summary` of the filter at each setting, one of them the identity.
+        noise_left: as a share of the input's.
+        diameter: key of ``contrast``.
+
+    Raises:
+        BioAttError: the curve does not reach that far.
+    """
+    points = sorted((one["noise_left"], one["contrast"][diameter]) for one in curve)
+    x, y = zip(*points, strict=True)
+    if not x[0] <= noise_left <= x[-1] + 1e-6:
+        raise BioAttError(
+            f"the baseline leaves {x[0]:.0%} to {x[-1]:.0%} of the noise, {noise_left:.0%} is wanted; add settings to it"
+        )
+    return float(np.interp(noise_left, x, y))

@@ -1,0 +1,142 @@
+"""Who is judged: networks at their strengths, 0.3.2 as it shipped, and the filters at every setting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..dose.image_noise import noise_sd_hu
+from ..evaluation.rivals import bm3d, gaussian, non_local_means
+from ..evaluation.texture import noise_power_spectrum_2d
+from .denoisers import open_network
+from .judging import Contestant, Filter, JudgedSlice, Setting
+
+#: SD of the baseline in mm; 0 is the input itself, where its curve begins.
+GAUSSIANS_MM = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0, 6.0)
+#: Strength h of non-local means as a share of the noise.
+NLM_STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.3)
+#: What BM3D is told of the noise: white, of so many times the measured SD; or the measured spectrum.
+BM3D_NOISES = (1.0, 1.5, "spectrum")
+#: Share of the output that 0.3.2's ``--strength`` mixed with the input.
+BLENDS = (1.0, 0.75, 0.5)
+
+
+def anchored(anchor_mm: float, grain: float = 0.0) -> Setting:
+    """The result at a strength: ``G f + (1 - G)(net + grain (f - net))``, G a Gaussian of `anchor_mm`; 0 is no anchor."""
+
+    def at_strength(image_hu: np.ndarray, output_hu: np.ndarray, spacing_mm: float) -> np.ndarray:
+        taken = image_hu - output_hu
+        coarse = gaussian(taken, anchor_mm, spacing_mm) if anchor_mm else 0.0
+        return image_hu - (1.0 - grain) * (taken - coarse)
+
+    return at_strength
+
+
+def network_contestant(
+    name: str, weights: Path, settings: Mapping[str, Setting], *, network_config: str = "", prior: str = "compact"
+) -> Contestant:
+    """A network, asked with the prior of each slice without discs.
+
+    Args:
+        name: see `Contestant`.
+        weights: its weights file.
+        settings: see `Contestant`.
+        network_config: a config whose network_def fits the weights; inference.json's own if empty.
+        prior: as everywhere.
+    """
+    opened = open_network(weights, network_config=network_config, prior=prior)
+
+    def tuned_to(one: JudgedSlice) -> Filter:
+        prior_of_slice = opened.prior(one.low_hu, one.key)
+        return lambda image: opened.output(image, prior_of_slice)
+
+    return Contestant(name=name, tuned_to=tuned_to, settings=settings, record=opened.record)
+
+
+def blends() -> dict[str, Setting]:
+    """The strengths of 0.3.2: a share of output and input."""
+    return {f"strength {share:g}": _blend(share) for share in BLENDS}
+
+
+def gaussians() -> Contestant:
+    """The baseline at every setting."""
+    settings = {f"{sigma:g} mm": _gaussian(sigma) for sigma in GAUSSIANS_MM}
+    return Contestant(name="Gaussian", tuned_to=lambda one: lambda image: image, settings=settings)
+
+
+def non_local() -> list[Contestant]:
+    """Non-local means at every setting, one after the other; sigma is the noise of the slice's flat soft tissue."""
+    return [
+        Contestant(name="non-local means", tuned_to=_non_local(h), settings={f"h {h:g}": _as_it_is}) for h in NLM_STRENGTHS
+    ]
+
+
+def block_matching(insertions: int = 1) -> list[Contestant]:
+    """BM3D at every setting; it takes half a minute an image, so one insertion has to do."""
+    return [
+        Contestant(
+            name="BM3D", tuned_to=_bm3d(noise), settings={_told(noise): _as_it_is}, insertions=insertions
+        )
+        for noise in BM3D_NOISES
+    ]
+
+
+def _as_it_is(image_hu: np.ndarray, output_hu: np.ndarray, spacing_mm: float) -> np.ndarray:
+    return output_hu
+
+
+def _blend(share: float) -> Setting:
+    return lambda image, output, spacing_mm: image + share * (output - image)
+
+
+def _gaussian(sigma_mm: float) -> Setting:
+    return lambda image, output, spacing_mm: gaussian(image, sigma_mm, spacing_mm) if sigma_mm else image
+
+
+def _non_local(strength: float) -> Any:
+    def tuned_to(one: JudgedSlice) -> Filter:
+        noise = noise_sd_hu(one.low_hu, one.plane.flat)
+        return lambda image: non_local_means(image, noise, strength, blend=1.0, patch_noise=1.0)
+
+    return tuned_to
+
+
+def _bm3d(told: float | str) -> Any:
+    def tuned_to(one: JudgedSlice) -> Filter:
+        noise = noise_sd_hu(one.low_hu, one.plane.flat)
+        if told == "spectrum" and one.plane.squares:
+            squares = np.stack([one.low_hu[part] for part in one.plane.squares])
+            spectrum = spectrum_for_bm3d(squares, one.spacing_mm, one.low_hu.shape)
+            return lambda image: bm3d(image, spectrum)
+        return lambda image: bm3d(image, noise * (told if isinstance(told, float) else 1.0))
+
+    return tuned_to
+
+
+def spectrum_for_bm3d(squares_hu: np.ndarray, spacing_mm: float, shape: tuple[int, int]) -> np.ndarray:
+    """Noise power of flat squares (n, N, N), as ``<|DFT|^2>`` of an image of `shape`, between bins by straight lines."""
+    from scipy.interpolate import RegularGridInterpolator
+
+    side = squares_hu.shape[-1]
+    power = noise_power_spectrum_2d(squares_hu[None], spacing_mm, "polynomial") / spacing_mm**2 * shape[0] * shape[1]
+    lines = np.arange(-(side // 2) - 1, side - side // 2 + 1) / side
+    wrapped = np.pad(np.fft.fftshift(power), 1, mode="wrap")
+    rows, columns = (np.fft.fftfreq(length) for length in shape)
+    grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+    return RegularGridInterpolator((lines, lines), wrapped)(grid)
+
+
+def _told(noise: float | str) -> str:
+    return "measured spectrum" if noise == "spectrum" else f"white, {noise:g} of the noise"
+
+
+def parse_settings(texts: Sequence[str]) -> dict[str, Setting]:
+    """``1.0`` is an anchor in mm, ``1.0:0.2`` with a share of the grain; 0 is the network alone."""
+    found = {}
+    for text in texts:
+        anchor, _, grain = text.partition(":")
+        found[text] = anchored(float(anchor), float(grain or 0))
+    return found

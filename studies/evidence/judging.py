@@ -1,0 +1,290 @@
+"""How a denoiser is judged on a patient: its place in the plane, its error against the truth, PSNR, and HU kept."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..dose.image_noise import TISSUES_HU
+from ..errors import BioAttError
+from ..evaluation import image_quality, tissue_bias
+from ..evaluation.lesions import Lesion
+from ..evaluation.plane import CONTRASTS_HU, Disc, PlanePoint, PlaneSlice, insert_discs
+from ..evaluation.truth import measured_alpha2, pooled, region_errors, truth_regions
+from ..priors import SliceKey
+from ..staging import staged_file
+from .patients import Patient
+
+#: An image (H, W) in HU to one of the same shape.
+Filter = Callable[[np.ndarray], np.ndarray]
+#: What a setting makes of (input, output, spacing in mm): anchoring, a blend, or the output as it is.
+Setting = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+
+
+def as_it_is(image_hu: np.ndarray, output_hu: np.ndarray, spacing_mm: float) -> np.ndarray:
+    """The output itself."""
+    return output_hu
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """A denoiser with the settings it is judged at.
+
+    Args:
+        name: in tables and results.
+        tuned_to: given a noisy slice and its key, the filter for it: with the slice's prior, or its noise, found once,
+            so that the slice with discs is denoised just as the slice without.
+        settings: by name; all work on one output of the filter, so they cost little.
+        insertions: how many of a slice's insertions are denoised; all by default.
+        record: what is told of it.
+    """
+
+    name: str
+    tuned_to: Callable[[JudgedSlice], Filter]
+    settings: Mapping[str, Setting] = field(default_factory=lambda: {"": as_it_is})
+    insertions: int | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedSlice:
+    """A slice to judge on: its noisy image, the discs, and what makes the error against the truth known.
+
+    Args:
+        index: in the series.
+        key: of its prior.
+        full_hu, low_hu: (H, W) in HU.
+        spacing_mm: of the pixels.
+        insertions: see `insert_discs`.
+        alpha2: var(low - full) / var(noise of full); NaN for a real pair, whose noises are not of one scan.
+    """
+
+    index: int
+    key: SliceKey
+    full_hu: np.ndarray
+    low_hu: np.ndarray
+    spacing_mm: float
+    insertions: Sequence[Sequence[Disc]]
+    alpha2: float = math.nan
+
+    @cached_property
+    def plane(self) -> PlaneSlice:
+        """Its noise and discs."""
+        return PlaneSlice(
+            low_hu=self.low_hu, anatomy_hu=self.full_hu, spacing_mm=self.spacing_mm, insertions=self.insertions
+        )
+
+    @cached_property
+    def regions(self) -> dict[str, np.ndarray]:
+        """Where the error is measured."""
+        return truth_regions(self.full_hu, self.spacing_mm)
+
+    def measure(self, outputs_hu: Sequence[np.ndarray]) -> SliceFigures:
+        """What became of ``plane.images()``."""
+        out = outputs_hu[0]
+        errors = {}
+        if not math.isnan(self.alpha2):
+            errors = region_errors(out, self.full_hu, self.low_hu - self.full_hu, self.alpha2, self.regions)
+        changed = tissue_bias(self.full_hu + (out - self.low_hu), self.full_hu)
+        return SliceFigures(
+            index=self.index,
+            point=self.plane.measure(outputs_hu),
+            errors=errors,
+            psnr_db=image_quality(out, self.full_hu, "abdomen", ["psnr"])["psnr_db"],
+            bias_hu={tissue: (one.mean_hu, one.pixels) for tissue, one in changed.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceFigures:
+    """What was measured on one slice; (value, pixels) where pixels count."""
+
+    index: int
+    point: PlanePoint
+    errors: Mapping[str, tuple[float, int]]
+    psnr_db: float
+    bias_hu: Mapping[str, tuple[float, int]]
+
+
+def patient_figures(slices: Sequence[SliceFigures]) -> dict[str, Any]:
+    """Figures of a patient: `PlanePoint.summary`, ``error_hu2`` by region, ``psnr_db``, ``bias_hu`` by tissue, slices."""
+    regions = slices[0].errors
+    return {
+        "slices": [one.index for one in slices],
+        **sum((one.point for one in slices[1:]), slices[0].point).summary(),
+        "error_hu2": {region: pooled(one.errors[region] for one in slices) for region in regions},
+        "psnr_db": float(np.mean([one.psnr_db for one in slices])),
+        "bias_hu": {tissue: pooled(one.bias_hu[tissue] for one in slices) for tissue in TISSUES_HU},
+    }
+
+
+def judge(contestant: Contestant, slices: Iterable[JudgedSlice]) -> dict[str, list[SliceFigures]]:
+    """Denoise and measure: by setting, the figures of each slice."""
+    found: dict[str, list[SliceFigures]] = {name: [] for name in contestant.settings}
+    for one in slices:
+        filtered = contestant.tuned_to(one)
+        images = one.plane.images()[: None if contestant.insertions is None else 1 + contestant.insertions]
+        outputs = [filtered(image) for image in images]
+        for name, setting in contestant.settings.items():
+            results = [setting(x, y, one.spacing_mm) for x, y in zip(images, outputs, strict=True)]
+            found[name].append(one.measure(results))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedPatient:
+    """Slices of a patient left out, chosen by rule: evenly spread over those with room for the discs.
+
+    Args:
+        name: in the tables.
+        slices: to judge on.
+        dose_fraction: of the low dose; None for real pairs.
+        alpha2: var(a) / var(n), nominal and as it was measured in flat tissue; NaN for real pairs.
+    """
+
+    name: str
+    slices: Sequence[JudgedSlice]
+    dose_fraction: float | None = None
+    alpha2: tuple[float, float] = (math.nan, math.nan)
+
+    def about(self) -> dict[str, Any]:
+        """For the results."""
+        return {
+            "slices": [one.index for one in self.slices],
+            "spacing_mm": self.slices[0].spacing_mm,
+            "alpha2": self.alpha2[0],
+            "alpha2_measured": self.alpha2[1],
+        }
+
+
+def added_noise(
+    patient: Patient, index: int, dose_fraction: float, realisation: int = 0
+) -> tuple[np.ndarray, float]:
+    """Noise a that makes the low dose of a slice, (H, W) in HU, and alpha2, what its variance is of the full dose's."""
+    return patient.added(index, dose_fraction, realisation), 1.0 / dose_fraction - 1.0
+
+
+def simulated_patient(folder: Path, count: int, *, dose_fraction: float = 0.25, seed: int = 0) -> JudgedPatient:
+    """A series at full dose, and the low dose simulated.
+
+    Args:
+        folder: of the series.
+        count: slices at most.
+        dose_fraction: k.
+        seed: of noise and places.
+    """
+    patient = Patient.read(folder, seed)
+    slices, measured = [], []
+    for index, insertions in with_room(len(patient), patient.full, patient.slices.spacing_mm, count, seed):
+        full = patient.full(index)
+        added, alpha2 = added_noise(patient, index, dose_fraction)
+        one = JudgedSlice(
+            index=index,
+            key=patient.keys[index],
+            full_hu=full,
+            low_hu=full + added,
+            spacing_mm=patient.slices.spacing_mm,
+            insertions=insertions,
+            alpha2=alpha2,
+        )
+        slices.append(one)
+        measured.append(measured_alpha2(full, added, one.plane.flat))
+    return JudgedPatient(
+        name=patient.name,
+        slices=slices,
+        dose_fraction=dose_fraction,
+        alpha2=(slices[0].alpha2, float(np.nanmedian(measured))),
+    )
+
+
+def with_room(
+    total: int, full: Callable[[int], np.ndarray], spacing_mm: float, count: int, seed: int
+) -> list[tuple[int, list[list[Disc]]]]:
+    """About `count` slices, evenly spread over those with room for the discs, and the discs.
+
+    Raises:
+        BioAttError: no slice has room.
+    """
+    every = max(1, total // (4 * count))
+    room = [index for index in range(every // 2, total, every) if has_room(full(index), spacing_mm, seed)]
+    if not room:
+        raise BioAttError("no slice has room for the discs in even soft tissue; leave this series out")
+    chosen = np.unique(np.linspace(0, len(room) - 1, min(count, len(room))).round().astype(int))
+    return [(room[i], _placed(full(room[i]), spacing_mm, seed, len(CONTRASTS_HU))) for i in chosen]
+
+
+def has_room(full_hu: np.ndarray, spacing_mm: float, seed: int) -> bool:
+    """Whether the discs of an insertion find room in a slice."""
+    try:
+        return bool(_placed(full_hu, spacing_mm, seed, 1))
+    except BioAttError:  # lungs, or air
+        return False
+
+
+def _placed(full_hu: np.ndarray, spacing_mm: float, seed: int, insertions: int) -> list[list[Disc]]:
+    return insert_discs(full_hu, spacing_mm, np.random.default_rng([seed, zlib.crc32(full_hu)]), insertions)
+
+
+#: Names the noise model in the names of kept files: a change of it needs another name here.
+NOISE = "hann"
+
+
+def kept_patient(
+    folder: Path, count: int, work: Path, *, dose_fraction: float = 0.25, seed: int = 0
+) -> JudgedPatient:
+    """`simulated_patient`, kept in a file under `work` for the next time."""
+    path = work / f"{folder.name}-{NOISE}-{count}-{dose_fraction:g}-{seed}.npz"
+    if not path.is_file():
+        _keep(path, simulated_patient(folder, count, dose_fraction=dose_fraction, seed=seed))
+    with np.load(path) as kept:
+        spacing_mm = float(kept["spacing_mm"])
+        slices = [
+            JudgedSlice(
+                index=int(index),
+                key=SliceKey(index=int(index), sop_instance_uid=str(uid)),
+                full_hu=full,
+                low_hu=low,
+                spacing_mm=spacing_mm,
+                insertions=_discs(kept["discs"][kept["discs"][:, 0] == index]),
+                alpha2=float(kept["alpha2"][0]),
+            )
+            for index, uid, full, low in zip(kept["index"], kept["uid"], kept["full"], kept["low"], strict=True)
+        ]
+        nominal, measured = map(float, kept["alpha2"])
+    return JudgedPatient(name=folder.name, slices=slices, dose_fraction=dose_fraction, alpha2=(nominal, measured))
+
+
+def _keep(path: Path, patient: JudgedPatient) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    discs = [
+        (one.index, i, disc.lesion.diameter_mm, *disc.lesion.center, disc.contrast_hu)
+        for one in patient.slices
+        for i, insertion in enumerate(one.insertions)
+        for disc in insertion
+    ]
+    with staged_file(path) as part, open(part, "wb") as file:
+        np.savez(
+            file,
+            index=[one.index for one in patient.slices],
+            uid=[one.key.sop_instance_uid for one in patient.slices],
+            full=[one.full_hu for one in patient.slices],
+            low=[one.low_hu for one in patient.slices],
+            discs=np.array(discs, np.float64),
+            spacing_mm=patient.slices[0].spacing_mm,
+            alpha2=patient.alpha2,
+        )
+
+
+def _discs(rows: np.ndarray) -> list[list[Disc]]:
+    """Insertions from rows of (slice, insertion, diameter, row, column, contrast)."""
+    return [
+        [Disc(Lesion(d, (int(row), int(column))), contrast) for _, i, d, row, column, contrast in rows if i == number]
+        for number in np.unique(rows[:, 1])
+    ]

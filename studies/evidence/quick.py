@@ -1,0 +1,155 @@
+"""Compare weights and strengths in minutes: ``python -m scripts.evidence.quick DATA --weights A.pt B.pt``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.plane import contrast_at_noise
+from ..evaluation.results import write_json
+from ..networks import weights_sha256
+from ..workflow import quiet_libraries
+from .contestants import blends, gaussians, network_contestant, parse_settings
+from .judging import NOISE, Contestant, JudgedPatient, judge, kept_patient, patient_figures
+from .tables import number, table
+
+#: Patients that no weights were trained on, by folder under the data.
+HELD_OUT = (
+    "ct/CRLM-CT-1004",
+    "ct/CRLM-CT-1006",
+    "ct_patients/LIDC-IDRI-0003",
+    "ct_patients/HCC_015",
+    "ct_patients/C3L-00189",
+    "ct_patients/ACRIN-NSCLC-FDG-PET-042",
+)
+Figures = Mapping[str, Mapping[str, Any]]  # of one setting: patient to figures
+
+
+class Bench:
+    """The patients, and the figures of what was judged on them, kept under `work`.
+
+    Args:
+        data: folder with the patients' folders.
+        work: where simulated slices and figures are kept.
+        held_out: folders under `data`.
+        slices: of a patient.
+        seed: of noise and places.
+    """
+
+    def __init__(self, data: Path, work: Path, held_out: Sequence[str] = HELD_OUT, slices: int = 4, seed: int = 0) -> None:
+        self.data, self.work, self.held_out, self.slices, self.seed = data, work, held_out, slices, seed
+
+    @cached_property
+    def patients(self) -> list[JudgedPatient]:
+        """Read when first asked for."""
+        return [kept_patient(self.data / name, self.slices, self.work, seed=self.seed) for name in self.held_out]
+
+    def figures(self, key: str, settings: Sequence[str], make: Callable[[], Contestant]) -> dict[str, Figures]:
+        """Setting to patient to `patient_figures`; read if they were kept under this key.
+
+        Args:
+            key: all that decides the figures besides patients and settings.
+            settings: names of the settings.
+            make: the contestant, made only if it has to be judged.
+        """
+        decides = [key, *settings, *self.held_out, str(self.slices), str(self.seed), NOISE]
+        path = self.work / f"figures-{hashlib.sha256(chr(0).join(decides).encode()).hexdigest()[:16]}.json"
+        if not path.is_file():
+            contestant = make()
+            found: dict[str, dict[str, Any]] = {name: {} for name in settings}
+            for patient in self.patients:
+                for name, slices in judge(contestant, patient.slices).items():
+                    found[name][patient.name] = patient_figures(slices)
+            write_json(path, found)
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a table; figures that were measured before are read."""
+    options = parser().parse_args(arguments)
+    quiet_libraries()
+    bench = Bench(options.data, options.work, options.held_out, options.slices, options.seed)
+    plain = gaussians()
+    baseline = bench.figures("Gaussian", list(plain.settings), lambda: plain)
+    rows, old = [], None
+    for text, prior, settings in (
+        *((text, options.old_prior, blends()) for text in options.old),
+        *((text, options.prior, parse_settings(options.settings)) for text in options.weights),
+    ):
+        weights, _, config = text.partition(":")
+        found = bench.figures(
+            f"{weights_sha256(Path(weights))} {config} {prior}",
+            list(settings),
+            lambda w=weights, c=config, s=settings, p=prior: network_contestant(w, Path(w), s, network_config=c, prior=p),
+        )
+        old = old or next(iter(found.values()))
+        rows += [row(Path(weights).name, name, of, baseline, old) for name, of in found.items()]
+        if options.by_patient:
+            rows += [
+                row(f"  {one}", name, {one: of[one]}, baseline, old) for name, of in found.items() for one in of
+            ]
+    print(table(HEAD, rows))
+    return 0
+
+
+HEAD = (
+    *("weights", "setting", "noise left", "frequency", "4 mm", "6 mm", "10 mm", "15 mm"),
+    *("4 mm - Gaussian (least)", "6 mm", "10 mm", "error, body (most)", "edges (most)", "flat (most)", "PSNR"),
+)
+
+
+def row(name: str, setting: str, of: Figures, baseline: Mapping[str, Figures], old: Figures) -> tuple[str, ...]:
+    """A line of the table: medians over patients of noise and frequency left, means of the rest.
+
+    Contrast is set against the Gaussian's at the same noise, in points; errors are shares of those of `old`.
+    """
+    contrast = {d: [one["contrast"][d] for one in of.values()] for d in ("4", "6", "10", "15")}
+    above = {
+        d: [
+            100.0 * (one["contrast"][d] - contrast_at_noise([b[p] for b in baseline.values()], one["noise_left"], d))
+            for p, one in of.items()
+        ]
+        for d in ("4", "6", "10")
+    }
+    errors = {
+        region: [one["error_hu2"][region] / old[p]["error_hu2"][region] for p, one in of.items()]
+        for region in ("body", "edges", "flat")
+    }
+    return (
+        *(name, setting),
+        f"{np.median([one['noise_left'] for one in of.values()]):.0%}",
+        f"{np.median([one['frequency_left'] for one in of.values()]):.0%}",
+        *(f"{np.mean(shares):.1%} ({min(shares):.0%})" for shares in contrast.values()),
+        *(f"{np.mean(points):+.1f} ({min(points):+.1f})" for points in above.values()),
+        *(f"{np.mean(ratios):.3f} ({max(ratios):.3f})" for ratios in errors.values()),
+        number(np.mean([one["psnr_db"] for one in of.values()])),
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    made = argparse.ArgumentParser(prog="python -m scripts.evidence.quick", description=__doc__)
+    made.add_argument("data", type=Path, help="folder with ct/ and ct_patients/")
+    made.add_argument("--weights", nargs="*", default=[], metavar="WEIGHTS.pt[:NETWORK.json]")
+    made.add_argument("--settings", nargs="+", default=["0", "0.7", "1.0", "1.6"], metavar="ANCHOR_MM[:GRAIN]")
+    made.add_argument("--old", nargs="*", default=[], help="weights whose --strength was a blend; errors are told as shares of the first's")
+    made.add_argument("--prior", default="compact")
+    made.add_argument("--old-prior", default="compact")
+    made.add_argument("--work", type=Path, default=Path("runs/judge"), help="where slices and figures are kept")
+    made.add_argument("--held-out", nargs="+", default=HELD_OUT)
+    made.add_argument("--slices", type=int, default=4, help="of a patient")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--by-patient", action="store_true", help="a line for each patient too")
+    return made
+
+
+if __name__ == "__main__":
+    main()
