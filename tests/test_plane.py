@@ -92,5 +92,6 @@ def test_a_narrow_place_takes_no_large_disc_but_the_needed_ones():
 def test_the_baseline_is_read_between_its_settings_and_not_beyond():
     curve = [{"noise_left": 1.0, "contrast": {"4": 1.0}}, {"noise_left": 0.4, "contrast": {"4": 0.7}}]
     assert contrast_at_noise(curve, 0.7, "4") == pytest.approx(0.85)
-    with pytest.raises(BioAttError, match="leaves 40% to 100% of the noise, 30% is wanted"):
+    assert contrast_at_noise(curve, 1.2, "4") == 1.0
+    with pytest.raises(BioAttError, match="leaves 40% of the noise or more, 30% is wanted"):
         contrast_at_noise(curve, 0.3, "4")

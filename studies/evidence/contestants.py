@@ -70,16 +70,15 @@ def gaussians() -> Contestant:
 def non_local() -> list[Contestant]:
     """Non-local means at every setting, one after the other; sigma is the noise of the slice's flat soft tissue."""
     return [
-        Contestant(name="non-local means", tuned_to=_non_local(h), settings={f"h {h:g}": _as_it_is}) for h in NLM_STRENGTHS
+        Contestant(name="non-local means", tuned_to=_non_local(h), settings={f"h {h:g}": _as_it_is})
+        for h in NLM_STRENGTHS
     ]
 
 
 def block_matching(insertions: int = 1) -> list[Contestant]:
     """BM3D at every setting; it takes half a minute an image, so one insertion has to do."""
     return [
-        Contestant(
-            name="BM3D", tuned_to=_bm3d(noise), settings={_told(noise): _as_it_is}, insertions=insertions
-        )
+        Contestant(name="BM3D", tuned_to=_bm3d(noise), settings={_told(noise): _as_it_is}, insertions=insertions)
         for noise in BM3D_NOISES
     ]
 

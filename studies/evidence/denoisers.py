@@ -87,13 +87,15 @@ class OpenedNetwork:
         """Prior of a slice (H, W) in HU, as the network takes it."""
         import torch
 
-        return find_priors(self.prior_source, hu_to_network(torch.from_numpy(slice_hu[None].copy())), [key])
+        stack = torch.from_numpy(np.array(slice_hu[None], np.float32))
+        return find_priors(self.prior_source, hu_to_network(stack), [key])
 
     def output(self, slice_hu: np.ndarray, prior: Any) -> np.ndarray:
         """What the network alone makes of a slice (H, W) in HU with a given prior, before any strength."""
         import torch
 
-        image, inside = network_input(hu_to_network(torch.from_numpy(slice_hu[None].copy())).to(self.device))
+        stack = torch.from_numpy(np.array(slice_hu[None], np.float32)).to(self.device)
+        image, inside = network_input(hu_to_network(stack))
         with torch.inference_mode():
             output = network_to_hu(self.network(image, prior.to(image)))[0, 0].cpu().numpy()
         return np.where(inside[0].cpu().numpy(), output.clip(*VALID_RANGE_HU), slice_hu)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,15 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from ..data import radiological_slices
+from ..data.reader import slice_keys_from_meta
+from ..dose import DoseSimulator, ParallelBeam, match_noise
 from ..dose.image_noise import TISSUES_HU
 from ..errors import BioAttError
 from ..evaluation import image_quality, tissue_bias
 from ..evaluation.lesions import Lesion
-from ..evaluation.plane import CONTRASTS_HU, Disc, PlanePoint, PlaneSlice, insert_discs
+from ..evaluation.plane import Disc, PlanePoint, PlaneSlice, insert_discs
 from ..evaluation.truth import measured_alpha2, pooled, region_errors, truth_regions
+from ..hu import VALID_RANGE_HU
 from ..priors import SliceKey
 from ..staging import staged_file
-from .patients import Patient
+from .patients import VIEWS
 
 #: An image (H, W) in HU to one of the same shape.
 Filter = Callable[[np.ndarray], np.ndarray]
@@ -147,12 +150,14 @@ class JudgedPatient:
         slices: to judge on.
         dose_fraction: of the low dose; None for real pairs.
         alpha2: var(a) / var(n), nominal and as it was measured in flat tissue; NaN for real pairs.
+        noise: how it was simulated, in words.
     """
 
     name: str
     slices: Sequence[JudgedSlice]
     dose_fraction: float | None = None
     alpha2: tuple[float, float] = (math.nan, math.nan)
+    noise: str = ""
 
     def about(self) -> dict[str, Any]:
         """For the results."""
@@ -161,47 +166,52 @@ class JudgedPatient:
             "spacing_mm": self.slices[0].spacing_mm,
             "alpha2": self.alpha2[0],
             "alpha2_measured": self.alpha2[1],
+            "noise": self.noise,
         }
 
 
-def added_noise(
-    patient: Patient, index: int, dose_fraction: float, realisation: int = 0
-) -> tuple[np.ndarray, float]:
-    """Noise a that makes the low dose of a slice, (H, W) in HU, and alpha2, what its variance is of the full dose's."""
-    return patient.added(index, dose_fraction, realisation), 1.0 / dose_fraction - 1.0
-
-
 def simulated_patient(folder: Path, count: int, *, dose_fraction: float = 0.25, seed: int = 0) -> JudgedPatient:
-    """A series at full dose, and the low dose simulated.
+    """A series at full dose, and low doses whose noise matches its own (`match_noise`).
 
     Args:
         folder: of the series.
         count: slices at most.
-        dose_fraction: k.
+        dose_fraction: k; alpha2 is ``1 / k - 1``.
         seed: of noise and places.
     """
-    patient = Patient.read(folder, seed)
+    series = radiological_slices(folder)
+    keys = slice_keys_from_meta(series.meta, len(series))
+    match = match_noise(DoseSimulator(geometry=_geometry(series.spacing_mm)), series)
+    alpha2 = 1.0 / dose_fraction - 1.0
+
+    def full(index: int) -> np.ndarray:
+        return series[index].clip(*VALID_RANGE_HU)
+
     slices, measured = [], []
-    for index, insertions in with_room(len(patient), patient.full, patient.slices.spacing_mm, count, seed):
-        full = patient.full(index)
-        added, alpha2 = added_noise(patient, index, dose_fraction)
+    for index, insertions in with_room(len(series), full, series.spacing_mm, count, seed):
+        (added,) = match.noise(full(index), [dose_fraction], np.random.default_rng([seed, index]))
         one = JudgedSlice(
             index=index,
-            key=patient.keys[index],
-            full_hu=full,
-            low_hu=full + added,
-            spacing_mm=patient.slices.spacing_mm,
+            key=keys[index],
+            full_hu=full(index),
+            low_hu=full(index) + added,
+            spacing_mm=series.spacing_mm,
             insertions=insertions,
             alpha2=alpha2,
         )
         slices.append(one)
-        measured.append(measured_alpha2(full, added, one.plane.flat))
+        measured.append(measured_alpha2(one.full_hu, added, one.plane.flat))
     return JudgedPatient(
-        name=patient.name,
+        name=folder.name,
         slices=slices,
         dose_fraction=dose_fraction,
-        alpha2=(slices[0].alpha2, float(np.nanmedian(measured))),
+        alpha2=(alpha2, float(np.nanmedian(measured))),
+        noise=str(match),
     )
+
+
+def _geometry(spacing_mm: float) -> ParallelBeam:
+    return ParallelBeam(views=VIEWS, spacing_mm=spacing_mm, projector="fourier", detectors_per_pixel=2)
 
 
 def with_room(
@@ -212,33 +222,24 @@ def with_room(
     Raises:
         BioAttError: no slice has room.
     """
-    every = max(1, total // (4 * count))
-    room = [index for index in range(every // 2, total, every) if has_room(full(index), spacing_mm, seed)]
+    room = []
+    every = max(1, total // (3 * count))
+    for index in range(every // 2, total, every):
+        generator = np.random.default_rng([seed, index])
+        try:
+            room.append((index, insert_discs(full(index), spacing_mm, generator)))
+        except BioAttError:  # lungs, or air
+            continue
     if not room:
         raise BioAttError("no slice has room for the discs in even soft tissue; leave this series out")
-    chosen = np.unique(np.linspace(0, len(room) - 1, min(count, len(room))).round().astype(int))
-    return [(room[i], _placed(full(room[i]), spacing_mm, seed, len(CONTRASTS_HU))) for i in chosen]
-
-
-def has_room(full_hu: np.ndarray, spacing_mm: float, seed: int) -> bool:
-    """Whether the discs of an insertion find room in a slice."""
-    try:
-        return bool(_placed(full_hu, spacing_mm, seed, 1))
-    except BioAttError:  # lungs, or air
-        return False
-
-
-def _placed(full_hu: np.ndarray, spacing_mm: float, seed: int, insertions: int) -> list[list[Disc]]:
-    return insert_discs(full_hu, spacing_mm, np.random.default_rng([seed, zlib.crc32(full_hu)]), insertions)
+    return [room[i] for i in np.unique(np.linspace(0, len(room) - 1, min(count, len(room))).round().astype(int))]
 
 
 #: Names the noise model in the names of kept files: a change of it needs another name here.
-NOISE = "hann"
+NOISE = "matched"
 
 
-def kept_patient(
-    folder: Path, count: int, work: Path, *, dose_fraction: float = 0.25, seed: int = 0
-) -> JudgedPatient:
+def kept_patient(folder: Path, count: int, work: Path, *, dose_fraction: float = 0.25, seed: int = 0) -> JudgedPatient:
     """`simulated_patient`, kept in a file under `work` for the next time."""
     path = work / f"{folder.name}-{NOISE}-{count}-{dose_fraction:g}-{seed}.npz"
     if not path.is_file():
@@ -257,8 +258,8 @@ def kept_patient(
             )
             for index, uid, full, low in zip(kept["index"], kept["uid"], kept["full"], kept["low"], strict=True)
         ]
-        nominal, measured = map(float, kept["alpha2"])
-    return JudgedPatient(name=folder.name, slices=slices, dose_fraction=dose_fraction, alpha2=(nominal, measured))
+        alpha2, noise = (float(kept["alpha2"][0]), float(kept["alpha2"][1])), str(kept["noise"])
+    return JudgedPatient(name=folder.name, slices=slices, dose_fraction=dose_fraction, alpha2=alpha2, noise=noise)
 
 
 def _keep(path: Path, patient: JudgedPatient) -> None:
@@ -279,6 +280,7 @@ def _keep(path: Path, patient: JudgedPatient) -> None:
             discs=np.array(discs, np.float64),
             spacing_mm=patient.slices[0].spacing_mm,
             alpha2=patient.alpha2,
+            noise=patient.noise,
         )
 
 

@@ -60,14 +60,6 @@ class Patient:
         full = self.full(index) if full_hu is None else full_hu
         if dose_fraction == 1.0:
             return full
-        added = self.added(index, dose_fraction, realisation, full)
-        return np.rint(full + added).clip(*VALID_RANGE_HU)
-
-    def added(
-        self, index: int, dose_fraction: float, realisation: int = 0, full_hu: np.ndarray | None = None
-    ) -> np.ndarray:
-        """The noise alone that `low` adds to slice `index`, or to `full_hu` in its place, (H, W) in HU."""
-        full = self.full(index) if full_hu is None else full_hu
         name = zlib.crc32((self.keys[index].sop_instance_uid or str(index)).encode())
         generator = np.random.default_rng([self.seed, name, round(dose_fraction * 1000), realisation])
-        return self.simulator.low_dose(full, dose_fraction, generator) - full
+        return np.rint(self.simulator.low_dose(full, dose_fraction, generator)).clip(*VALID_RANGE_HU)

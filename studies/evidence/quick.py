@@ -44,7 +44,9 @@ class Bench:
         seed: of noise and places.
     """
 
-    def __init__(self, data: Path, work: Path, held_out: Sequence[str] = HELD_OUT, slices: int = 4, seed: int = 0) -> None:
+    def __init__(
+        self, data: Path, work: Path, held_out: Sequence[str] = HELD_OUT, slices: int = 4, seed: int = 0
+    ) -> None:
         self.data, self.work, self.held_out, self.slices, self.seed = data, work, held_out, slices, seed
 
     @cached_property
@@ -88,14 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = bench.figures(
             f"{weights_sha256(Path(weights))} {config} {prior}",
             list(settings),
-            lambda w=weights, c=config, s=settings, p=prior: network_contestant(w, Path(w), s, network_config=c, prior=p),
+            lambda w=weights, c=config, s=settings, p=prior: network_contestant(
+                w, Path(w), s, network_config=c, prior=p
+            ),
         )
         old = old or next(iter(found.values()))
         rows += [row(Path(weights).name, name, of, baseline, old) for name, of in found.items()]
         if options.by_patient:
-            rows += [
-                row(f"  {one}", name, {one: of[one]}, baseline, old) for name, of in found.items() for one in of
-            ]
+            rows += [row(f"  {one}", name, {one: of[one]}, baseline, old) for name, of in found.items() for one in of]
     print(table(HEAD, rows))
     return 0
 
@@ -111,7 +113,7 @@ def row(name: str, setting: str, of: Figures, baseline: Mapping[str, Figures], o
 
     Contrast is set against the Gaussian's at the same noise, in points; errors are shares of those of `old`.
     """
-    contrast = {d: [one["contrast"][d] for one in of.values()] for d in ("4", "6", "10", "15")}
+    contrast = {d: [one["contrast"][d] for one in of.values() if d in one["contrast"]] for d in ("4", "6", "10", "15")}
     above = {
         d: [
             100.0 * (one["contrast"][d] - contrast_at_noise([b[p] for b in baseline.values()], one["noise_left"], d))
@@ -120,18 +122,29 @@ def row(name: str, setting: str, of: Figures, baseline: Mapping[str, Figures], o
         for d in ("4", "6", "10")
     }
     errors = {
-        region: [one["error_hu2"][region] / old[p]["error_hu2"][region] for p, one in of.items()]
+        region: [ratio(one["error_hu2"][region], old[p]["error_hu2"][region]) for p, one in of.items()]
         for region in ("body", "edges", "flat")
     }
     return (
         *(name, setting),
         f"{np.median([one['noise_left'] for one in of.values()]):.0%}",
-        f"{np.median([one['frequency_left'] for one in of.values()]):.0%}",
-        *(f"{np.mean(shares):.1%} ({min(shares):.0%})" for shares in contrast.values()),
-        *(f"{np.mean(points):+.1f} ({min(points):+.1f})" for points in above.values()),
-        *(f"{np.mean(ratios):.3f} ({max(ratios):.3f})" for ratios in errors.values()),
+        f"{np.median([one['frequency_left'] or math.nan for one in of.values()]):.0%}",
+        *(_cell(shares, ".0%", min) for shares in contrast.values()),
+        *(_cell(points, "+.1f", min) for points in above.values()),
+        *(_cell(ratios, ".3f", max) for ratios in errors.values()),
         number(np.mean([one["psnr_db"] for one in of.values()])),
     )
+
+
+def ratio(value: float | None, reference: float | None) -> float:
+    """One figure over another; NaN where one of them could not be measured."""
+    return value / reference if value is not None and reference else math.nan
+
+
+def _cell(values: Sequence[float], form: str, worst: Callable[[Sequence[float]], float]) -> str:
+    """Mean over patients and the worst of them."""
+    known = [value for value in values if not math.isnan(value)]
+    return f"{np.mean(known):{form}} ({worst(known):{form}})" if known else "-"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -140,7 +153,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("data", type=Path, help="folder with ct/ and ct_patients/")
     made.add_argument("--weights", nargs="*", default=[], metavar="WEIGHTS.pt[:NETWORK.json]")
     made.add_argument("--settings", nargs="+", default=["0", "0.7", "1.0", "1.6"], metavar="ANCHOR_MM[:GRAIN]")
-    made.add_argument("--old", nargs="*", default=[], help="weights whose --strength was a blend; errors are told as shares of the first's")
+    made.add_argument(
+        "--old",
+        nargs="*",
+        default=[],
+        help="weights whose --strength was a blend; errors are told as shares of the first's",
+    )
     made.add_argument("--prior", default="compact")
     made.add_argument("--old-prior", default="compact")
     made.add_argument("--work", type=Path, default=Path("runs/judge"), help="where slices and figures are kept")

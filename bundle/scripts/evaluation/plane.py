@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
+from ..dose.image_noise import flat_regions, flat_soft_tissue, noise_sd_hu
 from ..errors import BioAttError
 from .lesions import Lesion, contrast_recovery, place_lesions
-from .measures import FEWEST_REGION_PIXELS, REGION_MM, flat_regions
+from .measures import FEWEST_REGION_PIXELS, REGION_MM
 from .texture import noise_power_spectrum
 
 DIAMETERS_MM = (4.0, 6.0, 10.0, 15.0)
 CONTRASTS_HU = (-20.0, 20.0, 40.0)
 #: Of these a slice must have room for one each; 15 mm are put in where they fit.
 NEEDED_MM = (4.0, 6.0, 10.0)
+#: How often they are placed anew where the first place of a large one leaves none for the others.
+TRIES = 3
 #: Discs of each diameter that one insertion tries to place; small ones scatter most.
 DISCS_AN_INSERTION = {4.0: 5, 6.0: 4, 10.0: 2, 15.0: 1}
 
@@ -62,7 +64,7 @@ def insert_discs(
 
 def _place(full_hu: np.ndarray, spacing_mm: float, generator: np.random.Generator) -> list[Lesion]:
     """As many as there is room for; the largest gives way if else a needed diameter would find none."""
-    for largest in (max(DIAMETERS_MM), max(NEEDED_MM)):
+    for largest in (max(DIAMETERS_MM), *[max(NEEDED_MM)] * TRIES):
         diameters = [d for d, count in DISCS_AN_INSERTION.items() for _ in range(count) if d <= largest]
         lesions = place_lesions(full_hu, diameters, spacing_mm, generator, spare=True)
         if set(NEEDED_MM) <= {one.diameter_mm for one in lesions}:
@@ -180,7 +182,9 @@ class PlanePoint:
             "frequency_left": after / before,
             "contrast": {f"{d:g}": float(np.mean([s[2] for s in of])) for d, of in by.items()},
             "contrast_by_hu": {
-                f"{d:g}": {f"{c:g}": float(np.mean([s[2] for s in of if s[1] == c])) for c in sorted({s[1] for s in of})}
+                f"{d:g}": {
+                    f"{c:g}": float(np.mean([s[2] for s in of if s[1] == c])) for c in sorted({s[1] for s in of})
+                }
                 for d, of in by.items()
             },
             "discs": {f"{d:g}": len(of) for d, of in by.items()},
@@ -201,13 +205,16 @@ def contrast_at_noise(curve: Sequence[Mapping[str, Any]], noise_left: float, dia
         noise_left: as a share of the input's.
         diameter: key of ``contrast``.
 
+    Returns:
+        The identity's where more noise is left than there was.
+
     Raises:
-        BioAttError: the curve does not reach that far.
+        BioAttError: the curve does not reach down to so little noise.
     """
     points = sorted((one["noise_left"], one["contrast"][diameter]) for one in curve)
     x, y = zip(*points, strict=True)
-    if not x[0] <= noise_left <= x[-1] + 1e-6:
+    if noise_left < x[0]:
         raise BioAttError(
-            f"the baseline leaves {x[0]:.0%} to {x[-1]:.0%} of the noise, {noise_left:.0%} is wanted; add settings to it"
+            f"the baseline leaves {x[0]:.0%} of the noise or more, {noise_left:.0%} is wanted; filter more"
         )
     return float(np.interp(noise_left, x, y))

@@ -96,11 +96,7 @@ def pooled(values: Iterable[tuple[float, int]]) -> float:
 
 
 def region_errors(
-    output_hu: np.ndarray,
-    full_hu: np.ndarray,
-    added_hu: np.ndarray,
-    alpha2: float,
-    regions: Mapping[str, np.ndarray],
+    output_hu: np.ndarray, full_hu: np.ndarray, added_hu: np.ndarray, alpha2: float, regions: Mapping[str, np.ndarray]
 ) -> dict[str, tuple[float, int]]:
     """`squared_error` in each region."""
     return {name: squared_error(output_hu, full_hu, added_hu, alpha2, mask) for name, mask in regions.items()}

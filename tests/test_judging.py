@@ -1,0 +1,171 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+from scripts.errors import BioAttError
+from scripts.evaluation.plane import insert_discs
+from scripts.evidence import quick
+from scripts.evidence.contestants import (
+    anchored,
+    block_matching,
+    gaussians,
+    network_contestant,
+    non_local,
+    parse_settings,
+    spectrum_for_bm3d,
+)
+from scripts.evidence.judging import (
+    Contestant,
+    JudgedSlice,
+    judge,
+    kept_patient,
+    patient_figures,
+    simulated_patient,
+    with_room,
+)
+from scripts.phantom import write_ct_series
+from scripts.priors import SliceKey
+from studies import save_default_network
+
+SPACING_MM = 1.0
+
+
+def body(size=192, noise=10.0, seed=0):
+    rows, columns = np.mgrid[:size, :size]
+    clean = np.where(np.hypot(rows - size / 2, columns - size / 2) < 0.45 * size, 70.0, -1000.0)
+    return clean + gaussian_filter(np.random.default_rng(seed).normal(0.0, 2.5 * noise, clean.shape), 0.7)
+
+
+@pytest.fixture(scope="module")
+def one():
+    full = body()
+    added = np.sqrt(3.0) * (body(seed=1) - body(seed=1, noise=0.0))
+    insertions = insert_discs(full, SPACING_MM, np.random.default_rng(0))
+    return JudgedSlice(
+        index=7,
+        key=SliceKey(7, "1.2.3"),
+        full_hu=full,
+        low_hu=full + added,
+        spacing_mm=SPACING_MM,
+        insertions=insertions,
+        alpha2=3.0,
+    )
+
+
+def test_the_filter_is_tuned_once_to_the_slice_without_discs(one):
+    asked = []
+
+    def tuned_to(that):
+        asked.append(that.key)
+        return lambda image: gaussian_filter(image, 1.0)
+
+    found = judge(Contestant(name="x", tuned_to=tuned_to, settings=parse_settings(["0", "1.0"])), [one])
+    assert asked == [one.key]
+    free, held = (patient_figures(found[name]) for name in ("0", "1.0"))
+    assert free["slices"] == [7] and held["contrast"]["4"] > free["contrast"]["4"]
+    assert held["error_hu2"].keys() == {"body", "edges", "flat"} and abs(held["bias_hu"]["soft tissue"]) < 0.5
+
+
+def test_a_blur_errs_at_edges_and_gains_in_flat_tissue(one):
+    figures = {name: patient_figures(of) for name, of in judge(gaussians(), [one]).items()}
+    none, some = figures["0 mm"], figures["1 mm"]
+    assert none["noise_left"] == pytest.approx(1.0) and none["contrast"]["4"] == pytest.approx(1.0)
+    own = np.var((one.low_hu - one.full_hu)[60:130, 60:130]) / 3.0
+    assert none["error_hu2"]["flat"] == pytest.approx(4.0 * own, rel=0.2)
+    assert some["error_hu2"]["edges"] > none["error_hu2"]["edges"]
+    assert some["error_hu2"]["flat"] < none["error_hu2"]["flat"]
+
+
+def test_anchoring_leaves_the_coarse_to_the_scanner(one):
+    erased = np.full_like(one.low_hu, 70.0)
+    result = anchored(1.0)(one.low_hu, erased, SPACING_MM)
+    np.testing.assert_allclose(result - 70.0, gaussian_filter(one.low_hu - 70.0, 1.0), atol=1e-3)
+    np.testing.assert_allclose(anchored(0.0)(one.low_hu, erased, SPACING_MM), erased)
+    half = anchored(1.0, 0.5)(one.low_hu, erased, SPACING_MM)
+    np.testing.assert_allclose(half, (one.low_hu + result) / 2, atol=1e-3)
+
+
+def test_a_real_pair_has_no_error_against_the_truth(one):
+    pair = JudgedSlice(
+        index=0, key=one.key, full_hu=one.full_hu, low_hu=one.low_hu, spacing_mm=SPACING_MM, insertions=one.insertions
+    )
+    figures = patient_figures(judge(gaussians(), [pair])["0.7 mm"])
+    assert figures["error_hu2"] == {} and figures["contrast"]["10"] < 1.0
+
+
+def test_non_local_means_takes_noise_with_its_strength(one):
+    left = [patient_figures(judge(who, [one])[name])["noise_left"] for who in non_local() for name in who.settings]
+    assert left == sorted(left, reverse=True) and left[0] > 2 * left[-1]
+
+
+def test_bm3d_denoises_one_insertion_and_knows_a_spectrum():
+    pytest.importorskip("bm3d")
+    small = body(96)
+    added = 2.0 * (body(96, seed=1) - body(96, seed=1, noise=0.0))
+    discs = insert_discs(small, SPACING_MM, np.random.default_rng(0))
+    one = JudgedSlice(index=0, key=SliceKey(0), full_hu=small, low_hu=small + added, spacing_mm=1.0, insertions=discs)
+    for contestant in block_matching()[::2]:
+        (slices,) = judge(contestant, [one]).values()
+        figures = patient_figures(slices)
+        assert figures["noise_left"] < 0.7 and figures["discs"]["4"] <= 5
+
+
+def test_the_spectrum_keeps_the_variance_of_white_noise():
+    squares = np.random.default_rng(0).normal(0.0, 9.0, (64, 24, 24))
+    spectrum = spectrum_for_bm3d(squares, 0.7, (128, 100))
+    assert spectrum.shape == (128, 100)
+    assert spectrum.sum() / (128 * 100) ** 2 == pytest.approx(81.0, rel=0.1)
+
+
+def test_slices_are_chosen_by_rule_where_there_is_room():
+    slices = [np.full((96, 96), -1000.0)] * 4 + [body(96, seed=i) for i in range(8)]
+    chosen = with_room(12, slices.__getitem__, SPACING_MM, 3, seed=0)
+    assert [index for index, _ in chosen] == [4, 8, 11]
+    assert all(len(insertions) == 3 for _, insertions in chosen)
+    with pytest.raises(BioAttError, match="no slice has room"):
+        with_room(4, slices.__getitem__, SPACING_MM, 3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "A"
+    write_ct_series(folder, shape=(160, 160), spacing=(2.2, 2.2), slices=3, noise_sd=12.0, seed=0)
+    return folder
+
+
+def test_a_simulated_patient_has_four_times_the_noise_power_and_is_kept(series, tmp_path):
+    patient = simulated_patient(series, 2, seed=1)
+    assert patient.alpha2[0] == 3.0 and patient.alpha2[1] == pytest.approx(3.0, rel=0.5)
+    kept = kept_patient(series, 2, tmp_path, seed=1)
+    again = kept_patient(series, 2, tmp_path, seed=1)
+    for a, b, c in zip(patient.slices, kept.slices, again.slices, strict=True):
+        np.testing.assert_allclose(a.low_hu, b.low_hu)
+        np.testing.assert_array_equal(b.low_hu, c.low_hu)
+        assert a.insertions == b.insertions and a.key.sop_instance_uid == b.key.sop_instance_uid
+    assert kept.about() == again.about() and "photons" in kept.noise
+
+
+def test_the_quick_table_compares_weights_and_strengths(series, tmp_path, capsys):
+    weights = save_default_network(tmp_path / "w.pt")
+    command = [str(series.parent), "--held-out", "A", "--work", str(tmp_path / "work"), "--prior", "uniform"]
+    command += ["--weights", str(weights), "--settings", "1.0", "1.0:0.3", "--slices", "1"]
+    quick.main(command)
+    table = capsys.readouterr().out
+    assert "| w.pt | 1.0 |" in table and "| w.pt | 1.0:0.3 |" in table
+    files = sorted((tmp_path / "work").iterdir())
+    quick.main(command)
+    assert capsys.readouterr().out == table and sorted((tmp_path / "work").iterdir()) == files
+    assert json.loads(next(f for f in files if f.suffix == ".json").read_text())
+
+
+def test_a_network_is_asked_with_the_prior_of_the_slice_without_discs(one, tmp_path):
+    contestant = network_contestant(
+        "n", save_default_network(tmp_path / "w.pt"), parse_settings(["0"]), prior="random:3"
+    )
+    filtered = contestant.tuned_to(one)
+    np.testing.assert_allclose(filtered(one.low_hu), filtered(one.low_hu))
+    assert filtered(one.low_hu).shape == one.low_hu.shape and np.isfinite(filtered(one.low_hu)).all()
+    padded = one.low_hu.copy()
+    padded[0, 0] = -3024.0
+    assert filtered(padded)[0, 0] == -3024.0
