@@ -2,11 +2,15 @@ import json
 
 import numpy as np
 import pytest
+from made_studies import save_default_network
 from scipy.ndimage import gaussian_filter
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.evaluation.plane import insert_discs
-from scripts.evidence import quick
-from scripts.evidence.contestants import (
+from scripts.priors import SliceKey
+
+from studies.evidence import quick
+from studies.evidence.contestants import (
     anchored,
     block_matching,
     gaussians,
@@ -15,7 +19,7 @@ from scripts.evidence.contestants import (
     parse_settings,
     spectrum_for_bm3d,
 )
-from scripts.evidence.judging import (
+from studies.evidence.judging import (
     Contestant,
     JudgedSlice,
     judge,
@@ -24,9 +28,6 @@ from scripts.evidence.judging import (
     simulated_patient,
     with_room,
 )
-from scripts.phantom import write_ct_series
-from scripts.priors import SliceKey
-from studies import save_default_network
 
 SPACING_MM = 1.0
 

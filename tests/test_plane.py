@@ -83,8 +83,8 @@ def test_air_has_no_room():
 
 
 def test_a_narrow_place_takes_no_large_disc_but_the_needed_ones():
-    image = np.full((128, 128), -1000.0)
-    image[4:30, 4:124] = 80.0
+    image = np.zeros((128, 128))
+    image[50:70, 4:124] = 80.0
     rounds = insert_discs(image, 1.0, np.random.default_rng(0))
     assert {disc.lesion.diameter_mm for discs in rounds for disc in discs} == {4.0, 6.0, 10.0}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scripts.dose.image_noise import noise_sd_hu
+from scripts.evaluation.rivals import bm3d, gaussian, non_local_means
+from scripts.evaluation.texture import noise_power_spectrum_2d
 
-from ..dose.image_noise import noise_sd_hu
-from ..evaluation.rivals import bm3d, gaussian, non_local_means
-from ..evaluation.texture import noise_power_spectrum_2d
 from .denoisers import open_network
 from .judging import Contestant, Filter, JudgedSlice, Setting
 
@@ -25,7 +25,7 @@ BLENDS = (1.0, 0.75, 0.5)
 
 
 def anchored(anchor_mm: float, grain: float = 0.0) -> Setting:
-    """The result at a strength: ``G f + (1 - G)(net + grain (f - net))``, G a Gaussian of `anchor_mm`; 0 is no anchor."""
+    """A strength: ``G f + (1 - G)(net + grain (f - net))``, G a Gaussian of `anchor_mm`; 0 leaves the network alone."""
 
     def at_strength(image_hu: np.ndarray, output_hu: np.ndarray, spacing_mm: float) -> np.ndarray:
         taken = image_hu - output_hu
@@ -116,7 +116,7 @@ def _bm3d(told: float | str) -> Any:
 
 
 def spectrum_for_bm3d(squares_hu: np.ndarray, spacing_mm: float, shape: tuple[int, int]) -> np.ndarray:
-    """Noise power of flat squares (n, N, N), as ``<|DFT|^2>`` of an image of `shape`, between bins by straight lines."""
+    """Noise power of flat squares (n, N, N), as ``<|DFT|^2>`` of an image of `shape`, interpolated between bins."""
     from scipy.interpolate import RegularGridInterpolator
 
     side = squares_hu.shape[-1]

@@ -12,7 +12,7 @@ from scripts.dose.image_noise import noise_sd_hu
 from scripts.errors import BioAttError
 from scripts.evaluation.rivals import non_local_means
 from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
-from scripts.inference import find_priors, network_input
+from scripts.inference.inferers import find_priors, network_input
 from scripts.priors import SliceKey
 
 #: A stack of slices (n, H, W) in HU to one of the same shape, float32.

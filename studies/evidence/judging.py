@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scripts.dose import DoseSimulator, ParallelBeam, match_noise
+from scripts.dose.image_noise import TISSUES_HU
+from scripts.errors import BioAttError
+from scripts.evaluation import image_quality, tissue_bias
+from scripts.evaluation.lesions import Lesion
+from scripts.evaluation.plane import Disc, PlanePoint, PlaneSlice, insert_discs
+from scripts.evaluation.truth import measured_alpha2, pooled, region_errors, truth_regions
+from scripts.hu import VALID_RANGE_HU
+from scripts.priors import SliceKey
+from scripts.staging import staged_file
+from scripts.volumes import radiological_slices
+from scripts.volumes.reader import slice_keys_from_meta
 
-from ..data import radiological_slices
-from ..data.reader import slice_keys_from_meta
-from ..dose import DoseSimulator, ParallelBeam, match_noise
-from ..dose.image_noise import TISSUES_HU
-from ..errors import BioAttError
-from ..evaluation import image_quality, tissue_bias
-from ..evaluation.lesions import Lesion
-from ..evaluation.plane import Disc, PlanePoint, PlaneSlice, insert_discs
-from ..evaluation.truth import measured_alpha2, pooled, region_errors, truth_regions
-from ..hu import VALID_RANGE_HU
-from ..priors import SliceKey
-from ..staging import staged_file
 from .patients import VIEWS
 
 #: An image (H, W) in HU to one of the same shape.
@@ -117,7 +117,7 @@ class SliceFigures:
 
 
 def patient_figures(slices: Sequence[SliceFigures]) -> dict[str, Any]:
-    """Figures of a patient: `PlanePoint.summary`, ``error_hu2`` by region, ``psnr_db``, ``bias_hu`` by tissue, slices."""
+    """Of a patient: `PlanePoint.summary`, ``error_hu2`` by region, ``psnr_db``, ``bias_hu`` by tissue, ``slices``."""
     regions = slices[0].errors
     return {
         "slices": [one.index for one in slices],

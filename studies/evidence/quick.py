@@ -1,4 +1,4 @@
-"""Compare weights and strengths in minutes: ``python -m scripts.evidence.quick DATA --weights A.pt B.pt``."""
+"""Compare weights and strengths in minutes: ``python -m studies.evidence.quick DATA --weights A.pt B.pt``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scripts.evaluation.plane import contrast_at_noise
+from scripts.evaluation.results import write_json
+from scripts.networks import weights_sha256
+from scripts.workflow import quiet_libraries
 
-from ..evaluation.plane import contrast_at_noise
-from ..evaluation.results import write_json
-from ..networks import weights_sha256
-from ..workflow import quiet_libraries
 from .contestants import blends, gaussians, network_contestant, parse_settings
 from .judging import NOISE, Contestant, JudgedPatient, judge, kept_patient, patient_figures
 from .tables import number, table
@@ -149,7 +149,7 @@ def _cell(values: Sequence[float], form: str, worst: Callable[[Sequence[float]],
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(prog="python -m scripts.evidence.quick", description=__doc__)
+    made = argparse.ArgumentParser(prog="python -m studies.evidence.quick", description=__doc__)
     made.add_argument("data", type=Path, help="folder with ct/ and ct_patients/")
     made.add_argument("--weights", nargs="*", default=[], metavar="WEIGHTS.pt[:NETWORK.json]")
     made.add_argument("--settings", nargs="+", default=["0", "0.7", "1.0", "1.6"], metavar="ANCHOR_MM[:GRAIN]")
@@ -157,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
         "--old",
         nargs="*",
         default=[],
-        help="weights whose --strength was a blend; errors are told as shares of the first's",
+        help="weights whose strength was a blend; errors are told as shares of the first's",
     )
     made.add_argument("--prior", default="compact")
     made.add_argument("--old-prior", default="compact")

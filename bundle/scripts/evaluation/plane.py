@@ -169,8 +169,8 @@ class PlanePoint:
 
         Returns:
             ``noise_in_hu``, ``noise_left`` (mean over slices of output over input), ``frequency_in_per_mm`` and
-            ``frequency_left`` (mean frequency of the noise, and the output's over the input's), ``contrast`` by diameter,
-            ``contrast_by_hu`` by diameter and contrast, ``discs`` by diameter. Keys are strings, as JSON has them.
+            ``frequency_left`` (mean frequency of the noise, and the output's over the input's), ``contrast`` by
+            diameter, ``contrast_by_hu`` by diameter and contrast, ``discs`` by diameter. Keys are strings, as in JSON.
         """
         known = [(a, b) for a, b in self.noise_hu if a > 0.0 and not math.isnan(b)]
         before, after = (self._mean_frequency(i) for i in (0, 1))
