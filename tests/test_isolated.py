@@ -12,11 +12,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 from dicom_cases import SYNTAXES, write_enhanced_ct
-from scripts.command_line import main
-from scripts.data import SeriesReader, load_volume
+from scripts.app.command_line import main
 from scripts.dicom import isolated, read_volume, read_volume_isolated, select_series
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.phantom import write_ct_series
+from scripts.volumes import SeriesReader, load_volume
 from scripts.workflow import runs_in_label
 
 #: A pixel decoder's place in the child; each line stands for what a C library does to its process.
