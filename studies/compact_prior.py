@@ -1,9 +1,10 @@
 """Train the compact prior model: a small CLIP for machines where BiomedCLIP cannot be loaded.
 
-    PYTHONPATH=bundle python -m studies.compact_prior --data DIR --out bundle/models/prior --seed 0
+    PYTHONPATH=bundle python -m studies.compact_prior --data DIR [DIR ...] --out bundle/models/prior --seed 0
 
-DIR holds one folder a patient, each with one DICOM series; the labels say from which to which z (mm, the third
-value of ImagePositionPatient) each descriptor is visible. The result is a folder in open_clip's local-dir form.
+Each DIR holds one folder a patient with one DICOM series, or with one folder a series. The labels say from which to
+which z (mm, the third value of ImagePositionPatient) each descriptor is visible. The result is a folder in
+open_clip's local-dir form.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scripts.dicom import find_series, read_volume
+from scripts.dicom import find_series
 from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS, make_prior
 from scripts.staging import staged_folder
+from scripts.volumes import radiological_slices
 from torch.nn import functional
 
-from .compact_prior_judge import LabelledSlices, judge, read_labels, visible_at, write_readme
+from .compact_prior_judge import LabelledSlices, judge, patient_of, read_labels, visible_at, write_readme
 
 TRAIN_SHAPE = 256  # pixels of a slice while training; half of a CT slice
+THICKEST_MM = 5.0  # slices farther apart are not averaged with their neighbour: it shows other anatomy
+HELD_OUT = ("CRLM-CT-1004", "CRLM-CT-1006", "LIDC-IDRI-0003", "HCC_015", "C3L-00189", "ACRIN-NSCLC-FDG-PET-042")
 PHRASES = ("{}", "{}", "{}", "{}", "axial ct with {}", "ct of the {}")  # mostly the bare word, as the prior asks it
 
 MODEL_CFG = {
@@ -48,8 +52,10 @@ PREPROCESS_CFG = {
 }
 
 
-def read_patient(folder: Path, ranges: Sequence[tuple[str, float, float]]) -> LabelledSlices:
-    """Read the one series of a patient's folder and label its slices.
+def read_patient(folder: Path, ranges: Sequence[tuple[str, float, float]], name: str = "") -> LabelledSlices:
+    """Read the one series of a folder, turned as the bundle turns it, and label its slices.
+
+    `name` is that of the labels (default: the folder's).
 
     Raises:
         BioAttError: the folder holds no series, or several.
@@ -57,33 +63,39 @@ def read_patient(folder: Path, ranges: Sequence[tuple[str, float, float]]) -> La
     series = find_series(folder)
     if len(series) != 1:
         raise BioAttError(f"{folder} must hold one CT series, found {len(series)}; keep one")
-    hu = torch.as_tensor(np.asarray(read_volume(series[0])))
-    affine = np.asarray(series[0].affine)
+    volume = radiological_slices(folder)
+    hu = torch.from_numpy(np.stack([volume[index] for index in range(len(volume))]))
+    affine = np.asarray(volume.meta["affine"])
     z_mm = affine[2, 3] + affine[2, 2] * np.arange(len(hu))
-    return LabelledSlices(folder.name, hu, z_mm, visible_at(ranges, z_mm))
+    return LabelledSlices(name or folder.name, hu, z_mm, visible_at(ranges, z_mm))
 
 
 # Augmentation: parameters are drawn in one step and applied in another.
 
 
-def draw_views(count: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Draw how `count` slices are shown: window, gamma, noise, position. Every value is a `(count,)` tensor."""
+def draw_views(count: int, generator: torch.Generator, closest: torch.Tensor | float = 0.8) -> dict[str, torch.Tensor]:
+    """Draw how `count` slices are shown: window, gamma, noise, kernel, position. Every value is a `(count,)` tensor.
+
+    `closest` `(count,)` is the smallest zoom: the share of the image's side that is left to see.
+    """
 
     def uniform(lower: float, upper: float) -> torch.Tensor:
         return torch.rand(count, generator=generator) * (upper - lower) + lower
 
     lower, width = uniform(-260, -80), uniform(320, 560)
     whole = uniform(0, 1) < 0.2  # a window over nearly everything, as min-max scaling of a slice makes it
+    closest = torch.as_tensor(closest).expand(count)
     return {
         "lower_hu": torch.where(whole, uniform(-2048, -900), lower),
         "width_hu": torch.where(whole, uniform(1900, 4200), width),
         "gamma": uniform(0.8, 1.25),
-        "noise_hu": uniform(0, 90) * (uniform(0, 1) < 0.75),
-        "smooth": (uniform(0, 1) < 0.5).float(),
-        "blur": uniform(0, 1) * (uniform(0, 1) < 0.4),
+        "noise_hu": 160 * uniform(0, 1) ** 2 * (uniform(0, 1) < 0.8),  # at half of a CT slice's pixels
+        "smooth": uniform(0, 1).round(),
+        "streak": (uniform(0, 1) < 0.2).float(),
+        "blur": uniform(-0.8, 1) * (uniform(0, 1) < 0.5),  # below 0 it sharpens
         "hide_table": uniform(0, 1) < 0.5,
         "angle_rad": uniform(-0.17, 0.17),
-        "zoom_x": uniform(0.8, 1.25),
+        "zoom_x": closest * (1.3 / closest) ** uniform(0, 1),
         "stretch": uniform(0.85, 1.18),
         "shift_x": uniform(-0.12, 0.12),
         "shift_y": uniform(-0.12, 0.12),
@@ -99,10 +111,8 @@ def show(hu: torch.Tensor, body: torch.Tensor, views: Mapping[str, torch.Tensor]
     column = {name: value.view(-1, 1, 1) for name, value in views.items()}
     hu = torch.where(column["hide_table"] & ~body, torch.full_like(hu, -1024.0), hu)
     hu = torch.lerp(hu, functional.avg_pool2d(hu[:, None], 3, stride=1, padding=1)[:, 0], column["blur"])
-    noise = torch.randn(hu.shape, generator=torch.Generator().manual_seed(int(views["noise_seed"])))
-    blurred = 3.0 * functional.avg_pool2d(noise[:, None], 3, stride=1, padding=1)[:, 0]  # white: variance 1 either way
-    hu = hu + column["noise_hu"] * (column["smooth"] * blurred + (1 - column["smooth"]) * noise)
-    image = ((hu - column["lower_hu"]) / column["width_hu"]).clip(0, 1) ** column["gamma"]
+    hu = hu + column["noise_hu"] * _noise(hu.shape, views, int(views["noise_seed"]))
+    image = ((hu - column["lower_hu"]) / column["width_hu"]).clip(0, 1)
     cos, sin = views["angle_rad"].cos(), views["angle_rad"].sin()
     zoom_x, zoom_y = views["zoom_x"], views["zoom_x"] * views["stretch"]
     theta = torch.stack(
@@ -112,8 +122,19 @@ def show(hu: torch.Tensor, body: torch.Tensor, views: Mapping[str, torch.Tensor]
         ],
         1,
     )
-    grid = functional.affine_grid(theta, [len(hu), 1, 2 * shape, 2 * shape], align_corners=False)
-    return functional.avg_pool2d(functional.grid_sample(image[:, None], grid, align_corners=False), 2)[:, 0]
+    grid = functional.affine_grid(theta, [len(hu), 1, shape, shape], align_corners=False)
+    image = functional.avg_pool2d(image[:, None], 3, stride=1, padding=1)  # against aliasing: every second pixel stays
+    return functional.grid_sample(image, grid, align_corners=False)[:, 0] ** column["gamma"]
+
+
+def _noise(shape: Sequence[int], views: Mapping[str, torch.Tensor], seed: int) -> torch.Tensor:
+    """Noise of variance 1: white, blurred (a soft kernel), or in horizontal streaks (shoulders), as drawn."""
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    for drawn, kernel in ((views["streak"] > 0, (1, 9)), ((views["streak"] == 0) & (views["smooth"] > 0), (3, 3))):
+        padding = (kernel[0] // 2, kernel[1] // 2)
+        pooled = functional.avg_pool2d(noise[drawn][:, None], kernel, stride=1, padding=padding)[:, 0]
+        noise[drawn] = pooled * (kernel[0] * kernel[1]) ** 0.5
+    return noise
 
 
 def body_mask(hu: torch.Tensor) -> torch.Tensor:
@@ -160,7 +181,7 @@ def write_skeleton(folder: Path) -> None:
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def train(patients: Sequence[LabelledSlices], folder: Path, *, steps: int, seed: int, batch_size: int = 32) -> None:
+def train(patients: Sequence[LabelledSlices], folder: Path, *, steps: int, seed: int, batch_size: int = 16) -> None:
     """Train on `patients` and put open_clip_model.safetensors (float16) into `folder`, which holds the skeleton.
 
     The loss of a slice is the cross entropy of its target and the softmax over the descriptors' texts, so the prior
@@ -172,6 +193,7 @@ def train(patients: Sequence[LabelledSlices], folder: Path, *, steps: int, seed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # open_clip draws its first weights from the global generator
         network = open_clip.model.CLIP(**copy.deepcopy(MODEL_CFG))
+    network = network.to(memory_format=torch.channels_last)  # a third less time on processors
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True
@@ -200,18 +222,36 @@ def train(patients: Sequence[LabelledSlices], folder: Path, *, steps: int, seed:
 
 
 def _pool(patients: Sequence[LabelledSlices]) -> dict[str, torch.Tensor]:
-    """All slices in one pool, smaller, each patient at least as likely as 30 slices (the skull is a dozen)."""
-    scale = patients[0].hu.shape[-1] // TRAIN_SHAPE
-    hu = [functional.avg_pool2d(p.hu[:, None].float().clip(-2048, 3071), scale)[:, 0] for p in patients]
-    above = [torch.cat([torch.arange(1, len(p.hu)), torch.tensor([len(p.hu) - 1])]) for p in patients]
+    """All slices in one pool, smaller. A patient is drawn as the root of the number of their slices: many slices
+    tell more than few, but neighbours tell the same; several series of one patient are one patient."""
+    hu = [functional.avg_pool2d(p.hu[:, None].clip(-2048, 3071), p.hu.shape[-1] // TRAIN_SHAPE)[:, 0] for p in patients]
+    body = torch.cat([body_mask(h) for h in hu])
     starts = np.cumsum([0] + [len(p.hu) for p in patients[:-1]])
+    total: dict[str, int] = {}
+    for p in patients:
+        total[patient_of(p.patient)] = total.get(patient_of(p.patient), 0) + len(p.hu)
     return {
         "hu": torch.cat(hu),
-        "body": torch.cat([body_mask(h) for h in hu]),
+        "body": body,
         "target": torch.cat([p.target for p in patients]),
-        "above": torch.cat([a + int(s) for a, s in zip(above, starts, strict=True)]),
-        "weight": torch.cat([torch.full((len(p.hu),), max(len(p.hu), 30) / len(p.hu)) for p in patients]),
+        "above": torch.cat([_above(p) + int(s) for p, s in zip(patients, starts, strict=True)]),
+        "weight": torch.cat([torch.full((len(p.hu),), total[patient_of(p.patient)] ** -0.5) for p in patients]),
+        "closest": _closest(body),
     }
+
+
+def _above(patient: LabelledSlices) -> torch.Tensor:
+    """Index of the slice above each; its own where there is none, or none within `THICKEST_MM`."""
+    index = torch.arange(len(patient.hu))
+    apart_mm = np.diff(patient.z_mm, append=np.inf)
+    return torch.where(torch.from_numpy(np.abs(apart_mm) <= THICKEST_MM), index + 1, index)
+
+
+def _closest(body: torch.Tensor) -> torch.Tensor:
+    """The smallest zoom that keeps a body `(B, h, w)` in view; 0.8 for large ones, of which a little may be cut."""
+    place = torch.linspace(-1, 1, body.shape[-1]).abs()
+    reach = torch.maximum((body.any(1) * place).amax(1), (body.any(2) * place).amax(1))
+    return (1.1 * reach).clip(0.35, 0.8)
 
 
 def _batch(
@@ -223,36 +263,68 @@ def _batch(
     above = slices["above"][index]
     hu = torch.lerp(slices["hu"][index], slices["hu"][above], share[:, None, None])
     target = torch.lerp(slices["target"][index], slices["target"][above], share[:, None])
-    images = show(hu, slices["body"][index], draw_views(size, generator), MODEL_CFG["vision_cfg"]["image_size"])
-    return ((images - PREPROCESS_CFG["mean"][0]) / PREPROCESS_CFG["std"][0])[:, None].expand(-1, 3, -1, -1), target
+    views = draw_views(size, generator, slices["closest"][index])
+    images = show(hu, slices["body"][index], views, MODEL_CFG["vision_cfg"]["image_size"])
+    images = ((images - PREPROCESS_CFG["mean"][0]) / PREPROCESS_CFG["std"][0])[:, None].expand(-1, 3, -1, -1)
+    return images.contiguous(memory_format=torch.channels_last), target
 
 
-def build(data: Path, out: Path, labels: Path, held_out: Sequence[str], *, seed: int, steps: int) -> dict[str, object]:
+def build(
+    data: Path | Sequence[Path],
+    out: Path,
+    labels: Path,
+    held_out: Sequence[str],
+    *,
+    seed: int,
+    steps: int,
+    only: Sequence[str] | None = None,
+    previous: Path | None = None,
+) -> dict[str, object]:
     """Read, train, judge and write the folder `out`, whole or not at all; return the figures.
 
+    Args:
+        data: folder, or folders, with one folder a patient.
+        out: folder of the model, replaced whole.
+        labels: labels.csv.
+        held_out: patients to judge only.
+        seed: of first weights and draws.
+        steps: of training.
+        only: the labelled series to use (default: all).
+        previous: folder of an older model, judged on the patients held out for comparison.
+
     Raises:
-        BioAttError: a patient of the labels has no folder in `data`, or one held out has no labels.
+        BioAttError: a series of the labels has no folder in `data`, or a patient held out has no labels.
     """
     ranges = read_labels(labels)
-    missing = [name for name in held_out if name not in ranges]
-    missing += [name for name in ranges if not (data / name).is_dir()]
+    ranges = {name: ranges[name] for name in only or ranges}
+    roots = [data] if isinstance(data, Path) else list(data)
+    folders = {name: next((root / name for root in roots if (root / name).is_dir()), None) for name in ranges}
+    missing = sorted(set(held_out) - {patient_of(name) for name in ranges})
+    missing += [name for name, folder in folders.items() if folder is None]
     if missing:
-        raise BioAttError(f"{', '.join(missing)}: not in {labels} or no folder of {data}; correct labels or --held-out")
-    patients = [read_patient(data / name, rows) for name, rows in ranges.items()]
+        where = ", ".join(str(root) for root in roots)
+        raise BioAttError(
+            f"{', '.join(missing)}: not in {labels} or no folder of {where}; correct labels or --held-out"
+        )
+    patients = [read_patient(folder, ranges[name], name) for name, folder in folders.items() if folder]
+    judged = [p for p in patients if patient_of(p.patient) in held_out]
+    known = [p for p in patients if patient_of(p.patient) not in held_out]
     with staged_folder(out, overwrite=True) as folder:
         write_skeleton(folder)
         shutil.copyfile(labels, folder / "labels.csv")
-        known = [p for p in patients if p.patient not in held_out]
+        constant = torch.cat([p.target for p in known]).mean(0)
+        old = make_prior(f"local-dir:{previous}") if previous else None
+        before = {p.patient: judge(old, p, constant) for p in judged} if old else {}
         train(known, folder, steps=steps, seed=seed)
         source = make_prior(f"local-dir:{folder}")
-        constant = torch.cat([p.target for p in known]).mean(0)
-        figures = {patient.patient: judge(source, patient, constant) for patient in patients}
         record = {
             "seed": seed,
             "steps": steps,
             "digest": source.digest,
-            "held_out": {name: row for name, row in figures.items() if name in held_out},
-            "trained_on": {name: row for name, row in figures.items() if name not in held_out},
+            "held_out": {p.patient: judge(source, p, constant) for p in judged},
+            "trained_on": {p.patient: judge(source, p, constant) for p in known},
+            "previous_digest": old.digest if old else None,
+            "previous": before,
         }
         (folder / "figures.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         write_readme(folder, record, MODEL_CFG["vision_cfg"]["image_size"])
@@ -264,17 +336,26 @@ def build(data: Path, out: Path, labels: Path, held_out: Sequence[str], *, seed:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; 0 done, 2 input or usage."""
     parser = argparse.ArgumentParser(prog="python -m studies.compact_prior", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with one folder a patient")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with one folder a patient")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model, replaced whole")
     parser.add_argument("--labels", type=Path, help="default: labels.csv in --out")
-    parser.add_argument("--held-out", nargs="*", default=["CRLM-CT-1004", "CRLM-CT-1006"], help="only judged")
+    parser.add_argument("--held-out", nargs="*", default=HELD_OUT, help="patients that are only judged")
+    parser.add_argument("--previous", type=Path, help="folder of an older model to compare with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1000)
     chosen = parser.parse_args(arguments)
     labels = chosen.labels or chosen.out / "labels.csv"
     torch.set_num_threads(1)  # sums in another order give another model
     try:
-        record = build(chosen.data, chosen.out, labels, chosen.held_out, seed=chosen.seed, steps=chosen.steps)
+        record = build(
+            chosen.data,
+            chosen.out,
+            labels,
+            chosen.held_out,
+            seed=chosen.seed,
+            steps=chosen.steps,
+            previous=chosen.previous,
+        )
     except BioAttError as error:
         print(f"error: {error}")
         return 2

@@ -2,8 +2,9 @@
 
     PYTHONPATH=bundle python -m studies.prior_study DATA OUT --page docs/evidence/prior_models.md
 
-DATA holds one folder a patient, as in `studies.compact_prior`. In OUT stand afterwards oracle.csv, compact/PSEUDONYM
-(the model trained without this patient, in open_clip's local-dir form) and figures.json. Models there are kept.
+DATA holds one folder a patient with one series; the study is of the labelled patients there. In OUT stand afterwards
+oracle.csv, compact/PSEUDONYM (the model trained without this patient, in open_clip's local-dir form) and
+figures.json. Models there are kept.
 """
 
 from __future__ import annotations
@@ -64,14 +65,14 @@ def oracle_rows(
 ) -> list[tuple[SliceKey, torch.Tensor]]:
     """Key and prior `(K,)` of each slice of a patient's series, from what is annotated as visible there.
 
-    Equal shares for what is visible, as the compact model's target, then smoothed along z by a Gaussian with
+    Equal shares for what is visible, then smoothed along z by a Gaussian with
     `smooth_mm` standard deviation; 0 leaves them as annotated.
     """
     from scipy.ndimage import gaussian_filter1d
 
     patient = read_patient(folder, ranges)
     (series,) = find_series(folder)
-    target = patient.target.numpy().astype(np.float64)
+    target = patient.shares.numpy().astype(np.float64)
     if smooth_mm and len(target) > 1:
         spacing_mm = float(np.abs(np.diff(patient.z_mm)).mean())
         target = gaussian_filter1d(target, smooth_mm / spacing_mm, axis=0, mode="nearest")
@@ -80,9 +81,23 @@ def oracle_rows(
     return list(zip(keys, torch.from_numpy(target).float(), strict=True))
 
 
+def labelled_patients(data: Path, labels: Path) -> dict[str, list[tuple[str, float, float]]]:
+    """The ranges of the labelled patients that have a folder in `data`.
+
+    Raises:
+        BioAttError: there are fewer than two, so that none can be left out.
+    """
+    ranges = {name: own for name, own in read_labels(labels).items() if (data / name).is_dir()}
+    if len(ranges) < 2:
+        raise BioAttError(
+            f"{data} must hold folders of two or more patients of {labels}, found {list(ranges)}; add some"
+        )
+    return ranges
+
+
 def write_oracle(data: Path, path: Path, labels: Path) -> Path:
-    """Write the annotation of all patients as a table that ``table:FILE`` reads; no path or name goes into it."""
-    ranges = read_labels(labels)
+    """Write the annotation of the patients in `data` as a table for ``table:FILE``; no path or name goes into it."""
+    ranges = labelled_patients(data, labels)
     rows = [row for name, own in ranges.items() for row in oracle_rows(data / name, own)]
     digest = digest_of(labels.read_bytes(), repr(SMOOTH_MM))
     made_by = Annotation(model=f"annotation by eye, smoothed over {SMOOTH_MM:g} mm (no model)", digest=digest)
@@ -91,14 +106,15 @@ def write_oracle(data: Path, path: Path, labels: Path) -> Path:
 
 
 def left_out_model(data: Path, out: Path, labels: Path, patient: str, *, seed: int, steps: int) -> dict[str, Any]:
-    """The record of the model in `out`, trained on all patients of `labels` but one; trained if it is not there.
+    """The record of the model in `out`, trained on the labelled patients in `data` but one; trained if not there.
 
     Raises:
         BioAttError: the model that is there was made with another seed, number of steps, labels or patient.
     """
     file = out / "figures.json"
     if not file.exists():
-        return build(data, out, labels, [patient], seed=seed, steps=steps)
+        names = list(labelled_patients(data, labels))
+        return build(data, out, labels, [patient], seed=seed, steps=steps, only=names)
     record = json.loads(file.read_text(encoding="utf-8"))
     made = (record["seed"], record["steps"], list(record["held_out"]), (out / "labels.csv").read_bytes())
     if made != (seed, steps, [patient], labels.read_bytes()):
@@ -184,7 +200,7 @@ def make(data: Path, out: Path, labels: Path, *, seed: int, steps: int) -> dict[
     """Make the table and the models, judge each on the patient it never saw, and write and return figures.json."""
     write_oracle(data, out / "oracle.csv", labels)
     figures: dict[str, Any] = {"seed": seed, "steps": steps, "patients": {}}
-    for name in read_labels(labels):
+    for name in labelled_patients(data, labels):
         folder = out / "compact" / pseudonym_of(name)
         record = left_out_model(data, folder, labels, name, seed=seed, steps=steps)
         distances = dose_distances(make_prior(f"local-dir:{folder}"), data / name)

@@ -13,8 +13,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS, SliceKey, make_prior
 
-from studies.compact_prior import body_mask, draw_views, main, show, write_skeleton
-from studies.compact_prior_judge import LabelledSlices, judge, read_labels, total_variation, visible_at
+from studies.compact_prior import HELD_OUT, _pool, body_mask, draw_views, main, show, write_skeleton
+from studies.compact_prior_judge import LabelledSlices, judge, patient_of, read_labels, total_variation, visible_at
 
 HEAD = "patient,descriptor,z_from_mm,z_to_mm"
 
@@ -60,12 +60,27 @@ class TestLabels:
         assert visible[:, DESCRIPTORS.index("spine")].tolist() == [False, True, True, True, True]
         assert visible.sum() == 6
 
-    def test_target_is_equal_shares_and_uniform_where_nothing_is_visible(self):
+    def test_shares_are_equal_and_uniform_where_nothing_is_visible(self):
         visible = torch.zeros(2, 11, dtype=torch.bool)
         visible[0, [4, 9]] = True
-        target = LabelledSlices("P", torch.zeros(2, 4, 4), np.zeros(2), visible).target
-        assert target[0].tolist() == [0.5 if i in (4, 9) else 0.0 for i in range(11)]
-        torch.testing.assert_close(target[1], torch.full((11,), 1 / 11))
+        shares = LabelledSlices("P", torch.zeros(2, 4, 4), np.zeros(2), visible).shares
+        assert shares[0].tolist() == [0.5 if i in (4, 9) else 0.0 for i in range(11)]
+        torch.testing.assert_close(shares[1], torch.full((11,), 1 / 11))
+
+    def test_target_is_nearer_to_uniform_the_fewer_are_visible(self):
+        visible = torch.ones(12, 11, dtype=torch.bool).tril(-1)  # row n shows the first n
+        target = LabelledSlices("P", torch.zeros(12, 4, 4), np.zeros(12), visible).target
+        torch.testing.assert_close(target.sum(1), torch.ones(12))
+        torch.testing.assert_close(target[0], torch.full((11,), 1 / 11))
+        uniform_share = 11 * target[1:11, 10]  # the last word is visible in no row but the last
+        torch.testing.assert_close(uniform_share[:3], torch.tensor([0.8, 0.5, 4 / 13]))
+        assert (uniform_share.diff() < 0).all() and uniform_share[9] < 0.04
+        assert target[1, 0].item() == pytest.approx(0.2 + 0.8 / 11)
+
+    def test_a_series_may_show_nothing(self, tmp_path):
+        path = write_labels(tmp_path, "phantom,nothing,0,9", "P1/a,liver,10,20")
+        assert read_labels(path) == {"phantom": [], "P1/a": [("liver", 10.0, 20.0)]}
+        assert not visible_at([], np.array([0.0, 9.0])).any()
 
     @pytest.mark.parametrize(
         ("row", "message"),
@@ -84,10 +99,16 @@ class TestLabels:
         with pytest.raises(BioAttError, match="must have the columns"):
             read_labels(tmp_path / "labels.csv")
 
-    def test_shipped_labels_name_every_word_but_ventricles(self, bundle_root):
+    def test_shipped_labels_name_every_word_and_the_patients_held_out(self, bundle_root):
         labels = read_labels(bundle_root / "models" / "prior" / "labels.csv")
-        named = {word for ranges in labels.values() for word, _, _ in ranges}
-        assert set(DESCRIPTORS) - named == {"ventricles"}
+        assert {word for ranges in labels.values() for word, _, _ in ranges} == set(DESCRIPTORS)
+        assert set(HELD_OUT) <= {patient_of(name) for name in labels}
+
+    def test_shipped_model_was_trained_on_nobody_held_out(self, bundle_root):
+        record = json.loads((bundle_root / "models" / "prior" / "figures.json").read_text())
+        assert {patient_of(name) for name in record["held_out"]} == set(HELD_OUT)
+        assert not {patient_of(name) for name in record["trained_on"]} & set(HELD_OUT)
+        assert record["digest"] == make_prior("compact").digest
 
 
 class TestAugmentation:
@@ -107,6 +128,43 @@ class TestAugmentation:
         body = torch.ones_like(hu, dtype=torch.bool)
         images = show(hu, body, draw_views(32, torch.Generator().manual_seed(0)), 32)
         assert (images[:, :, :16].sum((1, 2)) > images[:, :, 16:].sum((1, 2))).all()
+
+    def test_zoom_leaves_the_share_that_was_asked_for(self):
+        closest = torch.tensor([0.35, 0.8]).repeat(200)
+        zoom = draw_views(400, torch.Generator().manual_seed(0), closest)["zoom_x"]
+        assert (zoom >= closest).all() and zoom.max() < 1.31 and zoom[::2].min() < 0.4 and zoom[1::2].min() < 0.85
+
+    def test_noise_has_the_strength_that_was_drawn(self):
+        views = draw_views(3, torch.Generator().manual_seed(0)) | {
+            "lower_hu": torch.full((3,), -1000.0),
+            "width_hu": torch.full((3,), 2000.0),
+            "gamma": torch.ones(3),
+            "noise_hu": torch.full((3,), 100.0),
+            "smooth": torch.tensor([0.0, 1.0, 0.0]),
+            "streak": torch.tensor([0.0, 0.0, 1.0]),
+            "blur": torch.zeros(3),
+            "angle_rad": torch.zeros(3),
+            "zoom_x": torch.full((3,), 0.25),
+            "stretch": torch.ones(3),
+            "shift_x": torch.zeros(3),
+            "shift_y": torch.zeros(3),
+        }
+        hu = torch.zeros(3, 128, 128)
+        white, smooth, streaks = 2000 * show(hu, torch.ones_like(hu, dtype=torch.bool), views, 64)
+        assert white.std() < streaks.std() < smooth.std() < 100  # what is left after the average against aliasing
+        assert streaks.diff(dim=1).std() < 0.7 * streaks.diff(dim=0).std()
+
+    def test_patients_are_drawn_as_the_root_of_their_slices(self):
+        def series(name: str, count: int) -> LabelledSlices:
+            hu = torch.full((count, 256, 256), -1000.0)
+            hu[:, 96:160, 96:160] = 0.0
+            return LabelledSlices(name, hu, 8.0 * np.arange(count), torch.zeros(count, 11, dtype=torch.bool))
+
+        pool = _pool([series("A/one", 1), series("B", 4), series("A/two", 3)])
+        weight = pool["weight"]
+        assert (weight[[0, 5, 6, 7]].sum().item(), weight[1:5].sum().item()) == pytest.approx((2, 2))
+        assert pool["above"].tolist() == list(range(8))  # 8 mm apart: averaged with none
+        torch.testing.assert_close(pool["closest"], torch.full((8,), 0.35))
 
     def test_body_mask_takes_the_patient_and_not_the_table(self):
         hu = torch.full((1, 128, 128), -1000.0)
@@ -142,10 +200,15 @@ class TestJudge:
         constant = torch.zeros(11)
         constant[4] = 1.0
         figures = judge(make_prior("uniform"), patient, constant)
+        assert figures["highest_absent"] == figures["highest_absent_max"] == pytest.approx(1 / 11, abs=1e-4)
+        assert figures["highest_few"] is None  # each slice shows two
         assert figures["cross_entropy"] == figures["cross_entropy_uniform"] == pytest.approx(math.log(11), abs=1e-4)
-        assert figures["cross_entropy_floor"] == pytest.approx(math.log(2), abs=1e-4)
-        assert figures["tv_to_target"] == pytest.approx(9 / 11, abs=1e-4)
-        assert figures["tv_to_target_constant"] == 0.5
+        shown, hidden = 0.25 + 0.5 / 11, 0.5 / 11  # two visible: half of the target is uniform
+        floor = -2 * shown * math.log(shown) - 9 * hidden * math.log(hidden)
+        assert figures["cross_entropy_floor"] == pytest.approx(floor, abs=1e-4)
+        assert figures["tv_to_target"] == pytest.approx(9 / 22, abs=1e-4)
+        assert figures["tv_to_target_constant"] == pytest.approx(1 - shown, abs=1e-4)
+        assert figures["mass_on_visible_target"] == pytest.approx(2 * shown, abs=1e-4)
         assert figures["mass_on_visible"] == pytest.approx(2 / 11, abs=1e-4)
         assert figures["mass_on_visible_constant"] == 1.0
         assert figures["neighbour_tv"] == figures["stability_tv"] == 0
@@ -173,9 +236,28 @@ class TestCommand:
         readme = (out / "README.md").read_text()
         assert "It is not BiomedCLIP" in readme and f"{record['held_out']['P2']['tv_to_target']:g}" in readme
         assert (out / "labels.csv").read_text() == labels.read_text()
+        assert record["previous"] == {} and "The model before it" not in readme
         first = (out / "open_clip_model.safetensors").read_bytes()
         assert main([*call, "--steps", "2", "--seed", "5"]) == 0
         assert (out / "open_clip_model.safetensors").read_bytes() == first
+
+    def test_all_series_of_a_patient_are_held_out_and_compared(self, tmp_path):
+        for series in ("P1", "P2/a", "P2/b"):
+            write_series(tmp_path / series.partition("/")[0] / series)
+        labels = write_labels(tmp_path, "P1,liver,0,5", "P2/a,liver,0,5", "P2/b,nothing,0,10")
+        roots, out = [str(tmp_path / "P1"), str(tmp_path / "P2")], tmp_path / "model"
+        call = ["--data", *roots, "--out", str(out), "--labels", str(labels), "--held-out", "P2", "--steps", "1"]
+        assert main(call) == 0
+        old = out.rename(tmp_path / "old")
+        assert main([*call, "--previous", str(old), "--seed", "1"]) == 0
+        record = json.loads((out / "figures.json").read_text())
+        assert (list(record["trained_on"]), list(record["held_out"])) == (["P1"], ["P2/a", "P2/b"])
+        assert record["previous_digest"] == make_prior(f"local-dir:{old}").digest != record["digest"]
+        assert list(record["previous"]) == ["P2/a", "P2/b"]
+        was, now = record["previous"]["P2/a"]["highest_absent"], record["held_out"]["P2/a"]["highest_absent"]
+        readme = (out / "README.md").read_text()
+        assert f"| highest_absent | {was:g} / {now:g} |" in readme
+        assert "Trained on 1 patients, donors and phantoms (3 slices)" in readme
 
     def test_a_patient_without_a_folder_is_named(self, tmp_path, capsys):
         labels = write_labels(tmp_path, "P1,liver,0,5")

@@ -322,6 +322,10 @@ def test_regions_of_header_and_prior():
     assert region(lungs=0.6, spine=0.4) == "chest" and region(liver=0.3, kidneys=0.3, lungs=0.4) == "abdomen"
     assert region(spine=0.9, liver=0.1) == region(liver=0.5, lungs=0.5) == "unknown"
     assert region_of_prior(np.full(11, 1 / 11), DESCRIPTORS) == "unknown"
+    nearly = dict.fromkeys(DESCRIPTORS, 0.09) | {"lungs": 0.1}
+    assert region(**nearly) == "unknown"  # as for a phantom
+    chest = dict.fromkeys(DESCRIPTORS, 0.03) | dict.fromkeys(("lungs", "mediastinum", "spine"), 0.25)
+    assert region(**chest) == "chest" and region(**nearly | {"spine": 0.3}) == "unknown"
 
 
 def test_nifti_uids_follow_the_content(tmp_path):

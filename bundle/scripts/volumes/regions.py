@@ -33,6 +33,9 @@ DESCRIPTOR_REGIONS = {
     "abdominal aorta": "abdomen",
 }
 
+#: Share of a prior that must stand above the uniform one before it names a region.
+LEAST_EXCESS = 0.1
+
 
 def region_of_header(body_part: str) -> str:
     """``head``, ``chest``, ``abdomen`` or ``pelvis`` by BodyPartExamined, else ``unknown``."""
@@ -40,13 +43,16 @@ def region_of_header(body_part: str) -> str:
 
 
 def region_of_prior(prior: np.ndarray, descriptors: Sequence[str]) -> str:
-    """The region with more than half of a prior (K,), else ``unknown``: so a uniform prior votes for none.
+    """The region with more than half of what a prior (K,) gives above the uniform share 1/K, else ``unknown``.
 
-    No descriptor stands for the pelvis, so no prior names it.
+    A prior that is nearly uniform (less than `LEAST_EXCESS` above it in all) votes for none. No descriptor stands for
+    the pelvis, so no prior names it.
     """
+    shares = np.asarray(prior, dtype=np.float64) / np.sum(prior)
+    excess = np.clip(shares - 1 / len(shares), 0, None)
     votes: dict[str, float] = {}
-    for share, word in zip(prior, descriptors, strict=True):
+    for above, word in zip(excess, descriptors, strict=True):
         region = DESCRIPTOR_REGIONS.get(word, UNKNOWN)
-        votes[region] = votes.get(region, 0.0) + float(share)
-    region, share = max(votes.items(), key=lambda vote: vote[1])
-    return region if share > 0.5 * float(np.sum(prior)) else UNKNOWN
+        votes[region] = votes.get(region, 0.0) + float(above)
+    region, vote = max(votes.items(), key=lambda pair: pair[1])
+    return region if vote > 0.5 * excess.sum() and excess.sum() > LEAST_EXCESS else UNKNOWN
