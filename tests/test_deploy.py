@@ -99,14 +99,14 @@ def test_a_package_finds_folders_rules_and_settings_in_its_environment(tmp_path)
     thickness = float(pydicom.dcmread(next(thin.iterdir())).SliceThickness)
     config = yaml.safe_load((APP / "app.yaml").read_text())
     config["selection"]["selections"][0]["conditions"]["SliceThickness"] = [0, thickness]
-    config["denoise"] = {"strength": 0.5, "prior": "uniform"}
+    config["denoise"] = {"strength": "low", "anchor_mm": 8.0, "prior": "uniform"}
     (tmp_path / "app.yaml").write_text(yaml.safe_dump(config))
     shutil.copytree(ROOT / "bundle", tmp_path / "models" / "ct_low_dose_denoising_bioatt")
     (tmp_path / "out").mkdir()
     places = {"INPUT": "in", "OUTPUT": "out", "MODEL": "models", "CONFIG": "app.yaml"}
     done = run(**{f"HOLOSCAN_{name}_PATH": str(tmp_path / place) for name, place in places.items()})
     assert done.returncode == 0, done.stdout + done.stderr
-    assert_same_as_bioatt(thin, tmp_path / "out" / "denoised", tmp_path, "--strength", "0.5", "--prior", "uniform")
+    assert_same_as_bioatt(thin, tmp_path / "out" / "denoised", tmp_path, "--anchor-mm", "8", "--prior", "uniform")
 
 
 #: What stands in the input folder, and what the one line says.

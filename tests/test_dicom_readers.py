@@ -238,6 +238,6 @@ def test_frames_of_a_derived_enhanced_image_name_their_sources(tmp_path):
         (derivation,) = groups.DerivationImageSequence
         (reference,) = derivation.SourceImageSequence
         assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
-        assert reference.ReferencedFrameNumber == i + 1 and "strength 1" in derivation.DerivationDescription
+        assert reference.ReferencedFrameNumber == i + 1 and "strength standard" in derivation.DerivationDescription
     (study,) = image.SourceImageEvidenceSequence
     assert study.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID

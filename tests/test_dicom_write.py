@@ -22,6 +22,7 @@ from scripts.dicom import DerivedRules, find_series, read_volume, select_series,
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.provenance import Provenance
+from scripts.strengths import choose_strength
 
 #: Elements that differ from the source by intention.
 CHANGED = set(
@@ -548,7 +549,7 @@ def test_stable_uids_are_those_of_what_is_stored(tmp_path):
         {"prior": "uniform"},
         {"prior_model": "another window"},
         {"prior_digest": "ef" * 32},
-        {"strength": 0.5},
+        {"strength": choose_strength("high")},
         {"network": "BioAtt(channels=96, attention=prior)"},
         None,  # other pixels, whatever made them
     ],
@@ -601,13 +602,23 @@ def test_rules_that_dicom_cannot_follow_are_refused(rules):
         DerivedRules(**rules)
 
 
-def test_strength_stands_in_the_file(tmp_path):
+@pytest.mark.parametrize(
+    ("asked", "told", "named"),
+    [
+        ({}, "standard, anchored at", ""),
+        ({"strength": "high"}, "high, anchored at", " high"),
+        ({"anchor_mm": 1.25}, "custom, anchored at 1.25 mm", " 1.25 mm"),
+        ({"anchor_mm": 1.25, "grain": 0.3}, "custom, anchored at 1.25 mm, 0.3 of the grain", " 1.25 mm 0.3"),
+    ],
+)
+def test_strength_stands_in_the_file(tmp_path, asked, told, named):
     source = write_ct_series(tmp_path / "in", slices=1)
-    derive(source, tmp_path / "out", provenance=dataclasses.replace(PROVENANCE, strength=0.4))
+    chosen = choose_strength(**asked)
+    derive(source, tmp_path / "out", provenance=dataclasses.replace(PROVENANCE, strength=chosen))
     derived = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
-    assert "strength 0.4" in derived.DerivationDescription
-    assert "strength 0.4" in derived.ContributingEquipmentSequence[-1].ContributionDescription
-    assert derived.SeriesDescription == "Body 0 BioAtt denoised 0.4"
+    assert f"strength {told}" in derived.DerivationDescription
+    assert f"strength {told}" in derived.ContributingEquipmentSequence[-1].ContributionDescription
+    assert derived.SeriesDescription == f"Body 0 BioAtt denoised{named}"
 
 
 def test_padding_of_a_value_that_tissue_has_is_not_restored(tmp_path, caplog):

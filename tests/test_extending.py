@@ -59,7 +59,8 @@ def test_a_backbone_is_one_file_and_a_config(series, module, tmp_path):
     torch.save(one_backbone.Blur().state_dict(), tmp_path / "blur.pt")
     overrides = {"dataset_dir": str(series), "output_dir": str(tmp_path / "out"), "weights": str(tmp_path / "blur.pt")}
     network = {"_target_": "one_backbone.Blur", "side": 3}
-    run_workflow("inference", ["inference.json"], overrides | {"prior": "uniform", "network_def": network})
+    overrides |= {"prior": "uniform", "network_def": network, "inferer#strength": None}  # its bare output
+    run_workflow("inference", ["inference.json"], overrides)
     before, after = load_volume(series).hu, load_volume(tmp_path / "out").hu
     inside = (slice(20, 40), slice(20, 40))
     mean = np.mean([np.roll(before, (i, j), (0, 1))[inside] for i in (-1, 0, 1) for j in (-1, 0, 1)], axis=0)
@@ -72,7 +73,7 @@ def test_a_prior_model_is_one_file_and_a_config(series, module, tmp_path, capsys
     source = {"_target_": "one_prior.ByPosition", "descriptors": "@prior_descriptors"}
     results = {}
     for name, override in {"own": {"prior_source": source}, "uniform": {"prior": "uniform"}}.items():
-        overrides = {"dataset_dir": str(series), "output_dir": str(tmp_path / name)} | override
+        overrides = {"dataset_dir": str(series), "output_dir": str(tmp_path / name), "anchor_mm": 10.0} | override
         run_workflow("inference", ["inference.json"], overrides)
         results[name] = load_volume(tmp_path / name).hu
     assert "prior by position" in capsys.readouterr().out

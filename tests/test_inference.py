@@ -19,6 +19,9 @@ from scripts.app.command_line import main
 from scripts.dicom.phantom import write_ct_series
 from scripts.volumes import load_volume
 
+#: The phantom's pixels are 5 and 6 mm.
+ANCHOR = ("--anchor-mm", "10")
+
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
@@ -26,7 +29,7 @@ def series(tmp_path_factory):
 
 
 def denoise(source, target, weights, *words):
-    return main(["denoise", str(source), str(target), "--weights", str(weights), "--quiet", *words])
+    return main(["denoise", str(source), str(target), "--weights", str(weights), "--quiet", *ANCHOR, *words])
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,7 @@ def test_monai_bundle_run_gives_the_same_pixels(series, denoised, weights, bundl
         dataset_dir=str(series),
         output_dir=str(tmp_path / "out"),
         weights=str(weights),
+        anchor_mm=10.0,
         progress=False,
     )
     workflow.initialize()

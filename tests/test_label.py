@@ -97,7 +97,9 @@ def server(tmp_path_factory):
     labels.mkdir(parents=True)
     for seed, name in enumerate("abc"):
         for place, noise_sd in ((one.studies, 40.0), (labels, 8.0)):
-            series = write_ct_series(folder / "dicom" / place.name / name, slices=3, noise_sd=noise_sd, seed=seed)
+            series = write_ct_series(
+                folder / "dicom" / place.name / name, slices=3, spacing=(0.8, 0.8), noise_sd=noise_sd, seed=seed
+            )
             as_nifti(series, place / f"{name}.nii.gz", axes=(1, 0, 2), flip=(seed,))
     try:
         one.start()
@@ -137,7 +139,9 @@ def test_a_nifti_is_denoised_as_by_bioatt(server, client, tmp_path):
 
 
 def test_a_dicom_folder_is_denoised_as_by_bioatt(server, client, tmp_path):
-    source = write_ct_series(tmp_path / "series", slices=4, noise_sd=40.0, signed=True, patient_position="FFS")
+    source = write_ct_series(
+        tmp_path / "series", slices=4, spacing=(0.8, 0.8), noise_sd=40.0, signed=True, patient_position="FFS"
+    )
     result = client.fetch_denoised(server.url, str(source), tmp_path / "result.nii.gz")
     assert main(["denoise", str(source), str(tmp_path / "ours"), "--quiet"]) == 0
     ours = load_volume(tmp_path / "ours")

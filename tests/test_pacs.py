@@ -120,7 +120,7 @@ def test_both_series_stand_in_one_study(pacs, weights, tmp_path, case):
     pacs.send(source)
     pacs.get(series.series_instance_uid, study, tmp_path / "fetched")
     np.testing.assert_array_equal(read_volume(select_series(tmp_path / "fetched")), read_volume(series))
-    words = ["--weights", str(weights), "--prior", "uniform", "--quiet", "--strength", "0.5"]
+    words = ["--weights", str(weights), "--prior", "uniform", "--quiet", "--anchor-mm", "10"]
     assert main(["denoise", str(tmp_path / "fetched"), str(tmp_path / "denoised"), *words]) == 0
     pacs.send(tmp_path / "denoised")
 
@@ -129,7 +129,7 @@ def test_both_series_stand_in_one_study(pacs, weights, tmp_path, case):
     assert len(both) == 2 and len({len(one["Instances"]) for one in both}) == 1
     derived = select_series(tmp_path / "denoised")
     (ours,) = [one for one in both if main_tag(one, "SeriesInstanceUID") == derived.series_instance_uid]
-    assert main_tag(ours, "SeriesDescription") == f"{series.description} BioAtt denoised 0.5"
+    assert main_tag(ours, "SeriesDescription") == f"{series.description} BioAtt denoised 10 mm"
     (tmp_path / "returned").mkdir()
     for number, instance in enumerate(ours["Instances"]):
         (tmp_path / "returned" / str(number)).write_bytes(pacs.ask(f"instances/{instance}/file"))

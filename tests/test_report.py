@@ -90,7 +90,13 @@ def test_the_summary_tells_what_was_used(page, weights):
     from scripts.networks import weights_sha256
 
     words = text_of(page)
-    for part in ("Slices 12", "Strength 1", weights_sha256(weights), "not BiomedCLIP", f"torch {version('torch')}"):
+    for part in (
+        "Slices 12",
+        "Strength standard",
+        weights_sha256(weights),
+        "not BiomedCLIP",
+        f"torch {version('torch')}",
+    ):
         assert part in words
     assert re.search(r"\d+\.\d s, \d+\.\d\d s a slice", words)
 

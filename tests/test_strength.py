@@ -1,73 +1,160 @@
-"""Strength blends input and output in HU, in one place, and is recorded with every result."""
+"""The strength is chosen in one place, anchors the result in mm, and is recorded with every result."""
 
 from __future__ import annotations
 
 import json
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
 import torch
-from made_studies import as_nifti, lively_network
+from made_studies import as_nifti
+from scipy.ndimage import gaussian_filter
 from scripts.app.command_line import main
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.hu import hu_to_network, network_to_hu
-from scripts.inference.inferers import SlicePriorInferer
 from scripts.priors.tables import TablePrior
+from scripts.strengths import STRENGTHS, Strength, choose_strength
 from scripts.volumes import load_volume
+from scripts.workflow import open_workflow
 
 
-@pytest.mark.parametrize("strength", [0, 0.25, 0.5, 1.0])
-def test_the_result_is_the_blend_in_hu(strength):
-    torch.manual_seed(0)
-    hu = torch.rand(1, 1, 30, 40, 3) * 800 - 600
-    hu[..., :3, :3, :] = -3024.0  # padding
-    hu[..., 5, 5, 0] = float("nan")
-    network = lively_network()
-    full = network_to_hu(SlicePriorInferer()(hu_to_network(hu), network))
-    blended = network_to_hu(SlicePriorInferer(strength=strength)(hu_to_network(hu), network))
-    torch.testing.assert_close(blended, hu + strength * (full - hu), equal_nan=True, atol=1e-3, rtol=1e-5)
-    if strength in (0, 1):
-        expected = network_to_hu(hu_to_network(hu)) if strength == 0 else full
-        assert torch.equal(blended.nan_to_num(), expected.nan_to_num())
-    assert (full - hu).abs().nan_to_num().max() > 5
+def test_the_table_goes_from_low_to_high():
+    rows = [choose_strength(name) for name in STRENGTHS]
+    assert [one.name for one in rows] == ["low", "standard", "high"] and choose_strength().name == "standard"
+    assert [one.anchor_mm for one in rows] == sorted({one.anchor_mm for one in rows})
 
 
-@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan"), "1", True, None])
-def test_bad_strength_is_refused(strength):
-    with pytest.raises(BioAttError, match="strength is .*from 0"):
-        SlicePriorInferer(strength=strength)
+def test_a_number_takes_the_tables_place_and_is_named_custom():
+    assert choose_strength("high", anchor_mm=1.2) == Strength(name="custom", anchor_mm=1.2, grain=STRENGTHS["high"][1])
+    assert choose_strength("low", grain=0.3) == Strength(name="custom", anchor_mm=STRENGTHS["low"][0], grain=0.3)
+    anchor_mm, grain = STRENGTHS["high"]
+    assert choose_strength("low", anchor_mm=anchor_mm, grain=grain).name == "high", (
+        "what it is, not how it was asked for"
+    )
 
 
-def test_the_command_blends_and_records(tmp_path, weights, capsys):
-    source = write_ct_series(tmp_path / "in", slices=2, noise_sd=30.0)
-    volumes = {}
-    for strength in ("0", "0.5", "1"):
-        words = ["--weights", str(weights), "--prior", "uniform", "--quiet", "--strength", strength]
-        assert main(["denoise", str(source), str(tmp_path / strength), *words]) == 0
-        assert f"strength        {strength}" in capsys.readouterr().out
-        image = pydicom.dcmread(tmp_path / strength / "0001.dcm")
-        assert f"strength {strength}" in image.DerivationDescription
-        volumes[strength] = load_volume(tmp_path / strength).hu
-    before = load_volume(source).hu
-    np.testing.assert_array_equal(volumes["0"], before)
-    assert np.abs(volumes["1"] - before).max() > 5
-    assert np.abs(volumes["0.5"] - (volumes["1"] + before) / 2).max() <= 1
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"strength": 0.5}, "strength is 0.5, wanted low, standard or high; .*--anchor-mm"),
+        ({"strength": 1}, "strength is 1, wanted low, standard or high"),
+        ({"strength": "1"}, "strength is '1', wanted low"),
+        ({"strength": None}, "strength is None"),
+        ({"strength": ["low"]}, "strength is .*low"),
+        ({"anchor_mm": 0}, "anchor_mm is 0, wanted a number over 0"),
+        ({"anchor_mm": -1.0}, "anchor_mm is -1.0"),
+        ({"anchor_mm": 11}, "anchor_mm is 11"),
+        ({"anchor_mm": float("nan")}, "anchor_mm is nan"),
+        ({"anchor_mm": "1"}, "anchor_mm is '1'"),
+        ({"anchor_mm": True}, "anchor_mm is True"),
+        ({"grain": 1.1}, "grain is 1.1, wanted a number from 0"),
+        ({"grain": -0.1}, "grain is -0.1"),
+        ({"grain": float("nan")}, "grain is nan"),
+    ],
+)
+def test_what_is_no_strength_is_refused(given, message):
+    with pytest.raises(BioAttError, match=message):
+        choose_strength(**given)
+
+
+def test_the_command_anchors_and_records(tmp_path, weights, capsys):
+    source = write_ct_series(tmp_path / "in", slices=2, noise_sd=30.0, spacing=(0.8, 0.8))
+    chosen = {
+        "low": ("low", "low, anchored at 0.7 mm"),
+        "standard": (None, "standard, anchored at 1 mm"),
+        "high": ("high", "high, anchored at 1.6 mm"),
+    }
+    before, changes = load_volume(source).hu, {}
+    for name, (strength, told) in chosen.items():
+        words = ["--weights", str(weights), "--prior", "uniform", "--quiet"]
+        words += ["--strength", strength] if strength else []
+        assert main(["denoise", str(source), str(tmp_path / name), *words]) == 0
+        assert f"strength        {told}" in capsys.readouterr().out
+        image = pydicom.dcmread(tmp_path / name / "0001.dcm")
+        assert f"strength {told}" in image.DerivationDescription
+        assert f"strength {told}" in image.ContributingEquipmentSequence[-1].ContributionDescription
+        assert image.SeriesDescription.endswith("denoised" if name == "standard" else f"denoised {name}")
+        changes[name] = load_volume(tmp_path / name).hu - before
+    spread = [np.std(changes[name]) for name in chosen]
+    assert 2 < spread[0] < spread[1] < spread[2]
+
+
+def test_the_commands_result_is_the_formula_in_mm(tmp_path, weights):
+    """Row and column spacing differ; a volume's first axis is the columns."""
+    source = write_ct_series(tmp_path / "in", slices=1, noise_sd=30.0, spacing=(0.6, 0.9))
+    given = ["--weights", str(weights), "--prior", "uniform", "--quiet", "--anchor-mm"]
+    assert main(["denoise", str(source), str(tmp_path / "a"), *given, "1.3"]) == 0
+    before = load_volume(source).hu[..., 0].astype(np.float64)
+    workflow = open_workflow(
+        "inference",
+        ["inference.json"],
+        {
+            "dataset_dir": str(source),
+            "output_dir": str(tmp_path / "x"),
+            "prior": "uniform",
+            "weights": str(weights),
+            "inferer#strength": None,
+            "progress": False,
+            "device": torch.device("cpu"),
+        },
+    )
+    network, inferer = (workflow.parser.get_parsed_content(key) for key in ("network", "inferer"))
+    bare = network_to_hu(
+        inferer(hu_to_network(torch.from_numpy(before.T.astype(np.float32)))[None, None, ..., None], network)
+    )
+    change = bare[0, 0, ..., 0].double().numpy().T - before
+
+    def gaussian(image):
+        sigma = (1.3 / 0.9, 1.3 / 0.6)
+        return gaussian_filter(image, sigma, mode="constant") / gaussian_filter(
+            np.ones(image.shape), sigma, mode="constant"
+        )
+
+    expected = (before + change - gaussian(change)).clip(-1024, 3071)
+    np.testing.assert_allclose(load_volume(tmp_path / "a").hu[..., 0], expected, atol=0.51)
+    assert np.abs(change).max() > 5
 
 
 def test_nifti_results_record_it_too(tmp_path, weights):
     source = as_nifti(write_ct_series(tmp_path / "in", slices=2), tmp_path / "a.nii")
-    words = ["--weights", str(weights), "--prior", "uniform", "--quiet", "--strength", "0.3"]
+    words = ["--weights", str(weights), "--prior", "uniform", "--quiet", "--anchor-mm", "1.25", "--grain", "0.3"]
     assert main(["denoise", str(source), str(tmp_path / "out"), *words]) == 0
-    assert json.loads((tmp_path / "out" / "a.nii.json").read_text())["strength"] == 0.3
+    record = json.loads((tmp_path / "out" / "a.nii.json").read_text())
+    assert record["strength"] == {"name": "custom", "anchor_mm": 1.25, "grain": 0.3}
+
+
+def test_stable_uids_differ_by_strength_although_the_pixels_do_not(tmp_path, weights):
+    source, uids = write_ct_series(tmp_path / "in", slices=1), set()
+    for anchor in ("0.05", "0.06"):  # far under a pixel: the result is the input
+        words = ["--weights", str(weights), "--prior", "uniform", "--quiet", "--stable-uids", "--anchor-mm", anchor]
+        assert main(["denoise", str(source), str(tmp_path / anchor), *words]) == 0
+        np.testing.assert_array_equal(load_volume(tmp_path / anchor).hu, load_volume(source).hu)
+        uids.add(pydicom.dcmread(tmp_path / anchor / "0001.dcm").SOPInstanceUID)
+    assert len(uids) == 2
+
+
+def test_explain_is_anchored_and_records_it(tmp_path, weights):
+    source = write_ct_series(tmp_path / "in", slices=2, noise_sd=30.0)
+    given = ["--weights", str(weights), "--prior", "random:1"]
+    for name in ("low", "high"):
+        assert main(["explain", str(source), str(tmp_path / name), "--slice", "1", "--strength", name, *given]) == 0
+        record = json.loads((tmp_path / name / "explain.json").read_text())
+        assert record["made_by"]["strength"]["name"] == name
+        assert main(["denoise", str(source), str(tmp_path / f"{name}_all"), "--strength", name, "--quiet", *given]) == 0
+        shown = nibabel.load(tmp_path / name / "denoised.nii.gz").get_fdata()[..., 0]
+        np.testing.assert_allclose(shown, load_volume(tmp_path / f"{name}_all").hu[..., 1].T, atol=0.51)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--strength", "1.5"], "strength is 1.5"),
-        (["--strength", "nan"], "strength is nan"),
+        (["--strength", "0.5"], "strength is '0.5', wanted low, standard or high"),
+        (["--strength", "strong"], "strength is 'strong', wanted low, standard or high"),
+        (["--anchor-mm", "nan"], "anchor_mm is nan"),
+        (["--grain", "2"], "grain is 2"),
         (["--series-description", "{PatientName}"], "series_description is"),
         (["--series-number-step", "-3"], "series_number_step is -3"),
     ],
@@ -103,7 +190,7 @@ def test_a_table_is_recorded_by_its_content(tmp_path, weights):
     for seed in ("1", "2"):
         assert main(["priors", str(source), str(table), "--prior", f"random:{seed}", "--overwrite"]) == 0
         words = ["--weights", str(weights), "--prior", f"table:{table}", "--quiet", "--stable-uids"]
-        assert main(["denoise", str(source), str(tmp_path / seed), *words, "--strength", "0"]) == 0
+        assert main(["denoise", str(source), str(tmp_path / seed), *words, "--anchor-mm", "0.05"]) == 0
         images.append(pydicom.dcmread(tmp_path / seed / "0001.dcm"))
     assert images[0].PixelData == images[1].PixelData and images[0].SOPInstanceUID != images[1].SOPInstanceUID
     words = [image.ContributingEquipmentSequence[-1].ContributionDescription for image in images]
@@ -117,7 +204,7 @@ def test_an_enhanced_series_goes_through_with_a_table_of_priors_by_frame(tmp_pat
     assert main(["priors", str(file), str(tmp_path / "p.csv"), "--prior", "random:3"]) == 0
     table = f"table:{tmp_path / 'p.csv'}"
     for name, source, prior in (("a", file, table), ("b", file, "random:3")):
-        words = ["--weights", str(weights), "--prior", prior, "--quiet"]
+        words = ["--weights", str(weights), "--prior", prior, "--quiet", "--anchor-mm", "8"]  # pixels of 5 and 6 mm
         assert main(["denoise", str(source), str(tmp_path / name), *words]) == 0
     np.testing.assert_array_equal(load_volume(tmp_path / "a").hu, load_volume(tmp_path / "b").hu)
     assert np.abs(load_volume(tmp_path / "a").hu - load_volume(single).hu).max() > 5

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
+
+from .strengths import CUSTOM, DEFAULT, Strength, choose_strength
 
 NOT_FOR_DIAGNOSIS = "Research software, not a medical device."
 #: How the contribution of a denoising begins, by which its results are known.
@@ -57,7 +59,7 @@ class Provenance(Derivation):
         prior: the prior string as chosen, e.g. ``compact``.
         prior_model: what it stood for, in words, e.g. ``compact prior model (not BiomedCLIP)``.
         prior_digest: hex digest of all that decides a prior: weights, descriptors, window, or the rows of a table.
-        strength: share of the network's output in the result, from 0 to 1; the rest is the input.
+        strength: how the network's output was anchored to the input.
         outside_scope: in what the input lies outside of what the weights were trained on; empty for in nothing known.
     """
 
@@ -66,7 +68,7 @@ class Provenance(Derivation):
     prior: str
     prior_model: str
     prior_digest: str = ""
-    strength: float = 1.0
+    strength: Strength = field(default_factory=choose_strength)
     outside_scope: str = ""
 
     derivation_code = ("113087", "Smoothing")
@@ -77,21 +79,24 @@ class Provenance(Derivation):
 
     def series_suffix(self) -> str:
         """See `Derivation`."""
-        return "BioAtt denoised" if self.strength == 1 else f"BioAtt denoised {self.strength:.4g}"
+        name, anchor_mm, grain = self.strength.name, self.strength.anchor_mm, self.strength.grain
+        if name == CUSTOM:
+            return f"BioAtt denoised {anchor_mm:.4g} mm" + (f" {grain:.4g}" if grain else "")
+        return "BioAtt denoised" if name == DEFAULT else f"BioAtt denoised {name}"
 
     def contribution(self) -> str:
         """See `Derivation`."""
         return (
             f"{DENOISING} with {self.network}, weights sha256 {self.weights_sha256}, "
             f"prior {self.prior}: {self.prior_model}, digest {self.prior_digest or 'unknown'}, "
-            f"strength {self.strength:g}"
+            f"strength {self.strength}"
         )
 
     def sentence(self) -> str:
         """See `Derivation`."""
         return (
             f"Denoised by {self.bundle} {self.version}, {self.network}, weights sha256 {self.weights_sha256[:16]}, "
-            f"prior {self.prior_model}, strength {self.strength:g}. {self._warning()}{NOT_FOR_DIAGNOSIS}"
+            f"prior {self.prior_model}, strength {self.strength}. {self._warning()}{NOT_FOR_DIAGNOSIS}"
         )
 
     def _warning(self) -> str:

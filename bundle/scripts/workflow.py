@@ -25,6 +25,7 @@ from .errors import BioAttError, find_bioatt_error
 from .networks import weights_sha256
 from .priors import PriorSource
 from .provenance import Provenance
+from .strengths import Strength
 from .volumes.save import check_places
 from .volumes.volume import find_inputs, is_nifti, load_volume
 
@@ -255,7 +256,7 @@ def check_prior_fits(network: nn.Module, prior_source: PriorSource) -> None:
 
 
 def make_provenance(
-    network: nn.Module, weights: str, prior_source: PriorSource, version: str, strength: float = 1.0
+    network: nn.Module, weights: str, prior_source: PriorSource, version: str, strength: Strength
 ) -> Provenance:
     """Put together what is recorded with every result.
 
@@ -264,7 +265,7 @@ def make_provenance(
         weights: path of its weights file.
         prior_source: where its priors come from.
         version: the bundle's version, from metadata.json.
-        strength: share of the network's output in the result.
+        strength: how its output is anchored.
     """
     check_prior_fits(network, prior_source)
     logger.info("prior: %s", prior_source.model)

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..strengths import DEFAULT, table_in_words
+
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 
 _PRIORS = """\
@@ -97,9 +99,7 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
         action="store_true",
         help="compile the network with torch.compile: takes a while at first, then faster",
     )
-    parser.add_argument(
-        "--strength", type=float, default=1.0, metavar="S", help="0 to 1: blend of input (0) and denoised (1, default)"
-    )
+    _add_strength(parser)
     parser.add_argument(
         "--series-description",
         metavar="TEXT",
@@ -139,6 +139,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     _add_prior_form(parser)
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
     _add_network(parser)
+    _add_strength(parser)
 
 
 def _add_priors(commands: argparse._SubParsersAction) -> None:
@@ -174,6 +175,18 @@ def _add_prior_form(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="flatten (above 1) or sharpen the prior (default: 1, the paper's); as the weights were trained",
     )
+
+
+def _add_strength(parser: argparse.ArgumentParser) -> None:
+    """The one knob, and its numbers."""
+    parser.add_argument(
+        "--strength",
+        default=DEFAULT,
+        metavar="NAME",
+        help=f"{table_in_words()}; default {DEFAULT}. What is much coarser than the anchor, in mm, stays the scanner's",
+    )
+    parser.add_argument("--anchor-mm", type=float, metavar="MM", help="the anchor as a number, for a strength between")
+    parser.add_argument("--grain", type=float, metavar="G", help="0 to 1: share of the finer grain that stays too")
 
 
 def _add_series(parser: argparse.ArgumentParser) -> None:
@@ -248,6 +261,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     _add_workflow(parser)
     _add_validate(parser, "patients to evaluate on (default: the test part of the split.json beside the weights)")
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
+    _add_strength(parser)
 
 
 def _add_validate(parser: argparse.ArgumentParser, what: str) -> None:

@@ -54,7 +54,6 @@ def denoise(options: argparse.Namespace) -> int:
     """`bioatt denoise`: the inference workflow, for one input or for each of a list."""
     overrides = _inference_overrides(options) | {
         "report": options.report,
-        "strength": options.strength,
         "stable_uids": options.stable_uids,
         "keep_private": options.keep_private,
         "bf16": options.bf16,
@@ -146,7 +145,7 @@ def train(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """`bioatt evaluate`: the evaluation workflow."""
-    overrides = _training_overrides(options)
+    overrides = _strength_overrides(options) | _training_overrides(options)
     if options.weights:
         overrides["weights"] = options.weights
     if not overrides.keys() & {"split_file", "validate_patients", "test_patients"}:
@@ -291,9 +290,15 @@ def _inference_overrides(options: argparse.Namespace) -> dict[str, Any]:
         "prior_window_hu": list(options.prior_window),
         "prior_form": options.prior_form,
         "prior_temperature": options.prior_temperature,
+        **_strength_overrides(options),
         **({"weights": options.weights} if options.weights is not None else {}),
         **({"device": find_device(options.device)} if options.device else {}),
     }
+
+
+def _strength_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """How the result is anchored, for all commands with a network's result."""
+    return {"strength": options.strength, "anchor_mm": options.anchor_mm, "grain": options.grain}
 
 
 def _training_overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""From a volume to its denoised one: the inferers, and the summary of a run."""
+"""From a volume to its denoised one: the inferers, the anchoring of their results, and the summary of a run."""
 
-from .inferers import AutocastInferer, SlicePriorInferer
+from .anchoring import anchored
+from .inferers import AnchoredInferer, AutocastInferer, SlicePriorInferer
 from .summary import InferenceSummary
 
-__all__ = ["AutocastInferer", "InferenceSummary", "SlicePriorInferer"]
+__all__ = ["AnchoredInferer", "AutocastInferer", "InferenceSummary", "SlicePriorInferer", "anchored"]

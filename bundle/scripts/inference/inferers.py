@@ -15,7 +15,9 @@ from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from ..priors import PriorSource, SliceKey
 from ..progress import bar
+from ..strengths import Strength
 from ..volumes.reader import slice_keys_from_meta
+from .anchoring import anchored, checked_spacing
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +28,16 @@ class SlicePriorInferer(Inferer):
     MONAI's SliceInferer drops every input but the first, so the network would run without its prior. This inferer
     asks the prior source itself, since MONAI Label calls an inferer with nothing but the volume and the network.
 
-    Pixels outside -1024 to 3071 HU (padding, metal) and NaN are hidden from the network and keep their value; what
-    the network makes of the others stays within that range, which every 12-bit source can store.
+    Pixels outside -1024 to 3071 HU (padding, metal) and NaN are hidden from the network and keep their value; the
+    results of the others stay within that range, which every 12-bit source can store.
 
     Args:
         prior_source: gives the prior of each slice; None lets the network take the uniform one.
         batch_size: slices at a time. On a CPU one is fastest: larger batches outgrow the caches and make the
             allocator return memory again and again.
         bf16: run the network in bfloat16 where that is fast (recent CPUs and GPUs).
-        strength: in [0, 1]; the result is input + strength * (output - input), the same in network range as in HU.
+        strength: how the output is anchored to the input, see `anchored`; linear, so the same in network range as in
+            HU. None gives the bare output, which no floor holds.
         in_place: put the result where the input was, so that a long series is in memory once.
         progress: show a bar on the terminal.
 
@@ -42,7 +45,8 @@ class SlicePriorInferer(Inferer):
         priors: of the last batch, (B, slices, K) on the CPU; None before the first and without a source.
 
     Raises:
-        BioAttError: a setting out of its range, or a volume that is not (B, 1, H, W, slices).
+        BioAttError: a setting out of its range, a volume that is not (B, 1, H, W, slices), or one to be anchored
+            without an affine, which the pixel spacing comes from.
     """
 
     def __init__(
@@ -51,19 +55,17 @@ class SlicePriorInferer(Inferer):
         prior_source: PriorSource | None = None,
         batch_size: int = 1,
         bf16: bool = False,
-        strength: float = 1.0,
+        strength: Strength | None = None,
         in_place: bool = False,
         progress: bool = False,
     ) -> None:
         super().__init__()
-        if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 <= strength <= 1:
-            raise BioAttError(f"strength is {strength!r}, wanted a number from 0 (input) to 1 (denoised)")
         if not isinstance(batch_size, int) or batch_size < 1:
             raise BioAttError(f"batch_size must be at least 1 slice, got {batch_size!r}; give a whole number")
         self.prior_source = prior_source
         self.batch_size = batch_size
         self.bf16 = bf16
-        self.strength = float(strength)
+        self.strength = strength
         self.in_place = in_place
         self.progress = progress
         self.priors: Tensor | None = None
@@ -84,6 +86,7 @@ class SlicePriorInferer(Inferer):
         with torch.inference_mode(), bar(values.shape[0] * values.shape[-1], "denoising", self.progress) as advance:
             for number, (item, out) in enumerate(zip(values, result, strict=True)):
                 keys = slice_keys_from_meta(meta, values.shape[-1], number)
+                spacing = None if self.strength is None else _anchor_spacing(meta, number, self.strength)
                 for start in range(0, values.shape[-1], self.batch_size):
                     part = slice(start, start + self.batch_size)
                     stack = item[0, ..., part].movedim(-1, 0)
@@ -93,20 +96,25 @@ class SlicePriorInferer(Inferer):
                         if priors is None:  # one block: small ones, kept between large ones, would scatter the heap
                             priors = prior.new_empty(values.shape[::4] + prior.shape[1:])
                         priors[number, part] = prior
-                    out[0, ..., part] = self._denoise(stack, prior, network).movedim(0, -1)
+                    out[0, ..., part] = self._denoise(stack, prior, network, spacing).movedim(0, -1)
                     advance(len(stack))
         self.priors = priors
         if isinstance(inputs, MetaTensor):
             return MetaTensor(result, meta=inputs.meta, applied_operations=inputs.applied_operations)
         return result
 
-    def _denoise(self, stack: Tensor, prior: Tensor | None, network: Callable[..., Tensor]) -> Tensor:
+    def _denoise(
+        self,
+        stack: Tensor,
+        prior: Tensor | None,
+        network: Callable[..., Tensor],
+        spacing_mm: tuple[float, float] | None,
+    ) -> Tensor:
         """Denoise slices (n, H, W) and put back what the network has no business with."""
         image, inside = network_input(stack)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
             denoised = network(image, None if prior is None else prior.to(image))
-        lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
-        denoised = torch.lerp(image[:, 0].float(), denoised[:, 0].float().clamp(lower, upper), self.strength)
+        denoised = _finish(image[:, 0], denoised[:, 0], inside, spacing_mm, self.strength)
         return torch.where(inside, denoised, stack.float())
 
 
@@ -118,7 +126,7 @@ def network_input(slices: Tensor) -> tuple[Tensor, Tensor]:
     """
     lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
     inside = (slices >= lower) & (slices <= upper)
-    return _finite(slices).clamp(lower, upper)[:, None], inside
+    return _in_valid_range(_finite(slices))[:, None], inside
 
 
 def find_priors(source: PriorSource, slices: Tensor, keys: list[SliceKey]) -> Tensor:
@@ -130,6 +138,43 @@ def _finite(slices: Tensor) -> Tensor:
     """NaN as the lowest HU of the valid range."""
     lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
     return torch.nan_to_num(slices, nan=lower, posinf=upper, neginf=lower)
+
+
+def _finish(
+    image: Tensor, denoised: Tensor, inside: Tensor, spacing_mm: tuple[float, float] | None, strength: Strength | None
+) -> Tensor:
+    """What a network made of `image`, both (n, H, W) in network range: clipped, and anchored if there is a strength."""
+    denoised = _in_valid_range(denoised.float())
+    if strength is None:
+        return denoised
+    return _in_valid_range(anchored(image, denoised, inside, spacing_mm, strength))
+
+
+def _in_valid_range(image: Tensor) -> Tensor:
+    """`image` in network range, clipped to the valid range."""
+    return image.clamp(*(hu_to_network(limit) for limit in VALID_RANGE_HU))
+
+
+def _anchor_spacing(meta: dict[str, Any], item: int, strength: Strength) -> tuple[float, float]:
+    """Spacing of rows and columns in mm, of a volume (H, W, slices), by its affine; a batch has one for each item.
+
+    Warns of pixels so coarse that the anchor leaves nothing to the network.
+
+    Raises:
+        BioAttError: there is no affine, or it holds no spacing.
+    """
+    if meta.get("affine") is None:
+        return checked_spacing(None)
+    affine = torch.as_tensor(meta["affine"]).reshape(-1, 4, 4).double().cpu()
+    rows, columns = torch.linalg.norm(affine[min(item, len(affine) - 1), :3, :2], dim=0).tolist()
+    rows, columns = checked_spacing((rows, columns))
+    if strength.anchor_mm < min(rows, columns) / 2:
+        logger.warning(
+            "pixels of %.3g x %.3g mm are coarser than what an anchor of %.3g mm leaves to the network: the result is "
+            "nearly the input; give a larger --anchor-mm (anchor_mm)",
+            *(rows, columns, strength.anchor_mm),
+        )
+    return rows, columns
 
 
 class AutocastInferer(SimpleInferer):
@@ -147,3 +192,27 @@ class AutocastInferer(SimpleInferer):
         """Return ``network(inputs, prior)`` for `inputs` (B, 1, H, W) and ``args = (prior,)``."""
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
             return network(inputs, *args, **kwargs).float()
+
+
+class AnchoredInferer(AutocastInferer):
+    """`AutocastInferer` with the output anchored, for evaluation: it judges what a reader is given.
+
+    Args:
+        strength: see `SlicePriorInferer`.
+        bf16: see `AutocastInferer`.
+    """
+
+    def __init__(self, *, strength: Strength, bf16: bool = False) -> None:
+        super().__init__(bf16=bf16)
+        self.strength = strength
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return the anchored output for `inputs` (B, 1, H, W) and ``args = (prior, spacing_mm)``, spacing (B, 2)."""
+        *others, spacings = args
+        output = super().__call__(inputs, network, *others, **kwargs)
+        inside = torch.ones_like(inputs, dtype=torch.bool)
+        results = [
+            _finish(image, denoised, everywhere, tuple(spacing.tolist()), self.strength)
+            for image, denoised, everywhere, spacing in zip(inputs, output, inside, spacings, strict=True)
+        ]
+        return torch.stack(results)

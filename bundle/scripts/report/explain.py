@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from ..dose.image_noise import flat_soft_tissue, noise_sd_hu, tissue_mask
@@ -88,6 +89,7 @@ def explain_slice(
         maps = network.attention_maps(network_input(image[None])[0], given.to(place))
     affine = np.asarray(volume.meta["affine"], dtype=np.float64).copy()
     affine[:3, 3] += index * affine[:3, 2]
+    whole = MetaTensor(image[None, None, ..., None], affine=torch.from_numpy(affine))
     return Explained(
         hu=volume[index],
         affine=affine,
@@ -95,7 +97,7 @@ def explain_slice(
         priors={name: prior.numpy() for name, prior in priors.items()},
         other=other,
         denoised_hu={
-            name: _denoise(image, prior, network, inferer) for name, prior in {**priors, "right": given[0]}.items()
+            name: _denoise(whole, prior, network, inferer) for name, prior in {**priors, "right": given[0]}.items()
         },
         maps={name: block[0].float().cpu() for name, block in maps.items()},
         grids=network.attention_grids(),
@@ -236,12 +238,12 @@ def run_explain(parts: Mapping[str, Any], output_dir: str, index: int, *, other:
     return [*table(one, descriptors), "", f"slice {index}: maps, pictures and figures in {Path(output_dir)}"]
 
 
-def _denoise(image: Tensor, prior: Tensor, network: nn.Module, inferer: SlicePriorInferer) -> np.ndarray:
-    """The slice `image` (H, W) in network range, denoised with `prior`, (K,) or dense (K, h, w); HU."""
+def _denoise(volume: MetaTensor, prior: Tensor, network: nn.Module, inferer: SlicePriorInferer) -> np.ndarray:
+    """The slice (H, W) of `volume` (1, 1, H, W, 1) in network range, denoised with `prior`, (K,) or (K, h, w); HU."""
     given = copy.copy(inferer)
     given.prior_source = lambda slices_hu, keys: prior[None]
     given.in_place, given.progress = False, False
-    return network_to_hu(given(image[None, None, ..., None], network)[0, 0, ..., 0].cpu().numpy())
+    return network_to_hu(given(volume, network).as_tensor()[0, 0, ..., 0].cpu().numpy())
 
 
 def _save_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..provenance import NOT_FOR_DIAGNOSIS, Provenance
+from ..strengths import Strength
 from .sections import signed
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "open_clip_torch", "pydicom", "nibabel", "numpy", "scipy")
@@ -70,6 +71,12 @@ def noise_words(pairs: Sequence[tuple[float, float]]) -> tuple[str, str]:
     return f"{before:.1f} → {after:.1f} HU", f"{signed(100 * (after / before - 1), 0)}%, SD in flat soft tissue"
 
 
+def strength_words(strength: Strength) -> str:
+    """What a strength means, for a reader."""
+    grain = f"; of finer grain {strength.grain:.0%} stays" if strength.grain else ""
+    return f"what is much coarser than {strength.anchor_mm:.4g} mm (SD) is the scanner's own{grain}"
+
+
 def _cards(facts: Sequence[dict[str, Any]], provenance: Provenance, seconds: float) -> str:
     slices = sum(one["slices"] for one in facts)
     several = f" in {len(facts)} volumes" if len(facts) > 1 else ""
@@ -77,7 +84,7 @@ def _cards(facts: Sequence[dict[str, Any]], provenance: Provenance, seconds: flo
     cards = (
         ("Noise before and after", noise, change),
         ("Slices", f"{slices}", f"{seconds:.1f} s, {seconds / max(1, slices):.2f} s a slice{several}"),
-        ("Strength", f"{provenance.strength:g}", "0 is the input, 1 fully denoised"),
+        ("Strength", provenance.strength.name, strength_words(provenance.strength)),
         ("Prior", provenance.prior, provenance.prior_model),
     )
     return (
@@ -95,7 +102,7 @@ def _made_by(provenance: Provenance) -> str:
         ("Network", provenance.network),
         ("Weights, sha256", provenance.weights_sha256),
         ("Prior", f"{provenance.prior}: {provenance.prior_model}"),
-        ("Strength", f"{provenance.strength:g}"),
+        ("Strength", str(provenance.strength)),
         ("Bundle", f"{provenance.bundle} {provenance.version}"),
         ("Python", platform.python_version()),
         ("Packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES)),

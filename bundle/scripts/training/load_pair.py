@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -15,8 +16,9 @@ class LoadPaird(RandomizableTransform, MapTransform):
     """One low-dose realisation of a cached pair, drawn anew each time, with its full dose and its prior.
 
     Takes ``{"pair": CachedPair}`` (see `training_pairs`) and gives ``image`` and ``label`` (1, H, W) in HU, and
-    ``prior`` (K,) or (K, h, w), all of one slice, with its ``patient`` (pseudonym), ``region`` and ``uid``, and
-    ``target`` (1, H, W) in HU where the pair has a cleaned full dose; other keys are kept.
+    ``prior`` (K,) or (K, h, w), all of one slice, with its ``spacing_mm`` (2,), of rows and columns, NaN where it is
+    not known, its ``patient`` (pseudonym), ``region`` and ``uid``, and ``target`` (1, H, W) in HU where the pair has a
+    cleaned full dose; other keys are kept.
 
     Args:
         keys: where the pair stands, usually ``pair``.
@@ -34,11 +36,13 @@ class LoadPaird(RandomizableTransform, MapTransform):
         full, lows, priors = pair.load()
         target = pair.load_target()
         cleaned = {} if target is None else {"target": torch.from_numpy(target.astype(np.float32))[None]}
+        spacing_mm = pair.facts.pixel_spacing_mm
         chosen = self.realisation if self.realisation is not None else int(self.R.randint(len(lows)))
         return {key: value for key, value in data.items() if key != self.keys[0]} | {
             "image": torch.from_numpy(lows[chosen].astype(np.float32))[None],
             "label": torch.from_numpy(full.astype(np.float32))[None],
             "prior": torch.from_numpy(priors[chosen]),
+            "spacing_mm": torch.full((2,), math.nan if spacing_mm is None else spacing_mm),
             "patient": pair.patient,
             "region": pair.region,
             "uid": pair.uid,
