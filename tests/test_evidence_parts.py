@@ -10,7 +10,7 @@ from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.evaluation.phantoms import rod_phantom
 
-from studies.evidence.denoisers import Denoiser, at_strength, bundle_denoiser, nlm_denoiser, rival
+from studies.evidence.denoisers import Denoiser, bundle_denoiser, nlm_denoiser, rival
 from studies.evidence.lcd import find_discs, measure_lcd, read_mhd
 from studies.evidence.limits import Limit
 from studies.evidence.patients import Patient
@@ -18,8 +18,8 @@ from studies.evidence.phantom import calibrated, phantom_limits
 from studies.evidence.quality import measure_doses, measure_quality
 from studies.evidence.rivals import measure_rivals, rival_limits
 
-IDENTITY = Denoiser(name="network", denoise=lambda stack: stack)
-BLUR = Denoiser(name="blur", denoise=lambda stack: gaussian_filter(stack, (0, 1.0, 1.0)))
+IDENTITY = Denoiser(name="network", denoise=lambda stack, spacing_mm: stack)
+BLUR = Denoiser(name="blur", denoise=lambda stack, spacing_mm: gaussian_filter(stack, (0, 1.0, 1.0)))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,9 @@ def test_a_low_dose_hangs_on_seed_slice_dose_and_realisation_alone(patient):
 
 
 def test_quality_has_every_denoiser_and_its_share_of_the_cap(patient):
-    perfect = Denoiser(name="network", denoise=lambda stack: np.repeat(patient.full(2)[None], len(stack), 0))
+    perfect = Denoiser(
+        name="network", denoise=lambda stack, spacing_mm: np.repeat(patient.full(2)[None], len(stack), 0)
+    )
     result = measure_quality([patient], [perfect, BLUR, nlm_denoiser()], slices=1)
     mean = result["patients"]["A"]
     assert list(mean) == ["slices", "low", "network", "blur", "nlm"] and mean["slices"] == 1
@@ -48,17 +50,18 @@ def test_quality_has_every_denoiser_and_its_share_of_the_cap(patient):
     assert gain["share_of_cap"] == pytest.approx(gain["psnr_db"] / 6.0206, rel=1e-4)
     kept = {limit["name"]: limit["kept"] for limit in result["limits"]}
     assert kept["A: PSNR over non-local means"] and kept["A: HU of soft tissue kept"]
-    shifted = Denoiser(name="network", denoise=lambda stack: stack + 3.0)
+    shifted = Denoiser(name="network", denoise=lambda stack, spacing_mm: stack + 3.0)
     limits = measure_quality([patient], [shifted, nlm_denoiser()], slices=1)["limits"]
     assert not any(limit["kept"] for limit in limits)
 
 
 def test_doing_nothing_does_no_harm_at_full_dose_and_does_not_help_below(patient):
-    rows = measure_doses([patient], IDENTITY, slices=2)["rows"]
+    rows = measure_doses([patient], {"low": IDENTITY, "high": IDENTITY}, slices=2)["rows"]
+    assert [row["strength"] for row in rows[:2]] == ["low", "high"]
     assert [row["dose_fraction"] for row in rows[::2]] == [1.0, 0.5, 0.25, 0.1]
     assert rows[0]["out"]["psnr_db"] == np.inf
     for row in rows[2:]:
-        assert row["out"] == pytest.approx(row["low"]), "half strength of nothing is nothing"
+        assert row["out"] == pytest.approx(row["low"])
         for one in row["edges_mm"].values():
             assert one["out"] == pytest.approx(one["low"], nan_ok=True)
 
@@ -109,7 +112,7 @@ def test_the_phantom_is_read_its_disc_found_and_d_prime_is_the_one_of_white_nois
     folder = lcd_folder(tmp_path)
     (disc,) = find_discs(read_mhd(folder / "ground_truth.mhd"))
     assert disc.contrast_hu == 12.0 and disc.radius == pytest.approx(6.0, rel=0.05) and disc.center == (88.0, 88.0)
-    blind = Denoiser(name="blind", denoise=lambda stack: np.random.default_rng(9).normal(size=stack.shape))
+    blind = Denoiser(name="blind", denoise=lambda stack, spacing_mm: np.random.default_rng(9).normal(size=stack.shape))
     doses = measure_lcd(folder, [IDENTITY, blind], draws=200)["doses"]
     same, gone = (doses["0.5"][name]["mean of the discs"] for name in ("network", "blind"))
     expected = 12.0 / 20.0 * np.sqrt(np.pi) * 6.0
@@ -128,20 +131,26 @@ def test_the_bundles_denoiser_is_the_inference_of_the_weights(tmp_path, patient)
     weights = save_default_network(tmp_path / "w.pt")
     one = bundle_denoiser("network", weights, prior="uniform", device="cpu")
     low = patient.low(1, 0.25)
-    out = one(np.stack([low, low]))
+    out = one(np.stack([low, low]), 0.8)
     assert out.shape == (2, *low.shape) and np.abs(out[0] - low).max() > 1.0
     np.testing.assert_allclose(out[0], out[1], atol=1e-3)
     assert one.record["prior"] == "uniform" and len(one.record["weights_sha256"]) == 64
-    half = at_strength(one, 0.5)(low[None])[0]
-    np.testing.assert_allclose(half, (low + out[0]) / 2, atol=1e-3)
+    assert one.record["strength"]["name"] == "standard"
+    weak = bundle_denoiser("network", weights, prior="uniform", device="cpu", strength="low")(low[None], 0.8)[0]
+    assert 0 < np.std(weak - low) < np.std(out[0] - low)
+    bare = bundle_denoiser("network", weights, prior="uniform", device="cpu", strength=None)
+    assert bare.record["strength"] is None and np.std(bare(low[None], 0.8)[0] - low) > np.std(out[0] - low)
+    assert np.std(one(low[None], 0.4)[0] - low) > np.std(out[0] - low), "the anchor is in mm"
     same, path = rival(f"old={weights}", prior="uniform", device="cpu")
     assert same.name == "old" and path == weights
     assert same.record["parameters"] == one.record["parameters"] > 1_000_000
-    np.testing.assert_array_equal(same(low[None])[0], out[0])
+    np.testing.assert_array_equal(same(low[None], 0.8)[0], out[0])
 
 
 def test_rivals_are_measured_with_their_curves_and_beaten_on_every_patient(patient, tmp_path):
-    perfect = lambda stack: np.repeat(patient.full(2)[None], len(stack), 0) if stack.shape[-1] == 160 else stack  # noqa: E731
+    def perfect(stack, spacing_mm):
+        return np.repeat(patient.full(2)[None], len(stack), 0) if stack.shape[-1] == 160 else stack
+
     ours = Denoiser(name="network", denoise=perfect, record={"network": "BioAttUNet(fold=2)"})
     blur = Denoiser(name="blur", denoise=BLUR.denoise, record={"network": "BioAtt(channels=8)"})
     lines = ["epoch,iteration,loss,psnr_db,low_psnr_db", "1,10,0.2,,", "2,20,0.1,31.5,30.0"]

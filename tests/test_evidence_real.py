@@ -18,10 +18,16 @@ PATIENT = "CRLM-CT-1006"
 
 def test_the_shipped_weights_have_the_psnr_and_ssim_that_the_evidence_tells(data_dir, bundle_root):
     told = json.loads((Path(__file__).parents[1] / "docs" / "evidence" / "results" / "quality.json").read_text())
-    network = bundle_denoiser("network", bundle_root / "models" / "model.pt", prior=told["network"]["prior"])
+    strength = told["network"].get("strength")  # not recorded until 0.3.2, which had no anchor
+    network = bundle_denoiser(
+        "network",
+        bundle_root / "models" / "model.pt",
+        prior=told["network"]["prior"],
+        strength=strength and strength["name"],
+    )
     assert network.record["weights_sha256"] == told["network"]["weights_sha256"]
     patient = Patient.read(data_dir / "ct" / PATIENT, seed=told["seed"])
-    unused = Denoiser(name="nlm", denoise=lambda stack: stack)  # measured by `make evidence` alone
+    unused = Denoiser(name="nlm", denoise=lambda stack, spacing_mm: stack)  # measured by `make evidence` alone
     measured = measure_quality([patient], [network, unused], slices=told["slices_per_patient"])
     for image in ("low", "network"):
         ours, theirs = measured["patients"][PATIENT][image], told["patients"][PATIENT][image]

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.evaluation.results import write_json
+from scripts.strengths import DEFAULT, STRENGTHS
 from scripts.workflow import BUNDLE_ROOT, CONFIGS, quiet_libraries
 
-from .denoisers import RETUNED, Denoiser, at_strength, bundle_denoiser, nlm_denoiser, rival
+from .denoisers import RETUNED, Denoiser, bundle_denoiser, nlm_denoiser, rival
 from .lcd import measure_lcd
 from .lesions import measure_lesions
 from .pages import write_pages
@@ -59,12 +60,19 @@ class Evidence:
         return result | {"pictures": quality_pictures(result, self.patients, self.network, self.options.output)}
 
     def doses(self) -> dict[str, Any]:
-        """Full dose to a tenth, and half strength."""
-        return measure_doses(self.patients, self.network)
+        """Full dose to a tenth, at each strength."""
+        return measure_doses(
+            self.patients, {name: self._bundle(NETWORK, self.options.prior, name) for name in STRENGTHS}
+        )
 
     def phantom(self) -> dict[str, Any]:
         """Texture and resolution in the water phantom."""
-        denoisers = [self.network, at_strength(self.network, 0.5), nlm_denoiser()]
+        others = [
+            self._bundle(f"{NETWORK}, strength {name}", self.options.prior, name)
+            for name in STRENGTHS
+            if name != DEFAULT
+        ]
+        denoisers = [self.network, *others, nlm_denoiser()]
         return measure_phantom(denoisers, realisations=self.options.realisations, seed=self.options.seed)
 
     def rivals(self) -> dict[str, Any]:
@@ -99,10 +107,12 @@ class Evidence:
         work = options.work or options.output / "denoised"
         return measure_series(options.data / "ct", options.weights, work, options.output, options.network)
 
-    def _bundle(self, name: str, prior: str) -> Denoiser:
+    def _bundle(self, name: str, prior: str, strength: str = DEFAULT) -> Denoiser:
         options = self.options
         config, device = options.network, options.device
-        return bundle_denoiser(name, options.weights, network_config=config, prior=prior, device=device)
+        return bundle_denoiser(
+            name, options.weights, network_config=config, prior=prior, strength=strength, device=device
+        )
 
 
 PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {

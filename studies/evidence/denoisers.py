@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from scripts.evaluation.rivals import non_local_means
 from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from scripts.inference.inferers import find_priors, network_input
 from scripts.priors import SliceKey
+from scripts.strengths import DEFAULT
 
-#: A stack of slices (n, H, W) in HU to one of the same shape, float32.
-Denoise = Callable[[np.ndarray], np.ndarray]
+#: A stack of slices (n, H, W) in HU and their pixel spacing in mm, to a stack of the same shape, float32.
+Denoise = Callable[[np.ndarray, float], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +34,20 @@ class Denoiser:
     denoise: Denoise
     record: dict[str, Any] = field(default_factory=dict)
 
-    def __call__(self, stack_hu: np.ndarray) -> np.ndarray:
-        """Denoise slices (n, H, W) in HU."""
-        return self.denoise(np.asarray(stack_hu, dtype=np.float32))
+    def __call__(self, stack_hu: np.ndarray, spacing_mm: float) -> np.ndarray:
+        """Denoise slices (n, H, W) in HU, of pixels of `spacing_mm`."""
+        return self.denoise(np.asarray(stack_hu, dtype=np.float32), spacing_mm)
 
 
 def bundle_denoiser(
-    name: str, weights: Path, *, network_config: str = "", prior: str = "compact", device: str = "", batch_size: int = 0
+    name: str,
+    weights: Path,
+    *,
+    network_config: str = "",
+    prior: str = "compact",
+    strength: str | None = DEFAULT,
+    device: str = "",
+    batch_size: int = 0,
 ) -> Denoiser:
     """The inference workflow's network, prior and inferer, without its reading and writing.
 
@@ -48,13 +56,16 @@ def bundle_denoiser(
         weights: weights file.
         network_config: a config of the bundle or a path, whose network_def replaces that of inference.json.
         prior: as everywhere.
+        strength: as everywhere; None for the bare output of the network.
         device: where the network runs; the workflow's own choice if empty.
         batch_size: slices at a time; the workflow's own choice if 0.
 
     Raises:
         BioAttError: weights and network do not fit, or the prior cannot be loaded.
     """
-    opened = open_network(weights, network_config=network_config, prior=prior, device=device, batch_size=batch_size)
+    opened = open_network(
+        weights, network_config=network_config, prior=prior, strength=strength, device=device, batch_size=batch_size
+    )
     return Denoiser(name=name, denoise=opened.denoise, record=opened.record)
 
 
@@ -73,14 +84,17 @@ class OpenedNetwork:
         self.network, self.inferer, self.prior_source, provenance, self.device = map(parser.get_parsed_content, keys)
         kept = ("network", "weights_sha256", "prior", "prior_model", "version")
         self.record = {key: getattr(provenance, key) for key in kept}
+        self.record["strength"] = self.inferer.strength and asdict(self.inferer.strength)
         self.record["parameters"] = sum(one.numel() for one in self.network.parameters())
 
-    def denoise(self, stack_hu: np.ndarray) -> np.ndarray:
-        """What the workflow makes of slices (n, H, W) in HU."""
+    def denoise(self, stack_hu: np.ndarray, spacing_mm: float) -> np.ndarray:
+        """What the workflow makes of slices (n, H, W) in HU, of pixels of `spacing_mm`."""
         import torch
+        from monai.data import MetaTensor
 
-        volume = hu_to_network(torch.from_numpy(stack_hu.copy())).movedim(0, -1)[None, None]
-        result = network_to_hu(self.inferer(volume.to(self.device), self.network))
+        values = hu_to_network(torch.from_numpy(stack_hu.copy())).movedim(0, -1)[None, None].to(self.device)
+        volume = MetaTensor(values, affine=torch.diag(torch.tensor([spacing_mm, spacing_mm, 1.0, 1.0])))
+        result = network_to_hu(self.inferer(volume, self.network).as_tensor())
         return result[0, 0].movedim(-1, 0).cpu().numpy()
 
     def prior(self, slice_hu: np.ndarray, key: SliceKey) -> Any:
@@ -102,13 +116,20 @@ class OpenedNetwork:
 
 
 def open_network(
-    weights: Path, *, network_config: str = "", prior: str = "compact", device: str = "", batch_size: int = 0
+    weights: Path,
+    *,
+    network_config: str = "",
+    prior: str = "compact",
+    strength: str | None = DEFAULT,
+    device: str = "",
+    batch_size: int = 0,
 ) -> OpenedNetwork:
     """Open the inference workflow with these weights; arguments and errors are those of `bundle_denoiser`."""
     import torch
     from scripts.workflow import open_workflow
 
     overrides: dict[str, Any] = {"weights": str(weights), "prior": prior, "progress": False}
+    overrides |= {"inferer#strength": None} if strength is None else {"strength": strength}
     overrides |= {"device": torch.device(device)} if device else {}
     overrides |= {"batch_size": batch_size} if batch_size else {}
     configs = ["inference.json", *([network_config] if network_config else [])]
@@ -142,24 +163,10 @@ def nlm_denoiser(name: str = "nlm", **tuning: float) -> Denoiser:
         tuning: ``strength`` and ``blend``, where they are not the default.
     """
 
-    def denoise(stack_hu: np.ndarray) -> np.ndarray:
+    def denoise(stack_hu: np.ndarray, spacing_mm: float) -> np.ndarray:
         noises = [noise_sd_hu(one) for one in stack_hu]
         typical = float(np.nanmedian(noises)) if np.isfinite(noises).any() else float("nan")
         pairs = zip(stack_hu, noises, strict=True)
         return np.stack([non_local_means(x, noise if np.isfinite(noise) else typical, **tuning) for x, noise in pairs])
 
     return Denoiser(name=name, denoise=denoise, record={"network": "non-local means, blended with its input", **tuning})
-
-
-def blended(denoised_hu: np.ndarray, input_hu: np.ndarray, strength: float) -> np.ndarray:
-    """What ``--strength`` makes of an output."""
-    return input_hu + strength * (denoised_hu - input_hu)
-
-
-def at_strength(denoiser: Denoiser, strength: float) -> Denoiser:
-    """The same at another strength, named so."""
-    return Denoiser(
-        name=f"{denoiser.name}, strength {strength:g}",
-        denoise=lambda stack: blended(denoiser(stack), stack, strength),
-        record={**denoiser.record, "strength": strength},
-    )

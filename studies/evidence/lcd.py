@@ -23,6 +23,8 @@ from .denoisers import Denoiser
 #: What is added to HU before they are stored.
 STORED_OFFSET_HU = 1000.0
 _TYPES = {"MET_SHORT": "<i2", "MET_USHORT": "<u2"}
+#: Its files say 1. The discs are 3, 5, 7 and 10 mm wide and measure 4.69, 7.76, 10.87 and 15.46 pixels.
+SPACING_MM = 0.645
 #: Half the side of a disc's region is so many radii, but never less than so many pixels.
 REACH, LEAST_HALF = 3.0, 11
 #: Places on the discs' circle where images without discs are looked at.
@@ -85,7 +87,7 @@ def measure_lcd(folder: Path, denoisers: list[Denoiser], *, draws: int = 2000, s
 
     Args:
         folder: with ground_truth.mhd and dose_NNN/signal_present and signal_absent.
-        denoisers: see `Denoiser`; the spacing of the phantom, which its files call 1, does not matter to them.
+        denoisers: see `Denoiser`.
         draws, seed: of the bootstrap.
 
     Raises:
@@ -97,7 +99,7 @@ def measure_lcd(folder: Path, denoisers: list[Denoiser], *, draws: int = 2000, s
         stacks = [read_mhd(place / name / f"{name}.mhd") for name in ("signal_present", "signal_absent")]
         before = [_scores(*stacks, disc) for disc in discs]
         doses[f"{int(place.name.removeprefix('dose_')) / 100:g}"] = {
-            denoiser.name: _compare(before, [denoiser(stack) for stack in stacks], discs, draws, seed)
+            denoiser.name: _compare(before, [denoiser(stack, SPACING_MM) for stack in stacks], discs, draws, seed)
             for denoiser in denoisers
         }
     return {

@@ -37,7 +37,7 @@ def measure_lesions(
             for i, contrast in enumerate(CONTRASTS_HU):
                 inserted = contrast * sum(profiles)
                 low = patient.low(index, dose_fraction, i, patient.full(index) + inserted)
-                with_lesions, without = denoiser(np.stack([low, low - inserted]))
+                with_lesions, without = denoiser(np.stack([low, low - inserted]), patient.slices.spacing_mm)
                 for lesion, profile in zip(lesions, profiles, strict=True):
                     share = contrast_recovery(with_lesions - without, profile, contrast)
                     found.setdefault((lesion.diameter_mm, contrast), []).append(share)

@@ -32,7 +32,12 @@ def measure_phantom(
     simulator = calibrated(phantom)
     results = {
         one.name: measure_texture(
-            one, simulator, dose_fraction=dose_fraction, realisations=realisations, seed=seed, phantom=phantom
+            lambda stack, one=one: one(stack, SPACING_MM),
+            simulator,
+            dose_fraction=dose_fraction,
+            realisations=realisations,
+            seed=seed,
+            phantom=phantom,
         )
         for one in denoisers
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from scripts.evaluation.quality import METRICS, slice_measures
 from scripts.evaluation.results import mean_measures
 from scripts.evaluation.rivals import gain_cap_db
 
-from .denoisers import Denoiser, blended
+from .denoisers import Denoiser
 from .limits import Limit
 from .patients import Patient
 
@@ -65,7 +65,7 @@ def _slices(patient: Patient, denoisers: Sequence[Denoiser], dose: float, count:
     rows = {}
     for index in patient.chosen(count):
         low = patient.low(index, dose)
-        images = {"low": low} | {one.name: one(low[None])[0] for one in denoisers}
+        images = {"low": low} | {one.name: one(low[None], patient.slices.spacing_mm)[0] for one in denoisers}
         rows[index] = slice_measures(images, patient.full(index), METRICS)
     return rows
 
@@ -94,16 +94,19 @@ def quality_pictures(
         order = sorted(measures, key=lambda i: measures[i][denoiser.name]["psnr_db"] - measures[i]["low"]["psnr_db"])
         for label, index in (("best", order[-1]), ("worst", order[0])):
             low, full = patient.low(index, result["dose_fraction"]), patient.full(index)
-            panels = {"low dose": low, "denoised": denoiser(low[None])[0], "full dose": full}
+            panels = {"low dose": low, "denoised": denoiser(low[None], patient.slices.spacing_mm)[0], "full dose": full}
             names.append(f"quality_{patient.name}_{label}.png")
             comparison_figure(folder / names[-1], panels, ("denoised", "full dose"))
     return names
 
 
-def measure_doses(
-    patients: Sequence[Patient], denoiser: Denoiser, *, slices: int = 4, strengths: Sequence[float] = (1.0, 0.5)
-) -> dict[str, Any]:
+def measure_doses(patients: Sequence[Patient], strengths: Mapping[str, Denoiser], *, slices: int = 4) -> dict[str, Any]:
     """What the network does from full dose, where it should do little, to a tenth, where it should still help.
+
+    Args:
+        patients: held out.
+        strengths: name of the strength to the network at it.
+        slices: of each patient.
 
     Returns:
         ``rows``: per patient, dose and strength the means over slices of input (``low``) and output against the full
@@ -115,9 +118,8 @@ def measure_doses(
         fulls = [patient.full(index) for index in chosen]
         for dose in DOSES:
             lows = [patient.low(index, dose) for index in chosen]
-            outs = [denoiser(low[None])[0] for low in lows]
-            for strength in strengths:
-                images = [blended(out, low, strength) for out, low in zip(outs, lows, strict=True)]
+            for strength, denoiser in strengths.items():
+                images = [denoiser(low[None], patient.slices.spacing_mm)[0] for low in lows]
                 rows.append(
                     {
                         "patient": patient.name,

@@ -105,14 +105,14 @@ def doses_section(one: Results, results: Path) -> str:
             f"{number(row['low'][key], form)} | {number(row['out'][key], form)}"
             for key, form in (("psnr_db", ".2f"), ("ssim", ".4f"), ("noise_sd_hu", ".1f"))
         ]
-        rows.append((row["patient"], f"{row['dose_fraction']:g}", f"{row['strength']:g}", *pairs, *edges))
+        rows.append((row["patient"], f"{row['dose_fraction']:g}", f"{row['strength']}", *pairs, *edges))
     head = ("patient", "dose", "strength", "PSNR in (dB)", "out", "SSIM in", "out", "noise in (HU)", "out")
     head += ("body edge full / in / out (mm)", "bone edge")
     return f"""## From full dose to a tenth
 
 Against the full dose. At dose 1 that is the input itself: PSNR and SSIM out tell what the network changes in an
-image that asks for little. `strength` 0.5 is half output, half input. Edges are the 10-90% width of the mean
-profile.
+image that asks for little. `strength` is that of `bioatt denoise`; numbers are those of 0.3.2, 1 all output and 0.5
+half input. Edges are the 10-90% width of the mean profile.
 
 {table(head, rows)}"""
 

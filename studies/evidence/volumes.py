@@ -30,7 +30,7 @@ def measure_volumes(
         lows, outs, changes = [], [], []
         for index in range(len(patient)):
             lows.append(patient.low(index, dose_fraction))
-            outs.append(denoiser(lows[-1][None])[0])
+            outs.append(denoiser(lows[-1][None], patient.slices.spacing_mm)[0])
             changes.append(mean_changes(outs[-1], lows[-1], patient.full(index)))
         steps[patient.name] = neighbour_steps(changes)
         worst = steps[patient.name]["body"]["max"]
