@@ -36,7 +36,8 @@ def series(tmp_path):
 def test_a_name_that_moved_is_told_by_its_new_one(bundle_root, series, tmp_path):
     text = (OLD / "inference.json").read_text().replace("scripts.inferers", "scripts.inference")
     (tmp_path / "inference.json").write_text(text)
-    done = run(bundle_root, "inference", tmp_path / "inference.json", dataset_dir=series, output_dir=tmp_path / "out")
+    places = {"dataset_dir": series, "output_dir": tmp_path / "out"}
+    done = run(bundle_root, "inference", tmp_path / "inference.json", **places, strength="high")
     assert done.returncode != 0
     assert "is scripts.inference.InferenceSummary now" in done.stderr + done.stdout
 
@@ -45,7 +46,10 @@ def test_inference_of_then_runs_when_told_so(bundle_root, series, tmp_path):
     text = (OLD / "inference.json").read_text().replace("evaluation.InferenceSummary", "inference.InferenceSummary")
     text = text.replace("scripts.inferers", "scripts.inference")
     (tmp_path / "inference.json").write_text(text)
-    done = run(bundle_root, "inference", tmp_path / "inference.json", dataset_dir=series, output_dir=tmp_path / "out")
+    places = {"dataset_dir": series, "output_dir": tmp_path / "out"}
+    done = run(bundle_root, "inference", tmp_path / "inference.json", **places)
+    assert done.returncode != 0 and "strength is 1.0, wanted low, standard or high" in done.stderr + done.stdout
+    done = run(bundle_root, "inference", tmp_path / "inference.json", **places, strength="high")
     assert done.returncode == 0, done.stderr
     assert load_volume(tmp_path / "out").hu.shape == load_volume(series).hu.shape
 

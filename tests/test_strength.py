@@ -15,6 +15,7 @@ from scripts.app.command_line import main
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.hu import hu_to_network, network_to_hu
+from scripts.inference import AnchoredInferer, SlicePriorInferer
 from scripts.priors.tables import TablePrior
 from scripts.strengths import STRENGTHS, Strength, choose_strength
 from scripts.volumes import load_volume
@@ -58,6 +59,13 @@ def test_a_number_takes_the_tables_place_and_is_named_custom():
 def test_what_is_no_strength_is_refused(given, message):
     with pytest.raises(BioAttError, match=message):
         choose_strength(**given)
+
+
+@pytest.mark.parametrize("make", [SlicePriorInferer, AnchoredInferer])
+def test_an_inferer_takes_a_strength_or_its_name_and_no_number(make):
+    assert make(strength="high").strength == make(strength=choose_strength("high")).strength == choose_strength("high")
+    with pytest.raises(BioAttError, match="strength is 0.5, wanted low"):
+        make(strength=0.5)
 
 
 def test_the_command_anchors_and_records(tmp_path, weights, capsys):

@@ -61,6 +61,15 @@ def choose_strength(strength: str = DEFAULT, anchor_mm: float | None = None, gra
     return Strength(name=name, anchor_mm=anchor, grain=share)
 
 
+def as_strength(strength: Strength | str) -> Strength:
+    """`strength` itself, or the one of that name.
+
+    Raises:
+        BioAttError: see `choose_strength`.
+    """
+    return strength if isinstance(strength, Strength) else choose_strength(strength)
+
+
 def _number(name: str, value: float, wanted: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise BioAttError(f"{name} is {value!r}, wanted a number {wanted}")

@@ -25,7 +25,7 @@ from .errors import BioAttError, find_bioatt_error
 from .networks import weights_sha256
 from .priors import PriorSource
 from .provenance import Provenance
-from .strengths import Strength
+from .strengths import Strength, as_strength
 from .volumes.save import check_places
 from .volumes.volume import find_inputs, is_nifti, load_volume
 
@@ -256,7 +256,7 @@ def check_prior_fits(network: nn.Module, prior_source: PriorSource) -> None:
 
 
 def make_provenance(
-    network: nn.Module, weights: str, prior_source: PriorSource, version: str, strength: Strength
+    network: nn.Module, weights: str, prior_source: PriorSource, version: str, strength: Strength | str
 ) -> Provenance:
     """Put together what is recorded with every result.
 
@@ -276,7 +276,7 @@ def make_provenance(
         prior=prior_source.name,
         prior_model=prior_source.model,
         prior_digest=prior_source.digest,
-        strength=strength,
+        strength=as_strength(strength),
     )
 
 

@@ -15,7 +15,7 @@ from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from ..priors import PriorSource, SliceKey
 from ..progress import bar
-from ..strengths import Strength
+from ..strengths import Strength, as_strength
 from ..volumes.reader import slice_keys_from_meta
 from .anchoring import anchored, checked_spacing
 
@@ -36,8 +36,8 @@ class SlicePriorInferer(Inferer):
         batch_size: slices at a time. On a CPU one is fastest: larger batches outgrow the caches and make the
             allocator return memory again and again.
         bf16: run the network in bfloat16 where that is fast (recent CPUs and GPUs).
-        strength: how the output is anchored to the input, see `anchored`; linear, so the same in network range as in
-            HU. None gives the bare output, which no floor holds.
+        strength: how the output is anchored to the input, or its name, see `anchored`; linear, so the same in network
+            range as in HU. None gives the bare output, which no floor holds.
         in_place: put the result where the input was, so that a long series is in memory once.
         progress: show a bar on the terminal.
 
@@ -55,7 +55,7 @@ class SlicePriorInferer(Inferer):
         prior_source: PriorSource | None = None,
         batch_size: int = 1,
         bf16: bool = False,
-        strength: Strength | None = None,
+        strength: Strength | str | None = None,
         in_place: bool = False,
         progress: bool = False,
     ) -> None:
@@ -65,7 +65,7 @@ class SlicePriorInferer(Inferer):
         self.prior_source = prior_source
         self.batch_size = batch_size
         self.bf16 = bf16
-        self.strength = strength
+        self.strength = None if strength is None else as_strength(strength)
         self.in_place = in_place
         self.progress = progress
         self.priors: Tensor | None = None
@@ -202,9 +202,9 @@ class AnchoredInferer(AutocastInferer):
         bf16: see `AutocastInferer`.
     """
 
-    def __init__(self, *, strength: Strength, bf16: bool = False) -> None:
+    def __init__(self, *, strength: Strength | str, bf16: bool = False) -> None:
         super().__init__(bf16=bf16)
-        self.strength = strength
+        self.strength = as_strength(strength)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Return the anchored output for `inputs` (B, 1, H, W) and ``args = (prior, spacing_mm)``, spacing (B, 2)."""
