@@ -47,7 +47,7 @@ def network_contestant(
         network_config: a config whose network_def fits the weights; inference.json's own if empty.
         prior: as everywhere.
     """
-    opened = open_network(weights, network_config=network_config, prior=prior)
+    opened = open_network(weights, network_config=network_config, prior=prior, strength=None)
 
     def tuned_to(one: JudgedSlice) -> Filter:
         prior_of_slice = opened.prior(one.low_hu, one.key)
