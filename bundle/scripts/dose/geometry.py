@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class ParallelBeam:
     @property
     def angles_deg(self) -> np.ndarray:
         """Angles of the views in degrees, (views,)."""
-        return np.linspace(0.0, 180.0, self.views, endpoint=False)
+        return _angles_deg(self.views)
 
     def project(self, image_hu: np.ndarray) -> np.ndarray:
         """Line integrals of attenuation, dimensionless, of a square slice (N, N) in HU: (N D, views).
@@ -97,14 +97,17 @@ class ParallelBeam:
         return iradon(sinogram, theta=self.angles_deg, filter_name=window, circle=True)
 
     def _fourier(self, pixels: int) -> FourierSlices:
-        if pixels not in self._built:
-            self._built[pixels] = FourierSlices(pixels, np.deg2rad(self.angles_deg), self.detectors_per_pixel)
-        return self._built[pixels]
+        return _fourier_slices(pixels, self.views, self.detectors_per_pixel)
 
-    @cached_property
-    def _built(self) -> dict[int, FourierSlices]:
-        """By the shape of the slices: building takes longer than using."""
-        return {}
+
+@lru_cache(maxsize=2)
+def _fourier_slices(pixels: int, views: int, detectors_per_pixel: int) -> FourierSlices:
+    """Kept for all geometries that differ in millimetres alone: building takes longer than using."""
+    return FourierSlices(pixels, np.deg2rad(_angles_deg(views)), detectors_per_pixel)
+
+
+def _angles_deg(views: int) -> np.ndarray:
+    return np.linspace(0.0, 180.0, views, endpoint=False)
 
 
 def inscribed_circle(shape: tuple[int, ...]) -> np.ndarray:

@@ -23,10 +23,11 @@ from .filters import fitted_filter_name
 from .image_noise import flat_regions, tissue_mask
 from .simulate import DoseSimulator, calibrate_on_series, calibration_slices
 
-#: Frequencies that are compared, in cycles a pixel: below them anatomy is stronger than noise.
-BAND = (0.12, 0.5)
-#: HU of the tissue that is looked at, water included.
-TISSUE_HU = (-60.0, 120.0)
+#: Where the frequencies that are compared begin and end, in cycles a pixel. Below the beginning anatomy is stronger
+#: than noise: the first one at which no more than `GOOD_MISMATCH` is left is taken, or the best.
+BAND_BEGINS, BAND_ENDS, GOOD_MISMATCH = (0.12, 0.16, 0.2, 0.25), 0.5, 0.12
+#: HU of the tissue that is looked at, and of what is taken where there is none: water and muscle with fat.
+TISSUES_HU = (0.0, 100.0), (-60.0, 120.0)
 #: Side of the squares of flat tissue in pixels, and how few of them are too few.
 SIDE, FEWEST_REGIONS = 32, 3
 #: Where a series shows no flat tissue: this filter, and photons by the local SD of what soft tissue there is.
@@ -91,27 +92,23 @@ def match_noise(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray]) -> No
             fill the corners of the spectrum.
         slices_hu: square slices (N, N) in HU; only some are taken (`calibration_slices`).
     """
-    own, trial, ratios = [], [], []
     quantum = replace(simulator, electronic_sd=0.0)
     slices = [np.asarray(slices_hu[i], dtype=np.float32) for i in calibration_slices(len(slices_hu))]
     noises = [
         quantum.low_dose(hu, TRIAL_DOSE, np.random.default_rng(number), TRIAL_FILTER) - hu
         for number, hu in enumerate(slices)
     ]
-    for hu, noise in zip(slices, noises, strict=True):
-        for row, column in flat_regions(hu, SIDE, TISSUE_HU):
-            square = (slice(row, row + SIDE), slice(column, column + SIDE))
-            own.append(hu[square])
-            trial.append(noise[square])
+    for tissue_hu in TISSUES_HU:
+        own, trial = _squares(slices, noises, tissue_hu)
+        if len(own) >= FEWEST_REGIONS:
+            break
     if len(own) < FEWEST_REGIONS:
         return _default(simulator, slices_hu, len(own))
     c0, c1, c2, mismatch = _fit(_radial_spectrum(own), _radial_spectrum(trial))
     filter_name = fitted_filter_name(c1, c2)
     matched = replace(simulator, photons=simulator.photons / math.exp(c0))
     generator = np.random.default_rng(len(slices))
-    for hu in slices:
-        noise = matched.low_dose(hu, TRIAL_DOSE, generator, filter_name) - hu
-        ratios.append(_fine_ratio(hu, noise))
+    ratios = [_fine_ratio(hu, matched.low_dose(hu, TRIAL_DOSE, generator, filter_name) - hu) for hu in slices]
     known = [ratio for ratio in ratios if math.isfinite(ratio)]
     return NoiseMatch(
         simulator=matched,
@@ -120,6 +117,19 @@ def match_noise(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray]) -> No
         regions=len(own),
         fine_ratio=float(np.median(known)) if known else math.nan,
     )
+
+
+def _squares(
+    slices: Sequence[np.ndarray], noises: Sequence[np.ndarray], tissue_hu: tuple[float, float]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Squares of flat tissue, and those of simulated noise at the same places."""
+    own, trial = [], []
+    for hu, noise in zip(slices, noises, strict=True):
+        for row, column in flat_regions(hu, SIDE, tissue_hu):
+            square = (slice(row, row + SIDE), slice(column, column + SIDE))
+            own.append(hu[square])
+            trial.append(noise[square])
+    return own, trial
 
 
 def fine_noise_hu(image_hu: np.ndarray, mask: np.ndarray) -> float:
@@ -175,9 +185,19 @@ def _radial_spectrum(squares_hu: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _fit(own: np.ndarray, trial: np.ndarray) -> tuple[float, float, float, float]:
-    """c0, c1, c2 of the module's formula, by least squares in the logarithm weighted by the noise; and the mismatch."""
+    """c0, c1, c2 of the module's formula, and the mismatch."""
+    fits = []
+    for begin in BAND_BEGINS:
+        fits.append(_fit_band(own, trial, begin))
+        if fits[-1][-1] <= GOOD_MISMATCH:
+            return fits[-1]
+    return min(fits, key=lambda fit: fit[-1])
+
+
+def _fit_band(own: np.ndarray, trial: np.ndarray, begin: float) -> tuple[float, float, float, float]:
+    """The same from one frequency on, by least squares in the logarithm, rings weighted by their noise."""
     _, frequency = _frequencies()
-    band = (frequency >= BAND[0]) & (frequency <= BAND[1])
+    band = (frequency >= begin) & (frequency <= BAND_ENDS)
     own, trial, frequency = own[band], trial[band], frequency[band]
     weight = np.sqrt(own * frequency)
     weight = weight / weight.max() + 0.05

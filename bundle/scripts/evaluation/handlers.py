@@ -10,6 +10,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 
 from ..errors import BioAttError
@@ -115,7 +116,7 @@ class TrainingCurve:
     def __init__(self, path: str | os.PathLike[str], validator: Engine) -> None:
         self.path = Path(path)
         self.validator = validator
-        self._losses: list[float] = []
+        self._losses: list[torch.Tensor] = []
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, after its validation handler."""
@@ -128,8 +129,8 @@ class TrainingCurve:
         self._losses = []
 
     def collect(self, engine: Engine) -> None:
-        """Keep the loss of one iteration."""
-        self._losses.append(float(engine.state.output[0]["loss"]))  # each item has the loss of the step
+        """Keep the loss of one iteration, on its device: to look at it would wait for the device."""
+        self._losses.append(engine.state.output["loss"].detach())
 
     def write(self, engine: Engine) -> None:
         """Write the line of one epoch; the validator's columns are empty where it did not run."""
@@ -137,7 +138,7 @@ class TrainingCurve:
         row = {
             "epoch": state.epoch,
             "iteration": state.iteration,
-            "loss": float(np.mean(self._losses)),
+            "loss": float(torch.stack(self._losses).double().mean()),
             "learning_rate": engine.optimizer.param_groups[0]["lr"],
         }
         ran = self.validator.state.metrics if state.epoch == self.validator.state.epoch else {}

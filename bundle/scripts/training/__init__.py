@@ -1,36 +1,41 @@
 """Training: studies on disk, pairs of doses, patches, splits, targets, and the parts of the loop."""
 
+from .batches import Augmentation, PatchBatches
 from .load_pair import LoadPaird
 from .loop import (
     Checkpoints,
     EarlyStop,
+    ProbedSquaredError,
     StopOnNaN,
+    WeightAverage,
     begin_with,
     clip_gradients,
     is_first_process,
     join_processes,
     leave_processes,
     local_device,
+    step_loss,
 )
 from .pair_dataset import PairDataset
 from .pairs import training_pairs
-from .patches import EpochSampler, GridPatchd, RandPairPatchesd, SeededDataset, grid_patches
+from .patches import EpochSampler, GridPatchd, SeededDataset, grid_patches
 from .scope import write_scope
 from .splits import make_split
 from .studies import find_studies
-from .targets import CleanedTargets, make_targets
 
 __all__ = [
+    "Augmentation",
     "Checkpoints",
-    "CleanedTargets",
     "EarlyStop",
     "EpochSampler",
     "GridPatchd",
     "LoadPaird",
     "PairDataset",
-    "RandPairPatchesd",
+    "PatchBatches",
+    "ProbedSquaredError",
     "SeededDataset",
     "StopOnNaN",
+    "WeightAverage",
     "begin_with",
     "clip_gradients",
     "find_studies",
@@ -40,7 +45,7 @@ __all__ = [
     "leave_processes",
     "local_device",
     "make_split",
-    "make_targets",
+    "step_loss",
     "training_pairs",
     "write_scope",
 ]

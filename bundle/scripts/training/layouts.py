@@ -178,11 +178,15 @@ def find_entries(dataset_dir: str | os.PathLike[str] | Sequence[Mapping[str, Any
     """The studies of a folder, whatever its layout or mixture of layouts, or of a datalist; sorted by patient.
 
     Args:
-        dataset_dir: a folder, a datalist's file, or the items of one of its lists with absolute paths.
+        dataset_dir: a folder, a datalist's file, several of them in a list, or the items of a datalist with absolute
+            paths.
 
     Raises:
         BioAttError: there is no such folder or datalist, or it has no subfolders.
     """
+    if not isinstance(dataset_dir, (str, os.PathLike)) and all(isinstance(one, str) for one in dataset_dir):
+        found = [entry for one in dataset_dir for entry in find_entries(one)]
+        return sorted(found, key=lambda entry: (entry.patient, entry.variant))
     if not isinstance(dataset_dir, (str, os.PathLike)):
         return [_datalist_entry(item, "an item of the datalist") for item in dataset_dir]
     root = Path(dataset_dir).absolute()

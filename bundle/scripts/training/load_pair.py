@@ -17,8 +17,7 @@ class LoadPaird(RandomizableTransform, MapTransform):
 
     Takes ``{"pair": CachedPair}`` (see `training_pairs`) and gives ``image`` and ``label`` (1, H, W) in HU, and
     ``prior`` (K,) or (K, h, w), all of one slice, with its ``spacing_mm`` (2,), of rows and columns, NaN where it is
-    not known, its ``patient`` (pseudonym), ``region`` and ``uid``, and ``target`` (1, H, W) in HU where the pair has a
-    cleaned full dose; other keys are kept.
+    not known, its ``patient`` (pseudonym), ``region`` and ``uid``; other keys are kept.
 
     Args:
         keys: where the pair stands, usually ``pair``.
@@ -34,8 +33,6 @@ class LoadPaird(RandomizableTransform, MapTransform):
         """Load the pair."""
         pair = data[self.keys[0]]
         full, lows, priors = pair.load()
-        target = pair.load_target()
-        cleaned = {} if target is None else {"target": torch.from_numpy(target.astype(np.float32))[None]}
         spacing_mm = pair.facts.pixel_spacing_mm
         chosen = self.realisation if self.realisation is not None else int(self.R.randint(len(lows)))
         return {key: value for key, value in data.items() if key != self.keys[0]} | {
@@ -46,5 +43,4 @@ class LoadPaird(RandomizableTransform, MapTransform):
             "patient": pair.patient,
             "region": pair.region,
             "uid": pair.uid,
-            **cleaned,
         }

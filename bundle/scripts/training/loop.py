@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.handlers import EarlyStopHandler
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import BioAttError
 from ..networks.weights import fit_weights, read_state_dict
@@ -47,6 +48,7 @@ class Checkpoints:
     Args:
         folder: where the files stand; made if missing.
         network: the bare network, not wrapped for several processes.
+        average: of its weights, which is what best.pt and model.pt hold; None keeps the last weights themselves.
         optimizer, lr_scheduler: their states are kept too.
         validator: the evaluator whose metric decides about the best weights.
         metric: its name in the validator's metrics; higher is better.
@@ -68,6 +70,7 @@ class Checkpoints:
         lr_scheduler: Any,
         validator: Engine,
         *,
+        average: WeightAverage | None = None,
         metric: str = "denoised_psnr_db",
         interval: int = 1,
         resume: bool = False,
@@ -78,6 +81,7 @@ class Checkpoints:
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.validator = validator
+        self.average = average
         self.metric = metric
         self.interval = interval
         self.resume = resume
@@ -115,6 +119,8 @@ class Checkpoints:
             )
         state = _read_checkpoint(path)
         fit_weights(self.network, state["network"], str(path))
+        if self.average is not None:
+            fit_weights(self.average.network, state.get("average") or state["network"], str(path))
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
@@ -154,6 +160,8 @@ class Checkpoints:
             "best": self.best,
             "random": _random_states(),
         }
+        if self.average is not None:
+            state["average"] = self.average.network.state_dict()
         if hasattr(engine.state, "early_stop"):
             state["early_stop"] = dict(engine.state.early_stop.state_dict())
         _save(self.folder / CHECKPOINT, state)
@@ -168,7 +176,8 @@ class Checkpoints:
         own, kept = (Path(scope_path(one)) for one in (self.folder / FINAL, path))
         if own != kept:
             kept.unlink(missing_ok=True)
-        _save(path, self.network.state_dict())
+        kept_network = self.network if self.average is None else self.average.network
+        _save(path, {name: value.cpu() for name, value in kept_network.state_dict().items()})
         if own != kept and own.is_file():
             with staged_file(kept) as partial:
                 shutil.copyfile(own, partial)
@@ -177,23 +186,108 @@ class Checkpoints:
 class StopOnNaN:
     """Ends a training whose loss is no number, before it spoils what was saved.
 
+    Looks at the last step of an epoch, and every `interval` steps: each look waits for the device.
+
+    Args:
+        interval: in steps.
+
     Raises:
-        BioAttError: at the first step with a loss of NaN or infinity.
+        BioAttError: at a step with a loss of NaN or infinity.
     """
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = interval
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, before its checkpoints."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Look at the loss of one step."""
-        loss = float(engine.state.output[0]["loss"])  # of the step, in each item of the decollated output
+        """Look at the loss of the last step."""
+        loss = step_loss(engine.state.output).item()
         if not math.isfinite(loss):
             state = engine.state
             raise BioAttError(
                 f"the loss is {loss} in epoch {state.epoch}, step {state.iteration}: look for NaN in the data, or "
                 "lower learning_rate; the last checkpoint is kept"
             )
+
+
+def step_loss(output: dict[str, Any]) -> Tensor:
+    """The loss of a step from what MONAI's trainer gives, on its device."""
+    return output["loss"].detach()
+
+
+class ProbedSquaredError(nn.Module):
+    """Squared error against targets without bias, and how a weak structure put into the input comes through.
+
+    ::
+
+        w |f(y) - r|^2 + c w |f(y + s) - f(y) - s|^2
+
+    with input y, target r, structure s, and the patch's weight w, 1 / noise power of y: both terms are shares of the
+    input's noise power. The mean over pixels and patches; the second over the patches that were shown with a structure.
+    Its gradient goes both ways, through f(y + s) and f(y).
+
+    Args:
+        structure_weight: c.
+
+    Source of the second term: arXiv 2402.10010.
+    """
+
+    def __init__(self, structure_weight: float) -> None:
+        super().__init__()
+        self.structure_weight = structure_weight
+
+    def forward(self, pred: Tensor, label: Tensor) -> Tensor:
+        """Return the loss of a batch of `PatchBatches`: `pred` (B + P, 1, h, w), `label` (B, 3, h, w)."""
+        count = len(label)
+        target, structure, weight = label[:, 0], label[:, 1], label[:, 2]
+        plain, probed = pred[:count, 0], pred[count:, 0]
+        loss = (weight * (plain - target) ** 2).mean()
+        shown = len(probed)
+        if shown:
+            through = probed - plain[:shown] - structure[:shown]
+            loss = loss + self.structure_weight * (weight[:shown] * through**2).mean()
+        return loss
+
+
+class WeightAverage:
+    """The running average of a network's weights over the steps of its training: what is validated and kept.
+
+    ``average <- d average + (1 - d) weights``, d = min(decay, (1 + n) / (10 + n)) after n steps, so that the first
+    weights are soon forgotten.
+
+    Args:
+        network: the bare network that is trained.
+        decay: d after many steps.
+
+    Attributes:
+        network: the network with the average for its weights.
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.999) -> None:
+        self.trained = network
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.decay = decay
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer, before its validation."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.update)
+
+    def start(self, engine: Engine) -> None:
+        """Begin with the weights that the training begins with, on its device."""
+        self.network.to(next(self.trained.parameters()).device, memory_format=torch.channels_last)
+        self.network.load_state_dict(self.trained.state_dict())
+
+    @torch.no_grad()
+    def update(self, engine: Engine) -> None:
+        """Take in the weights of one step."""
+        steps = engine.state.iteration
+        share = 1.0 - min(self.decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(list(self.network.parameters()), list(self.trained.parameters()), share)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.optim.Optimizer:

@@ -25,7 +25,7 @@ class PairDataset(SeededDataset):
     Args:
         data: items with a pair, by `training_pairs`; or items of a datalist (docs/data.md) with absolute paths.
         part: what they are for, ``train`` or ``validate``.
-        transform: applied to each item with a pair.
+        transform: applied to each item with a pair; `PatchBatches` takes them as they are.
         cache_dir, prior_source: of `training_pairs`.
         seed: of all that is random in the transforms.
 
@@ -37,7 +37,7 @@ class PairDataset(SeededDataset):
         self,
         data: Sequence[dict[str, Any]],
         part: str,
-        transform: Compose,
+        transform: Compose | None = None,
         *,
         cache_dir: str | os.PathLike[str],
         prior_source: PriorSource,

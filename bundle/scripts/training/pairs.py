@@ -6,9 +6,11 @@ import hashlib
 import json
 import logging
 import math
+import multiprocessing
 import os
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..dose import NoiseMatch
 from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU
 from ..priors import PriorSource, SliceKey
@@ -27,10 +30,9 @@ from ..volumes.regions import UNKNOWN, region_of_prior
 from ..volumes.scope import Facts
 from .pairing import Stack
 from .scope import facts_of_study
-from .simulated import simulate, simulation_recipe, simulator_for
+from .simulated import KeptMatch, find_match, read_match, simulate, simulation_recipe
 from .splits import Split
 from .studies import Collection, Study, without_names
-from .targets import CleanedTargets
 
 #: Part of the key of cached real pairs; raise it when what is written of them changes.
 REAL_VERSION = 1
@@ -49,7 +51,8 @@ class CachedPair:
         uid: its SOPInstanceUID, or what stands for it where there is none.
         region: ``head``, ``chest``, ``abdomen``, ``pelvis`` or ``unknown``.
         facts: of the series, for the scope of a training.
-        target: .npy with the cleaned full dose (H, W), int16 HU, where the training has one; see `CleanedTargets`.
+        dose_fractions: (R,), of the simulated realisations; none where the low dose is real.
+        noise: how the noise was simulated, in words; see `NoiseMatch`.
     """
 
     path: Path
@@ -59,7 +62,12 @@ class CachedPair:
     uid: str = ""
     region: str = UNKNOWN
     facts: Facts = Facts()
-    target: Path | None = None
+    dose_fractions: tuple[float, ...] = ()
+    noise: str = ""
+
+    def alpha_squared(self, realisation: int) -> float:
+        """Variance of the added noise over that of the full dose's own: 1/k - 1 if it is simulated, else infinite."""
+        return 1.0 / self.dose_fractions[realisation] - 1.0 if self.dose_fractions else math.inf
 
     def load(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return full (H, W) and low (R, H, W) in HU, int16, and the priors (R, K).
@@ -72,21 +80,6 @@ class CachedPair:
             raise BioAttError(f"cached pair {self.path} is damaged or gone; start again, and it is made anew")
         return (*read, self.priors)
 
-    def load_target(self) -> np.ndarray | None:
-        """Return the cleaned full dose (H, W) in HU, int16; None where the full dose itself is the target.
-
-        Raises:
-            BioAttError: the file is damaged or gone.
-        """
-        if self.target is None:
-            return None
-        try:
-            return np.load(self.target, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise BioAttError(
-                f"cached target {self.target} is damaged or gone; delete it and start again, and it is made anew"
-            ) from error
-
 
 def training_pairs(
     studies: Collection,
@@ -96,17 +89,16 @@ def training_pairs(
     prior_source: PriorSource,
     *,
     slices_per_patient: int = 0,
-    dose_fractions: Sequence[float] = (0.5, 0.25, 0.1),
-    filter_names: Sequence[str] = ("hann", "hamming", "cosine"),
+    dose_fractions: Sequence[float] = (0.2, 0.2, 0.2),
     views: int = 600,
     seed: int = 0,
-    targets: CleanedTargets | None = None,
+    processes: int = 1,
 ) -> list[dict[str, Any]]:
     """Make, or find in the cache, the pairs of one part, as ``{"pair", "patient", "region", "uid"}`` a slice.
 
-    A real low dose is its one realisation. Where there is none, low doses are simulated: the photons of each series
-    are calibrated on the noise of its own slices, and each realisation has one of `dose_fractions` and a
-    reconstruction filter drawn from `filter_names`. Every slice is its own file, written whole, under its
+    A real low dose is its one realisation. Where there is none, low doses are simulated, one realisation for each of
+    `dose_fractions`, with the filter and the photons that make the noise of the series itself (`match_noise`). Every
+    slice is its own file, written whole, under its
     SOPInstanceUID and a digest of what decides its content: an interrupted run goes on where it stopped, and a
     damaged file is made again.
 
@@ -118,10 +110,9 @@ def training_pairs(
         prior_source: gives the prior of each low-dose slice.
         slices_per_patient: take at most about so many, evenly spread; 0 takes all.
         dose_fractions: one realisation each, in (0, 1].
-        filter_names: reconstruction filters of the noise, as scikit-image names them.
         views: projection angles over 180 degrees.
         seed: of the noise; the slice's UID goes into it too, so a slice's noise hangs on nothing else.
-        targets: cleans the full doses, which are then kept as targets beside the pairs.
+        processes: how many simulate at a time.
 
     Raises:
         BioAttError: the part is empty, a volume cannot be read or holds NaN, a prior is missing, or the disk is full.
@@ -131,8 +122,8 @@ def training_pairs(
     for one in studies.refused:
         if one.patient in patients:
             logger.warning("%s %s: refused in part or whole; `bioatt data` tells why", one.patient, one.what)
-    recipe = simulation_recipe(tuple(dose_fractions), tuple(filter_names), views, seed)
-    cache = _Cache(Path(cache_dir), prior_source, recipe, targets)
+    recipe = simulation_recipe(tuple(dose_fractions), views, seed)
+    cache = _Cache(Path(cache_dir), prior_source, recipe, processes)
     made: dict[str, list[CachedPair]] = {}
     for patient in dict.fromkeys(patients):
         slices = [
@@ -156,13 +147,11 @@ def training_pairs(
 class _Cache:
     """Pairs and priors on disk; makes what is not there."""
 
-    def __init__(
-        self, place: Path, prior_source: PriorSource, simulation: dict[str, Any], targets: CleanedTargets | None
-    ) -> None:
+    def __init__(self, place: Path, prior_source: PriorSource, simulation: dict[str, Any], processes: int) -> None:
         self.place = place
         self.prior_source = prior_source
         self.simulation = simulation
-        self.targets = targets
+        self.processes = processes
 
     def pairs(self, study: Study, indices: list[tuple[int, int]]) -> list[CachedPair]:
         """The pairs of one study at the slice indices (full, low), inferior to superior."""
@@ -183,15 +172,12 @@ class _Cache:
             if (kept := _read_pair(path)) is None or len(kept[1]) != realisations
         ]
         if missing:
-            make = self._maker(study)
-            with bar(len(missing), f"{'pairing' if study.low else 'simulating'} {study.patient}") as advance:
-                for path, (full, low) in missing:
-                    _write(path, partial(np.savez, **make(full, low)))
-                    advance(1)
+            self._make(study, missing)
         found, facts = [], facts_of_study(study)
+        noise = "" if study.low else self._match(study).words
         with bar(len(paths), f"priors {study.patient}", not all(map(self._has_prior, paths))) as advance:
             for path, (full, low) in zip(paths, indices, strict=True):
-                found.append(self._with_prior(study, path, low if study.low else full, facts))
+                found.append(self._with_prior(study, path, low if study.low else full, facts, noise))
                 advance(1)
         return found
 
@@ -208,21 +194,40 @@ class _Cache:
             raise BioAttError(f"cache {self.place} cannot be made: {error.strerror}; name another cache_dir") from error
         return folder / f"{name}.npz"
 
-    def _maker(self, study: Study) -> Callable[[int, int], dict[str, np.ndarray]]:
-        """A function that makes the arrays of one pair; reads the volumes once."""
+    def _make(self, study: Study, missing: list[tuple[Path, tuple[int, int]]]) -> None:
+        """Write the pairs that are missing; reads the volumes once."""
         fulls = _volume(study.full, "full")
-        if study.low:
-            lows = _volume(study.low, "low")
-            return lambda full, low: {"full": _stored(fulls[full]), "low": _stored(lows[low])[None]}
-        simulator = simulator_for(fulls, self.simulation)
+        with bar(len(missing), f"{'pairing' if study.low else 'simulating'} {study.patient}") as advance:
+            if study.low:
+                lows = _volume(study.low, "low")
+                for path, (full, low) in missing:
+                    _write(path, partial(np.savez, full=_stored(fulls[full]), low=_stored(lows[low])[None]))
+                    advance(1)
+                return
+            match = self._match(study, fulls).of(fulls.spacing_mm, self.simulation)
+            jobs = ((path, fulls[full], _file_name(study.full.uids[full])) for path, (full, _) in missing)
+            run = partial(_simulate_pair, match, self.simulation)
+            if self.processes == 1:
+                for job in jobs:
+                    run(job)
+                    advance(1)
+                return
+            with ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn")) as pool:
+                for _ in pool.map(run, jobs):
+                    advance(1)
 
-        def make(full: int, low: int) -> dict[str, np.ndarray]:
-            simulated = simulate(fulls[full], simulator, self.simulation, _file_name(study.full.uids[full]))
-            return {"full": _stored(fulls[full]), "low": simulated.round().clip(-32768, 32767).astype(np.int16)}
+    def _match(self, study: Study, fulls: RadiologicalSlices | None = None) -> KeptMatch:
+        """How the noise of a study is simulated: kept on disk, since to find it takes as long as some slices."""
+        folder = self._path(study, 0, 0).parent
+        kept = folder / f"{hashlib.sha256(' '.join(study.full.uids).encode()).hexdigest()[:32]}.noise.json"
+        known = read_match(kept)
+        if known is None:
+            known = find_match(fulls or _volume(study.full, "full"), self.simulation)
+            _write(kept, lambda file: file.write(known.as_json().encode()))
+            logger.info("%s: noise %s", study.patient, known.words)
+        return known
 
-        return make
-
-    def _with_prior(self, study: Study, path: Path, index: int, facts: Facts) -> CachedPair:
+    def _with_prior(self, study: Study, path: Path, index: int, facts: Facts, noise: str) -> CachedPair:
         """The pair with the priors of its low doses; `index` is that of the slice which names them."""
         stack = study.low or study.full
         priors = self._priors(path, stack.keys[index])
@@ -238,15 +243,9 @@ class _Cache:
             uid=stack.uids[index],
             region=region,
             facts=facts,
-            target=self._target(path, stack.keys[index]) if self.targets else None,
+            dose_fractions=() if study.low else tuple(self.simulation["doses"]),
+            noise=noise,
         )
-
-    def _target(self, path: Path, key: SliceKey) -> Path:
-        """Where the cleaned full dose is kept, beside the pair under the digest of what cleaned it; made if missing."""
-        kept = path.with_suffix(f".{self.targets.digest[:16]}.target.npy")
-        if not kept.exists():
-            _write(kept, partial(np.save, arr=_stored(self.targets(_read_pair(path)[0], key))))
-        return kept
 
     def _priors(self, path: Path, key: SliceKey) -> np.ndarray:
         """Priors of the low-dose realisations (R, K), kept beside the pair under the digest of what made them."""
@@ -285,6 +284,13 @@ def _volume(stack: Stack, dose: str) -> RadiologicalSlices:
                 f"({stack.uids[i]}); export it again, or leave this patient out"
             )
     return volume
+
+
+def _simulate_pair(match: NoiseMatch, recipe: dict[str, Any], job: tuple[Path, np.ndarray, str]) -> None:
+    """Simulate the low doses of one slice and write its pair: a job of one process of several."""
+    path, full, uid = job
+    low = simulate(full, match, recipe, uid).round().clip(-32768, 32767).astype(np.int16)
+    _write(path, partial(np.savez, full=_stored(full), low=low))
 
 
 def _stored(hu: np.ndarray) -> np.ndarray:

@@ -20,10 +20,7 @@ from .studies import Study
 
 
 def write_scope(
-    path: str | os.PathLike[str],
-    pairs: Sequence[Mapping[str, Any]],
-    noise_gain: Sequence[float] = (1.0, 1.0),
-    routine_probability: float = 0.0,
+    path: str | os.PathLike[str], pairs: Sequence[Mapping[str, Any]], noise_gain: Sequence[float] = (1.0, 1.0)
 ) -> Scope:
     """Write what `pairs`, by `training_pairs`, will show a network.
 
@@ -31,12 +28,10 @@ def write_scope(
         path: the JSON file; its folder is made if missing.
         pairs: of the training part.
         noise_gain: range by which training scales the noise that the low dose has more than the full one.
-        routine_probability: share of patches that are shown without it.
     """
     patients = sorted({one["patient"] for one in pairs})
     facts = list(dict.fromkeys(one["pair"].facts for one in pairs))
-    gains = [*noise_gain, *([0.0] if routine_probability > 0 else [])]
-    noises = [noise for name in patients for noise in _noises([p for p in pairs if p["patient"] == name], gains)]
+    noises = [noise for name in patients for noise in _noises([p for p in pairs if p["patient"] == name], noise_gain)]
     regions = {one["region"] for one in pairs} | {one.region for one in facts}
     scope = Scope(
         **{name: _range([getattr(one, name) for one in facts]) for name in RANGES if name != "noise_sd_hu"},
