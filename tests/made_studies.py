@@ -13,7 +13,7 @@ from scripts.networks import BioAtt, BioAttUNet
 from scripts.volumes import load_volume
 
 #: Overrides of train.json that make a training small; studies and epochs are each test's own.
-SMALL_TRAINING = {"prior": "uniform", "network_def#widths": [4, 6], "patch_shape": [32, 32], "num_workers": 0}
+SMALL_TRAINING = {"prior": "uniform", "network_def#widths": [4, 6], "patch_shape": [32, 32]}
 
 
 def lively_network(channels: int = 8, seed: int = 0) -> BioAtt:

@@ -21,7 +21,7 @@ from scripts.training.studies import pseudonym_of
 from scripts.workflow import check_overrides
 
 SMALL = [
-    *("views=60", "network_def#widths=[4,6]", "patch_shape=[32,32]", "patches_per_slice=4", "num_workers=0"),
+    *("views=60", "network_def#widths=[4,6]", "patch_shape=[32,32]", "batch_size=4", "steps_per_epoch=10"),
     *("bf16=false", "train#trainer#max_epochs=2", "val_interval=2", "metrics=[\"psnr\",\"ssim\",\"rmse\"]"),
 ]  # fmt: skip
 

@@ -19,7 +19,7 @@ from scripts.priors import make_prior
 from scripts.training import LoadPaird, PairDataset
 from scripts.volumes import radiological_slices
 
-SMALL = SMALL_TRAINING | {"patches_per_slice": 4, "tensorboard": False}
+SMALL = SMALL_TRAINING | {"batch_size": 4, "steps_per_epoch": 10, "tensorboard": False}
 
 
 @pytest.fixture(scope="module")

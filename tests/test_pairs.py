@@ -14,7 +14,7 @@ from scripts.training.studies import pseudonym_of
 from scripts.volumes import radiological_slices
 from scripts.volumes.reader import slice_keys_from_meta
 
-ARGUMENTS = {"dose_fractions": (0.5, 0.1), "filter_names": ("hann",), "views": 60}
+ARGUMENTS = {"dose_fractions": (0.5, 0.1), "views": 60}
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from scripts.workflow import BUNDLE_ROOT, CONFIGS
 
 SETTINGS = SMALL_TRAINING | {
     "views": 60,
-    "patches_per_slice": 2,
+    "batch_size": 2, "steps_per_epoch": 4,
     "tensorboard": False,
     "train#trainer#max_epochs": 2,
     "val_interval": 1,

@@ -21,8 +21,8 @@ SMALL = [
     "prior=uniform",
     "network_def#widths=[4,6]",
     "patch_shape=[32,32]",
-    "patches_per_slice=4",
-    "num_workers=0",
+    "batch_size=4", "steps_per_epoch=10",
+    
     "learning_rate=0.003",
     "train#trainer#max_epochs=6",
     "val_interval=3",
@@ -115,7 +115,7 @@ def test_a_missing_dataset_is_one_line(tmp_path, capsys):
 
 
 def test_the_papers_recipe_runs_and_is_the_papers(dataset, tmp_path):
-    small = {"views": 60, "prior": "uniform", "network_def#channels": 4, "num_workers": 0}
+    small = {"views": 60, "prior": "uniform", "network_def#channels": 4}
     small["split_fractions"] = [0.34, 0.33, 0.33]  # of three slices
     places = {"dataset_dir": str(dataset), "output_dir": str(tmp_path / "out")}
     run_workflow("training", ["train.json", "paper.json"], places | small | {"train#trainer#max_epochs": 2})

@@ -208,7 +208,7 @@ def test_no_property_is_missing_or_misnamed(bundle_root, elsewhere, configs, kin
     data = write_patients(elsewhere / "data", "ABC", slices=5 if paper else 1)
     overrides = {"dataset_dir": str(data), "output_dir": str(elsewhere / "out"), "prior": "uniform"}
     if kind == "train":
-        overrides |= {"views": 30, "num_workers": 0}
+        overrides |= {"views": 30}
         if not paper:
             overrides |= {"train_patients": ["A"], "validate_patients": ["B"], "test_patients": ["C"]}
     else:

@@ -14,6 +14,7 @@ from .loop import (
     join_processes,
     leave_processes,
     local_device,
+    published_weights,
     step_loss,
 )
 from .pair_dataset import PairDataset
@@ -45,6 +46,7 @@ __all__ = [
     "leave_processes",
     "local_device",
     "make_split",
+    "published_weights",
     "step_loss",
     "training_pairs",
     "write_scope",

@@ -9,8 +9,9 @@ import math
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..dose import NoiseMatch
 from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU
 from ..priors import PriorSource, SliceKey
@@ -98,9 +98,8 @@ def training_pairs(
 
     A real low dose is its one realisation. Where there is none, low doses are simulated, one realisation for each of
     `dose_fractions`, with the filter and the photons that make the noise of the series itself (`match_noise`). Every
-    slice is its own file, written whole, under its
-    SOPInstanceUID and a digest of what decides its content: an interrupted run goes on where it stopped, and a
-    damaged file is made again.
+    slice is its own file, written whole, under its SOPInstanceUID and a digest of what decides its content: an
+    interrupted run goes on where it stopped, and a damaged file is made again.
 
     Args:
         studies: the data set, by `find_studies`.
@@ -112,7 +111,7 @@ def training_pairs(
         dose_fractions: one realisation each, in (0, 1].
         views: projection angles over 180 degrees.
         seed: of the noise; the slice's UID goes into it too, so a slice's noise hangs on nothing else.
-        processes: how many simulate at a time.
+        processes: how many simulate at a time, each a study.
 
     Raises:
         BioAttError: the part is empty, a volume cannot be read or holds NaN, a prior is missing, or the disk is full.
@@ -123,17 +122,21 @@ def training_pairs(
         if one.patient in patients:
             logger.warning("%s %s: refused in part or whole; `bioatt data` tells why", one.patient, one.what)
     recipe = simulation_recipe(tuple(dose_fractions), views, seed)
-    cache = _Cache(Path(cache_dir), prior_source, recipe, processes)
-    made: dict[str, list[CachedPair]] = {}
+    wanted: list[tuple[Study, list[tuple[int, int]]]] = []
     for patient in dict.fromkeys(patients):
         slices = [
             (study, study.pairs[i]) for study in studies.of(patient) for i in split.slices(part, len(study.pairs))
         ]
         every = math.ceil(len(slices) / slices_per_patient) if slices_per_patient else 1
         slices = slices[every // 2 :: every]
-        made[patient] = []
-        for study in studies.of(patient):
-            made[patient] += cache.pairs(study, [indices for one, indices in slices if one is study])
+        wanted += [(study, [one for owner, one in slices if owner is study]) for study in studies.of(patient)]
+    maker = _Maker(Path(cache_dir), recipe)
+    _make_all(maker, wanted, processes)
+    cache = _Cache(maker, prior_source)
+    made: dict[str, list[CachedPair]] = {patient: [] for patient in patients}
+    for study, indices in wanted:
+        made[study.patient] += cache.pairs(study, indices)
+    for patient in made:
         logger.info("%s: %d slices to %s on", patient, len(made[patient]), part)
     if not any(made.values()):
         raise BioAttError(f"the patients to {part} on have too few slices for a split within patients; add slices")
@@ -144,46 +147,32 @@ def training_pairs(
     ]
 
 
-class _Cache:
-    """Pairs and priors on disk; makes what is not there."""
+def _make_all(maker: _Maker, wanted: list[tuple[Study, list[tuple[int, int]]]], processes: int) -> None:
+    """Make the pairs that are not there yet, in several processes if asked to."""
+    jobs = [(study, missing) for study, indices in wanted if (missing := maker.missing(study, indices))]
+    if processes == 1 or len(jobs) < 2:
+        for study, missing in jobs:
+            maker.make(study, missing)
+        return
+    jobs.sort(key=lambda job: -len(job[1]))  # the longest first, so that none runs alone at the end
+    with (
+        bar(len(jobs), "simulating", unit="study") as advance,
+        ProcessPoolExecutor(min(processes, len(jobs)), multiprocessing.get_context("spawn")) as pool,
+    ):
+        for _ in pool.map(maker.make, *zip(*jobs, strict=True)):
+            advance(1)
 
-    def __init__(self, place: Path, prior_source: PriorSource, simulation: dict[str, Any], processes: int) -> None:
-        self.place = place
-        self.prior_source = prior_source
-        self.simulation = simulation
-        self.processes = processes
 
-    def pairs(self, study: Study, indices: list[tuple[int, int]]) -> list[CachedPair]:
-        """The pairs of one study at the slice indices (full, low), inferior to superior."""
-        try:
-            return self._pairs(study, indices)
-        except (BioAttError, ValueError) as error:
-            places = [study.full.path, study.low.path if study.low else None]
-            told = without_names(str(error), places, study.patient)
-            why = told if isinstance(error, BioAttError) else f"{told}; leave this patient out"
-            raise BioAttError(f"{study.patient}: no pairs can be made: {why}") from error
+@dataclass(frozen=True)
+class _Maker:
+    """Where pairs are kept, and how one is made; small, so that it can be handed to another process."""
 
-    def _pairs(self, study: Study, indices: list[tuple[int, int]]) -> list[CachedPair]:
-        paths = [self._path(study, full, low) for full, low in indices]
-        realisations = 1 if study.low else len(self.simulation["doses"])
-        missing = [
-            (path, pair)
-            for path, pair in zip(paths, indices, strict=True)
-            if (kept := _read_pair(path)) is None or len(kept[1]) != realisations
-        ]
-        if missing:
-            self._make(study, missing)
-        found, facts = [], facts_of_study(study)
-        noise = "" if study.low else self._match(study).words
-        with bar(len(paths), f"priors {study.patient}", not all(map(self._has_prior, paths))) as advance:
-            for path, (full, low) in zip(paths, indices, strict=True):
-                found.append(self._with_prior(study, path, low if study.low else full, facts, noise))
-                advance(1)
-        return found
+    place: Path
+    recipe: dict[str, Any]
 
-    def _path(self, study: Study, full: int, low: int) -> Path:
+    def path(self, study: Study, full: int, low: int) -> Path:
         """Where a pair is kept: by the UIDs of its slices, under a digest of what else decides its content."""
-        recipe = self.simulation
+        recipe = self.recipe
         name = _file_name(study.full.uids[full])
         if study.low:
             recipe, name = {"real": REAL_VERSION}, f"{_file_name(study.low.uids[low])}_{name}"
@@ -194,38 +183,71 @@ class _Cache:
             raise BioAttError(f"cache {self.place} cannot be made: {error.strerror}; name another cache_dir") from error
         return folder / f"{name}.npz"
 
-    def _make(self, study: Study, missing: list[tuple[Path, tuple[int, int]]]) -> None:
-        """Write the pairs that are missing; reads the volumes once."""
-        fulls = _volume(study.full, "full")
-        with bar(len(missing), f"{'pairing' if study.low else 'simulating'} {study.patient}") as advance:
-            if study.low:
-                lows = _volume(study.low, "low")
-                for path, (full, low) in missing:
-                    _write(path, partial(np.savez, full=_stored(fulls[full]), low=_stored(lows[low])[None]))
-                    advance(1)
-                return
-            match = self._match(study, fulls).of(fulls.spacing_mm, self.simulation)
-            jobs = ((path, fulls[full], _file_name(study.full.uids[full])) for path, (full, _) in missing)
-            run = partial(_simulate_pair, match, self.simulation)
-            if self.processes == 1:
-                for job in jobs:
-                    run(job)
-                    advance(1)
-                return
-            with ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn")) as pool:
-                for _ in pool.map(run, jobs):
-                    advance(1)
+    def missing(self, study: Study, indices: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The slices of a study whose pairs are not there, or not whole."""
+        realisations = 1 if study.low else len(self.recipe["doses"])
+        kept = ((pair, _read_pair(self.path(study, *pair))) for pair in indices)
+        return [pair for pair, arrays in kept if arrays is None or len(arrays[1]) != realisations]
 
-    def _match(self, study: Study, fulls: RadiologicalSlices | None = None) -> KeptMatch:
+    def make(self, study: Study, missing: list[tuple[int, int]]) -> None:
+        """Write pairs of a study; reads its volumes once."""
+        with _told_without_names(study), bar(len(missing), f"simulating {study.patient}") as advance:
+            fulls = _volume(study.full, "full")
+            lows = _volume(study.low, "low") if study.low else None
+            match = None if study.low else self.match(study, fulls).of(fulls.spacing_mm, self.recipe)
+            for full, low in missing:
+                if match is None:
+                    made = _stored(lows[low])[None]
+                else:
+                    simulated = simulate(fulls[full], match, self.recipe, _file_name(study.full.uids[full]))
+                    made = simulated.round().clip(-32768, 32767).astype(np.int16)
+                _write(self.path(study, full, low), partial(np.savez, full=_stored(fulls[full]), low=made))
+                advance(1)
+
+    def match(self, study: Study, fulls: RadiologicalSlices | None = None) -> KeptMatch:
         """How the noise of a study is simulated: kept on disk, since to find it takes as long as some slices."""
-        folder = self._path(study, 0, 0).parent
-        kept = folder / f"{hashlib.sha256(' '.join(study.full.uids).encode()).hexdigest()[:32]}.noise.json"
+        digest = hashlib.sha256(" ".join(study.full.uids).encode()).hexdigest()[:32]
+        kept = self.path(study, 0, 0).parent / f"{digest}.noise.json"
         known = read_match(kept)
         if known is None:
-            known = find_match(fulls or _volume(study.full, "full"), self.simulation)
+            known = find_match(fulls or _volume(study.full, "full"), self.recipe)
             _write(kept, lambda file: file.write(known.as_json().encode()))
             logger.info("%s: noise %s", study.patient, known.words)
         return known
+
+
+@contextmanager
+def _told_without_names(study: Study) -> Iterator[None]:
+    """Errors about a study, in its pseudonym."""
+    try:
+        yield
+    except (BioAttError, ValueError) as error:
+        places = [study.full.path, study.low.path if study.low else None]
+        told = without_names(str(error), places, study.patient)
+        why = told if isinstance(error, BioAttError) else f"{told}; leave this patient out"
+        raise BioAttError(f"{study.patient}: no pairs can be made: {why}") from error
+
+
+class _Cache:
+    """Pairs that are there, with their priors; makes priors that are not."""
+
+    def __init__(self, maker: _Maker, prior_source: PriorSource) -> None:
+        self.maker = maker
+        self.prior_source = prior_source
+
+    def pairs(self, study: Study, indices: list[tuple[int, int]]) -> list[CachedPair]:
+        """The pairs of one study at the slice indices (full, low), inferior to superior."""
+        paths = [self.maker.path(study, *pair) for pair in indices]
+        found, facts = [], facts_of_study(study)
+        with (
+            _told_without_names(study),
+            bar(len(paths), f"priors {study.patient}", not all(map(self._has_prior, paths))) as advance,
+        ):
+            noise = "" if study.low or not paths else self.maker.match(study).words
+            for path, (full, low) in zip(paths, indices, strict=True):
+                found.append(self._with_prior(study, path, low if study.low else full, facts, noise))
+                advance(1)
+        return found
 
     def _with_prior(self, study: Study, path: Path, index: int, facts: Facts, noise: str) -> CachedPair:
         """The pair with the priors of its low doses; `index` is that of the slice which names them."""
@@ -243,7 +265,7 @@ class _Cache:
             uid=stack.uids[index],
             region=region,
             facts=facts,
-            dose_fractions=() if study.low else tuple(self.simulation["doses"]),
+            dose_fractions=() if study.low else tuple(self.maker.recipe["doses"]),
             noise=noise,
         )
 
@@ -284,13 +306,6 @@ def _volume(stack: Stack, dose: str) -> RadiologicalSlices:
                 f"({stack.uids[i]}); export it again, or leave this patient out"
             )
     return volume
-
-
-def _simulate_pair(match: NoiseMatch, recipe: dict[str, Any], job: tuple[Path, np.ndarray, str]) -> None:
-    """Simulate the low doses of one slice and write its pair: a job of one process of several."""
-    path, full, uid = job
-    low = simulate(full, match, recipe, uid).round().clip(-32768, 32767).astype(np.int16)
-    _write(path, partial(np.savez, full=_stored(full), low=low))
 
 
 def _stored(hu: np.ndarray) -> np.ndarray:
