@@ -6,7 +6,7 @@ LABEL := .venv-label
 DEPLOY := .venv-deploy
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence rivals study benchmark lint format reference
+.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence rivals study benchmark lint format reference image
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -59,6 +59,16 @@ test-all: setup  ## everything but what needs a model hub or programs of its own
 
 coverage: setup  ## the fast suite again, and which lines of bundle/scripts it runs
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+BUILDER := $(firstword $(foreach one,podman docker buildah,$(if $(shell command -v $(one)),$(one))))
+BASE := python:3.11-slim
+IMAGE := bioatt
+PIP_OPTIONS :=
+
+image:  ## a container image by podman, docker or buildah; BASE names an image with Python 3.11 or newer
+	@[ -n "$(BUILDER)" ] || { echo "error: podman, docker or buildah is needed; install one" >&2; exit 2; }
+	$(BUILDER) build $(BUILD_OPTIONS) --build-arg BASE=$(BASE) --build-arg PIP_OPTIONS="$(PIP_OPTIONS)" \
+	  --file deploy/container/Containerfile --tag $(IMAGE) .
 
 RESULTS := docs/evidence/results
 

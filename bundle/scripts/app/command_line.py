@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..strengths import DEFAULT, table_in_words
+from . import serve
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_benchmark(commands)
     _add_demo(commands)
+    serve.add(commands)
     return parser
 
 
@@ -55,8 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The configs import the bundle's code as `scripts`; one name for it, or its classes would exist twice.
     if str(BUNDLE_ROOT) not in sys.path:
         sys.path.insert(0, str(BUNDLE_ROOT))
-    commands = importlib.import_module("scripts.app.commands")
-    return commands.run(options)
+    # A node must be up again soon after a stop: it loads what the other commands need in its worker.
+    module = "scripts.app.serve" if options.command == "serve" else "scripts.app.commands"
+    return importlib.import_module(module).run(options)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -7,7 +7,6 @@ import json
 import logging
 import logging.config
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..errors import BioAttError, find_bioatt_error
 from ..progress import bar
 from ..staging import check_output_file, staged_file
 from ..workflow import BUNDLE_ROOT, CONFIGS, open_workflow, quiet_libraries, run_workflow
+from .settings import read_settings
 
 
 def run(options: argparse.Namespace) -> int:
@@ -161,7 +161,7 @@ def ablate(options: argparse.Namespace) -> None:
     """`bioatt ablate`: networks, priors, seeds and patients left out, in one table."""
     from ..ablation.run import matrix_of, read_matrix, run_ablation
 
-    settings, backbone = _settings(options.set), options.backbone or ""
+    settings, backbone = read_settings(options.set), options.backbone or ""
     if options.study:
         matrix = read_matrix(options.study, settings, backbone)
     else:
@@ -307,7 +307,7 @@ def _training_overrides(options: argparse.Namespace) -> dict[str, Any]:
         "dataset_dir": options.data,
         "output_dir": options.output,
         **({"validate_patients": options.validate} if options.validate else {}),
-        **_settings(options.set),
+        **read_settings(options.set),
     }
 
 
@@ -321,17 +321,3 @@ def _network_config(options: argparse.Namespace) -> list[str]:
     if options.network and options.network not in known:
         raise BioAttError(f"--network {options.network}: there is none of that name; choose {', '.join(known)}")
     return [f"network_{options.network}.json"] if options.network else []
-
-
-def _settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` words as config overrides; a value is JSON where it can be, else text."""
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise BioAttError(f"--set {pair}: wanted KEY=VALUE, e.g. prior=uniform")
-        try:
-            settings[key] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[key] = value
-    return settings

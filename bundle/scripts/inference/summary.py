@@ -65,6 +65,15 @@ class InferenceSummary:
         """Print the summary."""
         print("\n".join(f"{name:<16}{value}" for name, value in self.lines()), flush=True)
 
+    def figures(self) -> dict[str, Any]:
+        """The same for programs: slices, noise in HU before and after (None where it cannot be measured), scope."""
+        noise = None
+        if self._noise:
+            before, after = np.median(self._noise, axis=0)
+            noise = {"before": round(float(before), 2), "after": round(float(after), 2)}
+        outside = list(dict.fromkeys(filter(None, self._outside)))
+        return {"slices": self._slices, "noise_sd_hu": noise, "outside_scope": outside}
+
     def lines(self) -> list[tuple[str, Any]]:
         """Names and values of the summary."""
         seconds = time.perf_counter() - self._began

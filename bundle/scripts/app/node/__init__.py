@@ -1,0 +1,1 @@
+"""A DICOM node: takes CT by C-STORE, denoises each series, sends the derived series on (docs/node.md)."""

@@ -1,0 +1,231 @@
+"""The node: receives, hands series to the worker, sends results on, until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import ssl
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import BioAttError
+from .receiver import Limits, Receiver
+from .rules import Rule, check_settings, choose
+from .sender import Destination, send
+from .storage import Completeness, Job, StorageQueue
+from .worker import Outcome, Worker
+
+logger = logging.getLogger(__name__)
+
+_TICK_S = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retries:
+    """How often is tried again, and when.
+
+    Args:
+        denoise: times that a series is begun; a worker that dies counts, a series that is refused is not tried again.
+        send_s: seconds from the first try to send a series to giving it up.
+        first_s, longest_s: seconds to the second try, doubled for each further one, and at most.
+        job_s: seconds that the worker may take for a series.
+    """
+
+    denoise: int = 3
+    send_s: float = 72 * 3600.0
+    first_s: float = 5.0
+    longest_s: float = 300.0
+    job_s: float = 3600.0
+
+    def pause_s(self, tries: int) -> float:
+        """Seconds after `tries` failures."""
+        return min(self.first_s * 2 ** min(tries - 1, 30), self.longest_s)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tls:
+    """Certificates, PEM files: ours with its key, and the authority of those whom we trust, both ways."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+    def context(self, *, server: bool) -> ssl.SSLContext:
+        """For listening, where callers must have a certificate, or for calling.
+
+        Raises:
+            BioAttError: a file cannot be used.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self.certificate, self.key)
+            context.load_verify_locations(self.authority)
+        except OSError as error:  # ssl.SSLError is one
+            raise BioAttError(f"TLS: {error}; wanted PEM files of certificate, key and authority") from error
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeOptions:
+    """Everything about a node; `bioatt serve --help` tells what each is."""
+
+    queue: Path
+    destination: Destination
+    ae_title: str = "BIOATT"
+    host: str = "127.0.0.1"
+    port: int = 11112
+    calling_ae_titles: Sequence[str] = ()
+    complete: Completeness = field(default_factory=Completeness)
+    rules: Sequence[Rule] = (Rule(),)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    retries: Retries = field(default_factory=Retries)
+    tls: Tls | None = None
+    send_tls: bool = False
+
+
+class Node:
+    """A node on a queue.
+
+    Args:
+        options: see there.
+
+    Raises:
+        BioAttError: queue, titles, port, settings or certificates cannot be used.
+    """
+
+    def __init__(self, options: NodeOptions) -> None:
+        check_settings(options.settings, "--set")
+        self.options = options
+        self.queue = StorageQueue(options.queue)
+        self.worker = Worker(options.retries.job_s)
+        callers = options.calling_ae_titles or (options.destination.ae_title,)
+        self.receiver = Receiver(self.queue, options.ae_title, callers, options.limits)
+        self.port = options.port
+        self._job: Job | None = None
+        self._began = 0.0
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Take the queue, and listen."""
+        tls, both = self.options.tls, self.options
+        self._send_context = tls.context(server=False) if tls and both.send_tls else None
+        self.queue.open()
+        self.port = self.receiver.start(both.host, both.port, tls.context(server=True) if tls else None)
+        self._sending = threading.Thread(target=self._send_all, daemon=True)
+        self._sending.start()
+        logger.info("%s listens on %s:%d, sends to %s", both.ae_title, both.host, self.port, both.destination)
+
+    def run(self) -> None:
+        """Work until `stop`; what is not done then goes on at the next start."""
+        while not self._stop.wait(_TICK_S):
+            try:
+                self.step()
+            except OSError as error:
+                logger.error("the queue cannot be written (%s); tried again", error.strerror)
+                self._stop.wait(self.options.retries.first_s)
+        self.receiver.stop()
+        self.worker.stop()
+        self._sending.join(10)
+        self.queue.close()
+
+    def stop(self, *_: object) -> None:
+        """Have `run` return; fit for a signal."""
+        self._stop.set()
+
+    def step(self) -> None:
+        """One round: complete series, the worker's outcome, the next series."""
+        self.receiver.sweep()
+        for name in self.queue.take_complete(self.options.complete):
+            logger.info("series %s: received", name)
+        if self.worker.is_busy:
+            outcome = self.worker.poll()
+            if outcome is not None:
+                self._end(self._job, outcome)
+        if not self.worker.is_busy:
+            self._begin_next()
+
+    def _begin_next(self) -> None:
+        now = time.time()
+        job = next((one for one in self.queue.jobs() if not one.result.exists() and one.is_due(now)), None)
+        if job is None:
+            return
+        try:
+            choice = choose(job.source.iterdir(), self.options.rules)
+        except Exception as error:
+            job.fail(_told(error))
+            return
+        if choice.settings is None:
+            logger.info("series %s: left out, %s", job.name, choice.why)
+            self.queue.discard(job.folder)
+            return
+        tries = job.tries().get("begun", 0) + 1
+        if tries > self.options.retries.denoise:
+            job.fail(f"begun {tries - 1} times: {job.tries().get('why') or 'the node was stopped each time'}")
+            return
+        job.note(begun=tries)  # before the work: what ends the whole node counts too
+        logger.info("series %s: denoising by %s, try %d", job.name, choice.why, tries)
+        self._job, self._began = job, time.monotonic()
+        self.worker.start(job.folder, {**self.options.settings, **choice.settings})
+
+    def _end(self, job: Job, outcome: Outcome) -> None:
+        if job.result.exists():
+            logger.info("series %s: denoised in %.1f s", job.name, time.monotonic() - self._began)
+        elif outcome.kind == "refused":
+            job.fail(outcome.why)
+        else:
+            pause = self.options.retries.pause_s(job.tries().get("begun", 1))
+            logger.warning("series %s: %s; again in %g s", job.name, outcome.why, pause)
+            job.note(next=time.time() + pause, why=outcome.why)
+
+    def _send_all(self) -> None:
+        """The thread that sends what is ready."""
+        while not self._stop.wait(_TICK_S):
+            try:
+                for job in self.queue.jobs():
+                    if job.result.exists() and (job.is_due(time.time()) or "sends" not in job.tries()):
+                        self._send_one(job)
+            except OSError as error:
+                logger.error("the queue cannot be written (%s); tried again", error.strerror)
+                self._stop.wait(self.options.retries.first_s)
+
+    def _send_one(self, job: Job) -> None:
+        destination, retries = self.options.destination, self.options.retries
+        files = sorted(job.result.iterdir())
+        try:
+            send(files, destination, self.options.ae_title, self._send_context)
+        except Exception as error:  # whatever a peer does must not end this thread
+            known, now = job.tries(), time.time()
+            first, sends = known.get("first_sent", now), known.get("sends", 0) + 1
+            if now - first > retries.send_s:
+                job.fail(f"sent {sends} times: {_told(error)}")
+                return
+            pause = retries.pause_s(sends)
+            logger.warning("series %s: %s; again in %g s", job.name, _told(error), pause)
+            job.note(sends=sends, first_sent=first, next=now + pause, why=_told(error))
+            return
+        logger.info("series %s: %d images sent to %s", job.name, len(files), destination)
+        job.finish(images=len(files), to=str(destination), at=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+
+
+def _told(error: Exception) -> str:
+    """An error in words: ours, or the kind of any other, whose text could hold values of the patient's."""
+    return str(error) if isinstance(error, BioAttError) else f"unexpected {type(error).__name__}"
+
+
+def serve(options: NodeOptions) -> None:
+    """Run a node until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)  # it would log what a peer sent
+    node = Node(options)
+    node.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, node.stop)
+    node.run()
+    logger.info("stopped; what is not done goes on at the next start")

@@ -1,0 +1,199 @@
+"""The receiving side: C-ECHO and C-STORE of CT by pynetdicom, on disk before it is acknowledged."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import Verification
+
+from ...dicom.headers import CT_IMAGE_STORAGE, ENHANCED_CT, label, open_dicom
+from ...errors import BioAttError
+from .storage import StorageQueue, synced
+
+logger = logging.getLogger(__name__)
+
+#: What the bundle decodes, uncompressed first.
+TRANSFER_SYNTAXES = [
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+    JPEGLosslessSV1,
+    JPEGLossless,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    JPEG2000Lossless,
+    JPEG2000,
+]
+STORAGE_CLASSES = [CT_IMAGE_STORAGE, *sorted(ENHANCED_CT)]
+
+# Statuses of C-STORE (PS3.4 B.2.3).
+SUCCESS, OUT_OF_RESOURCES, DOES_NOT_MATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a sender may take of this machine.
+
+    Args:
+        associations: at a time; each holds one image in memory.
+        object_bytes: size of an image; a larger one ends its association.
+        free_bytes: room that stays on the disk; below it images are refused.
+        idle_s: seconds without a word after which an association is ended.
+    """
+
+    associations: int = 10
+    object_bytes: int = 1 << 30
+    free_bytes: int = 2 << 30
+    idle_s: float = 60.0
+
+
+@dataclass
+class _Peer:
+    number: int
+    association: Any
+    received: int = 0  # bytes since the last whole message
+
+
+@dataclass
+class Receiver:
+    """Listens, and takes what is sent into the queue.
+
+    Args:
+        queue: where images go.
+        ae_title: the only title by which it may be called.
+        calling_ae_titles: who may call.
+        limits: of associations, sizes and disk.
+    """
+
+    queue: StorageQueue
+    ae_title: str
+    calling_ae_titles: Sequence[str]
+    limits: Limits = Limits()
+    _peers: dict[int, _Peer] = field(default_factory=dict)
+    _count: int = 0
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _server: Any = None
+
+    def start(self, host: str, port: int, context: ssl.SSLContext | None = None) -> int:
+        """Listen; return the port, which is a free one for 0.
+
+        Raises:
+            BioAttError: the port cannot be had, or a title is none.
+        """
+        try:
+            node = AE(ae_title=self.ae_title)
+            node.require_calling_aet = list(self.calling_ae_titles)
+        except (TypeError, ValueError) as error:
+            raise BioAttError(f"AE title: {error}; wanted 1 to 16 characters without backslash") from error
+        node.require_called_aet = True
+        node.maximum_associations = self.limits.associations
+        node.network_timeout = self.limits.idle_s
+        node.add_supported_context(Verification)
+        for storage_class in STORAGE_CLASSES:
+            node.add_supported_context(storage_class, TRANSFER_SYNTAXES)
+        handlers = [
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_DATA_RECV, self._count_bytes),
+            (evt.EVT_DIMSE_RECV, self._end_message),
+            (evt.EVT_RELEASED, self._end, [True]),
+            (evt.EVT_ABORTED, self._end, [False]),
+        ]
+        try:
+            self._server = node.start_server((host, port), block=False, ssl_context=context, evt_handlers=handlers)
+        except OSError as error:
+            raise BioAttError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
+        return self._server.server_address[1]
+
+    def stop(self) -> None:
+        """End all associations and listen no longer."""
+        if self._server is not None:
+            self._server.ae.shutdown()
+
+    def sweep(self) -> None:
+        """Note associations that ended without a word."""
+        with self._guard:
+            gone = [peer for peer in self._peers.values() if not peer.association.is_alive()]
+        for peer in gone:
+            self._forget(peer, released=False)
+
+    def _peer(self, association: Any) -> _Peer:
+        with self._guard:
+            if id(association) not in self._peers:
+                self._count += 1
+                self._peers[id(association)] = _Peer(self._count, association)
+            return self._peers[id(association)]
+
+    def _forget(self, peer: _Peer, *, released: bool) -> None:
+        with self._guard:
+            self._peers.pop(id(peer.association), None)
+        self.queue.end_association(peer.number, released=released)
+
+    def _end(self, event: evt.Event, released: bool) -> None:
+        self._forget(self._peer(event.assoc), released=released)
+
+    def _count_bytes(self, event: evt.Event) -> None:
+        peer = self._peer(event.assoc)
+        peer.received += len(event.data)
+        if peer.received > self.limits.object_bytes:
+            logger.error("an object exceeds %d MB; its association is ended", self.limits.object_bytes >> 20)
+            event.assoc.abort()
+
+    def _end_message(self, event: evt.Event) -> None:
+        self._peer(event.assoc).received = 0
+
+    def _store(self, event: evt.Event) -> int:
+        """Status of a C-STORE; success only when the image is on disk."""
+        size = event.request.DataSet.getbuffer().nbytes
+        if size > self.limits.object_bytes:
+            return OUT_OF_RESOURCES  # its association is being ended
+        if self.queue.free_bytes() < self.limits.free_bytes + size:
+            logger.error("an image was refused: less than %d MB are free", self.limits.free_bytes >> 20)
+            return OUT_OF_RESOURCES
+        file = self.queue.new_file()
+        try:
+            _write(event, file)
+            header = open_dicom(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID", "SOPInstanceUID"])
+            series, instance = (label(header, name, file) for name in ("SeriesInstanceUID", "SOPInstanceUID"))
+            if instance != str(event.request.AffectedSOPInstanceUID):
+                logger.error("an image was refused: its SOPInstanceUID is not the announced one")
+                return DOES_NOT_MATCH
+            self.queue.store(file, series, instance, self._peer(event.assoc).number)
+        except BioAttError as error:
+            logger.error("an image was refused: %s", error)
+            return CANNOT_UNDERSTAND
+        except OSError as error:
+            logger.error("an image was refused: the queue cannot be written (%s)", error.strerror)
+            return OUT_OF_RESOURCES
+        finally:
+            file.unlink(missing_ok=True)
+        return SUCCESS
+
+
+def _write(event: evt.Event, file: Any) -> None:
+    """Write the image as it came, byte for byte, as a DICOM file (PS3.10)."""
+    with synced(file, file) as stream:
+        stream.write(b"\0" * 128 + b"DICM")
+        write_file_meta_info(stream, event.file_meta)
+        stream.write(event.request.DataSet.getbuffer())

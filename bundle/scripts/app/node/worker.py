@@ -1,0 +1,179 @@
+"""The process that denoises: by the bundle's inference workflow, one series at a time, killed without harm."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from ...errors import find_bioatt_error
+from .storage import sync_folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the work on a series ended.
+
+    Args:
+        kind: ``done``; ``refused``, as it would be each time; or ``again``, worth another try.
+        why: the reason, without values of the patient's.
+    """
+
+    kind: str
+    why: str = ""
+
+
+class Worker:
+    """Starts the process when there is work, and once more when it died.
+
+    Args:
+        limit_s: seconds that a series may take.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+        self._until: float | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process, None where there is none."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a series is at work."""
+        return self._until is not None
+
+    def start(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Have ``folder/source`` denoised to ``folder/result``."""
+        if self._process is None or not self._process.is_alive():
+            context = multiprocessing.get_context("spawn")
+            self._pipe, other = context.Pipe()
+            self._process = context.Process(target=run_worker, args=(other, os.getpid()), daemon=True)
+            self._process.start()
+            other.close()
+        self._until = time.monotonic() + self.limit_s
+        try:
+            self._pipe.send((folder, dict(settings)))
+        except OSError:  # it died just now: `poll` tells
+            pass
+
+    def poll(self, wait_s: float = 0.0) -> Outcome | None:
+        """How the series ended; None while it is at work."""
+        try:
+            if self._pipe.poll(wait_s):
+                outcome = self._pipe.recv()
+            elif not self._process.is_alive():
+                outcome = Outcome("again", f"the worker ended with code {self._process.exitcode}")
+            elif time.monotonic() > self._until:
+                self.stop()
+                outcome = Outcome("again", f"it took more than {self.limit_s:g} s")
+            else:
+                return None
+        except (EOFError, OSError):
+            self._process.join(5)
+            outcome = Outcome("again", f"the worker ended with code {self._process.exitcode}")
+        self._until = None
+        return outcome
+
+    def stop(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+        self._process = self._until = None
+
+
+class Denoiser:
+    """Runs the inference workflow; network and prior model are loaded once for the same settings."""
+
+    def __init__(self) -> None:
+        self._known = ""
+        self._parts: dict[str, Any] = {}
+
+    def __call__(self, source: Path, target: Path, settings: Mapping[str, Any]) -> None:
+        """Denoise the one series in `source`; its derived series is the folder `target`, with UIDs that stay the same.
+
+        Raises:
+            BioAttError: it cannot be denoised.
+        """
+        from ...workflow import open_workflow, run_workflow
+
+        shared = {**settings, "stable_uids": True, "progress": False}
+        asked = json.dumps(settings, sort_keys=True)
+        if asked != self._known:
+            parser = open_workflow("inference", ["inference.json"], shared).parser
+            self._parts = {name: parser.get_parsed_content(name) for name in ("network", "prior_source")}
+            self._known = asked
+        places = {"dataset_dir": str(source), "output_dir": str(target)}
+        run_workflow("inference", ["inference.json"], {**shared, **self._parts, **places})
+
+
+def denoise_folder(denoise: Denoiser, folder: Path, settings: Mapping[str, Any]) -> Outcome:
+    """Make ``folder/result`` of ``folder/source``, whole and on the disk."""
+    made = folder / "made"
+    for left in [made, *folder.glob(".made.*")]:  # of a worker that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with redirect_stdout(StringIO()):
+            denoise(folder / "source", made, settings)
+        sync_folder(made, files=True)
+        os.rename(made, folder / "result")
+        sync_folder(folder)
+    except Exception as error:
+        ours = find_bioatt_error(error)
+        if _is_about_the_disk(error) or ours is None:
+            told = str(ours) if ours is not None else f"unexpected {type(error).__name__}"
+            return Outcome("again", told)
+        return Outcome("refused", str(ours))
+    return Outcome("done")
+
+
+def run_worker(pipe: Connection, parent: int) -> None:
+    """The process: denoises what comes through the pipe until the node ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node decides when to stop
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    from ...device import keep_freed_memory
+    from ...workflow import quiet_libraries
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    quiet_libraries()
+    keep_freed_memory()
+    denoise = Denoiser()
+    while True:
+        try:
+            folder, settings = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(denoise_folder(denoise, folder, settings))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when the node is gone, since the next one begins the series anew."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def _is_about_the_disk(error: BaseException | None) -> bool:
+    """Whether an error comes of the place where results go, not of the series."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

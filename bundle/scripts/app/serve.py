@@ -1,0 +1,180 @@
+"""`bioatt serve`: a DICOM node that denoises what is sent to it. docs/node.md shows how to use it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+_EXAMPLE = "bioatt serve --port 11112 --ae-title BIOATT --send-to PACS@192.0.2.1:104"
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "serve",
+        help="run a DICOM node: take CT by C-STORE, send the derived series on",
+        description="Take CT series by C-STORE, denoise each as `bioatt denoise` does, and send the derived series to "
+        "another node. What was acknowledged is on disk, and goes on after a stop of any kind.",
+        epilog=f"example: {_EXAMPLE}\n\nResearch software, not a medical device: not for diagnosis.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--send-to", metavar="AE@HOST:PORT", help="where derived series go")
+    parser.add_argument("--port", type=int, default=11112, metavar="N", help="to listen on (default: 11112)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--ae-title", default="BIOATT", metavar="AE", help="of this node (default: BIOATT)")
+    parser.add_argument(
+        "--accept", nargs="+", default=[], metavar="AE", help="titles that may call (default: that of --send-to)"
+    )
+    parser.add_argument(
+        "--queue", default="bioatt-queue", metavar="DIR", help="folder of what is at work (default: bioatt-queue)"
+    )
+    parser.add_argument("--rules", metavar="FILE", help="JSON: which series, and how (default: all original CT)")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all series, keys of configs/inference.json"
+    )
+    _add_completeness(parser)
+    _add_limits(parser)
+    _add_tls(parser)
+    parser.add_argument("--status", action="store_true", help="tell what stands in the queue, and end")
+    parser.add_argument("--retry-failed", action="store_true", help="let what failed wait again, and end")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the node, or tell its status; exit code 2 for options that cannot be used."""
+    from ..errors import BioAttError
+
+    try:
+        return _status(options) if options.status or options.retry_failed else _serve(options)
+    except BioAttError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _status(options: argparse.Namespace) -> int:
+    """Tell what stands in the queue; 1 if something failed or no node runs."""
+    from .node.status import describe
+
+    lines, well = describe(Path(options.queue), retry_failed=options.retry_failed)
+    print("\n".join(lines))
+    return 0 if well else 1
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from ..errors import BioAttError
+
+    try:
+        from .node.node import serve
+    except ModuleNotFoundError as error:
+        if error.name != "pynetdicom":
+            raise
+        raise BioAttError("a node needs pynetdicom; python -m pip install 'pynetdicom>=3.0.4'") from error
+
+    serve(_node_options(options))
+    return 0
+
+
+def _add_completeness(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--quiet-time",
+        type=_positive,
+        default=30.0,
+        metavar="S",
+        help="a series is complete S seconds after its last image (default: 30)",
+    )
+    parser.add_argument("--at-release", action="store_true", help="a series is complete when its association ends")
+    parser.add_argument(
+        "--patience",
+        type=_positive,
+        default=300.0,
+        metavar="S",
+        help="where an association broke off, wait S seconds for its sender to come again (default: 300)",
+    )
+    parser.add_argument(
+        "--hold-broken", action="store_true", help="put such a series among the failed then, do not denoise it as it is"
+    )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-associations", type=int, default=10, metavar="N", help="at a time (default: 10)")
+    parser.add_argument("--max-object", type=_positive, default=1024, metavar="MB", help="of an image (default: 1024)")
+    parser.add_argument(
+        "--min-free", type=float, default=2.0, metavar="GB", help="refuse images below it on the disk (default: 2)"
+    )
+    parser.add_argument(
+        "--tries", type=int, default=3, metavar="N", help="times that a series is begun at most (default: 3)"
+    )
+    parser.add_argument(
+        "--max-minutes", type=_positive, default=60.0, metavar="N", help="that a series may take (default: 60)"
+    )
+    parser.add_argument(
+        "--send-hours",
+        type=_positive,
+        default=72.0,
+        metavar="N",
+        help="give up sending a series after N hours (default: 72)",
+    )
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tls",
+        nargs=3,
+        metavar=("CERT", "KEY", "CA"),
+        help="PEM files: callers must come by TLS with a certificate of CA",
+    )
+    parser.add_argument("--send-tls", action="store_true", help="send by TLS too, with the same files")
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError("wanted a number above 0")
+    return number
+
+
+def _tls(files: list[str]) -> object:
+    from .node.node import Tls
+
+    certificate, key, authority = map(Path, files)
+    return Tls(certificate=certificate, key=key, authority=authority)
+
+
+def _node_options(options: argparse.Namespace) -> object:
+    from ..errors import BioAttError
+    from .node.node import NodeOptions, Retries
+    from .node.receiver import Limits
+    from .node.rules import read_rules
+    from .node.sender import Destination
+    from .node.storage import Completeness
+    from .settings import read_settings
+
+    if not options.send_to:
+        raise BioAttError("--send-to is missing; say where derived series go, AE@HOST:PORT")
+    if options.send_tls and not options.tls:
+        raise BioAttError("--send-tls needs certificates; give them with --tls CERT KEY CA")
+    return NodeOptions(
+        queue=Path(options.queue),
+        destination=Destination.parse(options.send_to),
+        ae_title=options.ae_title,
+        host=options.host,
+        port=options.port,
+        calling_ae_titles=options.accept,
+        complete=Completeness(
+            quiet_s=options.quiet_time,
+            at_release=options.at_release,
+            patience_s=options.patience,
+            hold_broken=options.hold_broken,
+        ),
+        rules=read_rules(Path(options.rules) if options.rules else None),
+        settings=read_settings(options.set),
+        limits=Limits(
+            associations=options.max_associations,
+            object_bytes=int(options.max_object * (1 << 20)),
+            free_bytes=int(options.min_free * 1e9),
+            idle_s=max(60.0, 2 * options.quiet_time),
+        ),
+        retries=Retries(denoise=options.tries, send_s=options.send_hours * 3600, job_s=options.max_minutes * 60),
+        tls=_tls(options.tls) if options.tls else None,
+        send_tls=options.send_tls,
+    )

@@ -1,0 +1,162 @@
+"""BioAtt as a module of mercure: each CT series of MERCURE_IN_DIR is denoised into MERCURE_OUT_DIR.
+
+MERCURE_IN_DIR holds files ``SERIES_UID#NAME.dcm`` of one or several series, and task.json, whose ``process.settings``
+may have keys of configs/inference.json, such as ``strength``, and ``rules`` as docs/node.md describes them.
+MERCURE_OUT_DIR exists; it gets the images of all derived series, and result.json.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bioatt.scripts.app.command_line import BUNDLE_ROOT
+
+if str(BUNDLE_ROOT) not in sys.path:  # the configs import the bundle's code as `scripts`; one name for it
+    sys.path.insert(0, str(BUNDLE_ROOT))
+
+logger = logging.getLogger("bioatt.mercure")
+
+
+def main() -> int:
+    """Denoise what is there; 0 done, 1 some series failed, 2 folders or settings cannot be used."""
+    from scripts.errors import find_bioatt_error
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        source, target = _folder("MERCURE_IN_DIR"), _folder("MERCURE_OUT_DIR")
+        settings, rules = read_task(source / "task.json")
+        told = [denoise_series(source, uid, files, target, settings, rules) for uid, files in series_of(source).items()]
+    except Exception as error:
+        ours = find_bioatt_error(error)
+        if ours is None:
+            raise
+        print(f"error: {ours}", file=sys.stderr)
+        return 2
+    result = {"series": told, "__mercure_notification": notification(told)}
+    (target / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(result["__mercure_notification"]["text"])
+    return int(any(one["state"] == "failed" for one in told))
+
+
+def read_task(file: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Settings and rules of the module, of ``process.settings``; without them those of `bioatt denoise`.
+
+    Raises:
+        BioAttError: unreadable, or a setting or rule that cannot be used.
+    """
+    from scripts.app.node.rules import check_settings, make_rules, read_rules
+    from scripts.errors import BioAttError
+
+    try:
+        process = json.loads(file.read_text(encoding="utf-8")).get("process") or {}
+        settings = dict(process.get("settings") or {})
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise BioAttError(f"{file.name} cannot be read ({type(error).__name__}); wanted process.settings") from error
+    rules = settings.pop("rules", None)
+    check_settings(settings, file.name)
+    return settings, read_rules(None) if rules is None else make_rules(rules, file.name)
+
+
+def series_of(folder: Path) -> dict[str, list[Path]]:
+    """The files of each series, by the UID before # in their names.
+
+    Raises:
+        BioAttError: there are none.
+    """
+    from scripts.errors import BioAttError
+
+    found: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*#*.dcm")):
+        found.setdefault(file.name.partition("#")[0], []).append(file)
+    if not found:
+        raise BioAttError("MERCURE_IN_DIR holds no SERIES_UID#NAME.dcm; start the module by a rule of mercure")
+    return found
+
+
+def denoise_series(
+    source: Path, uid: str, files: Sequence[Path], target: Path, settings: Mapping[str, Any], rules: Sequence[Any]
+) -> dict[str, Any]:
+    """Denoise one series, or leave it out; what became of it, without values of the patient's."""
+    from scripts.app.node.rules import choose
+    from scripts.errors import find_bioatt_error
+
+    try:
+        choice = choose(files, rules)
+        if choice.settings is None:
+            return {"series": uid, "state": "left out", "why": choice.why}
+        return {"series": uid, "state": "denoised", **_denoise(source, uid, target, {**settings, **choice.settings})}
+    except Exception as error:
+        ours = find_bioatt_error(error)
+        if ours is None:
+            logger.exception("series %s: unexpected error", uid)
+        return {"series": uid, "state": "failed", "why": str(ours or f"unexpected {type(error).__name__}")}
+
+
+def notification(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The notice that mercure raises: always with the text, asked for where something failed or was out of scope."""
+    done = [one for one in told if one["state"] == "denoised"]
+    lines = [f"BioAtt: {len(done)} of {len(told)} series denoised. Not for diagnosis."]
+    for one in told:
+        if one["state"] == "denoised":
+            before, after = (one["noise_sd_hu"] or {}).get("before"), (one["noise_sd_hu"] or {}).get("after")
+            noise = f", noise {before:.1f} HU before, {after:.1f} HU after" if one["noise_sd_hu"] else ""
+            scope = "".join(f"; outside what it was trained on: {what}" for what in one["outside_scope"])
+            lines.append(f"{one['series']}: {one['slices']} slices{noise}{scope}")
+        else:
+            lines.append(f"{one['series']}: {one['state']}, {one['why']}")
+    odd = any(one["state"] == "failed" or one.get("outside_scope") for one in told)
+    return {"text": "\n".join(lines), "requested": odd}
+
+
+def _denoise(source: Path, uid: str, target: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the inference workflow, and put its images into `target` when all are made."""
+    from scripts.inference import InferenceSummary
+    from scripts.workflow import run_workflow
+
+    own = Path(tempfile.mkdtemp(prefix=".bioatt-", dir=target))
+    try:
+        places = {"dataset_dir": str(source), "series": uid, "output_dir": str(own / "made")}
+        workflow = run_workflow(
+            "inference", ["inference.json"], {**settings, "stable_uids": True, "progress": False, **places}
+        )
+        made = sorted((own / "made").glob("*.dcm"))
+        derived = _series_uid(made[0])
+        for file in made:
+            os.rename(file, target / f"{derived}#{file.name}")
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    handlers = workflow.parser.get_parsed_content("handlers")
+    (summary,) = (one for one in handlers if isinstance(one, InferenceSummary))
+    return {"derived_series": derived, **summary.figures()}
+
+
+def _series_uid(file: Path) -> str:
+    import pydicom
+
+    return str(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID)
+
+
+def _folder(name: str) -> Path:
+    """A folder that the environment names.
+
+    Raises:
+        BioAttError: it does not, or there is none.
+    """
+    from scripts.errors import BioAttError
+
+    folder = os.environ.get(name, "")
+    if not folder or not Path(folder).is_dir():
+        raise BioAttError(f"{name} names no folder ({folder or 'it is empty'}); mercure sets it")
+    return Path(folder)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

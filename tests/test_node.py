@@ -1,0 +1,660 @@
+"""The DICOM node: its queue, rules, receiver, sender and worker, on this machine's loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import ImplicitVRLittleEndian
+from pynetdicom import AE, evt
+from scripts.app.node.node import Node, NodeOptions, Retries, Tls
+from scripts.app.node.receiver import Limits
+from scripts.app.node.rules import Rule, choose, read_rules
+from scripts.app.node.sender import Destination, send
+from scripts.app.node.status import describe
+from scripts.app.node.storage import Completeness, StorageQueue
+from scripts.app.node.worker import Denoiser, Outcome, Worker, denoise_folder
+from scripts.dicom.phantom import write_ct_series
+from scripts.errors import BioAttError
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+SMALL = {"shape": (32, 32), "spacing": (8.0, 8.0), "slices": 3}
+
+
+def until(condition, seconds=60.0):
+    """Wait until `condition()` is true."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+# The queue
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def queue(tmp_path, clock):
+    made = StorageQueue(tmp_path / "queue", clock=clock)
+    made.open()
+    yield made
+    made.close()
+
+
+def put(queue, series, instance, association=1, content=b"image"):
+    file = queue.new_file()
+    file.write_bytes(content)
+    queue.store(file, series, instance, association)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_series_is_complete_after_the_quiet_time(queue, clock):
+    put(queue, "1.2", "1.2.1")
+    clock.now = 9.0
+    put(queue, "1.2", "1.2.2")
+    clock.now = 18.0
+    when = Completeness(quiet_s=10.0)
+    assert queue.take_complete(when) == []
+    clock.now = 19.0
+    assert queue.take_complete(when) == ["1.2"]
+    assert names(queue.waiting / "1.2" / "source") == ["1.2.1.dcm", "1.2.2.dcm"]
+    assert names(queue.waiting / "1.2") == ["source"] and names(queue.receiving) == []
+
+
+def test_a_series_is_complete_at_release_by_option(queue, clock):
+    when = Completeness(quiet_s=10.0, at_release=True)
+    put(queue, "1.2", "1.2.1")
+    put(queue, "1.3", "1.3.1", association=2)
+    clock.now = 99.0
+    assert queue.take_complete(when) == []
+    queue.end_association(1, released=True)
+    assert queue.take_complete(when) == ["1.2"]
+
+
+def test_a_series_that_broke_off_waits_for_its_sender(queue, clock):
+    put(queue, "1.2", "1.2.1")
+    queue.end_association(1, released=False)
+    clock.now = 60.0
+    when = Completeness(quiet_s=10.0, patience_s=100.0)
+    assert queue.take_complete(when) == []
+    put(queue, "1.2", "1.2.2", association=2)
+    queue.end_association(2, released=True)
+    clock.now = 70.0
+    assert queue.take_complete(when) == ["1.2"]
+    assert names(queue.waiting / "1.2" / "source") == ["1.2.1.dcm", "1.2.2.dcm"]
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_patience_ends_with_what_is_there_or_among_the_failed(queue, clock, hold):
+    put(queue, "1.2", "1.2.1")
+    queue.end_association(1, released=False)
+    clock.now = 100.0
+    queue.take_complete(Completeness(patience_s=100.0, hold_broken=hold))
+    assert names(queue.waiting) == ([] if hold else ["1.2"])
+    assert names(queue.failed) == (["1.2"] if hold else [])
+    if hold:
+        assert "broke off" in json.loads((queue.failed / "1.2" / "why.json").read_text())["why"]
+        assert queue.retry_failed() == 1 and names(queue.waiting / "1.2" / "source") == ["1.2.1.dcm"]
+
+
+def test_a_restart_finds_what_was_received_and_what_was_open(queue, clock, tmp_path):
+    put(queue, "1.2", "1.2.1")
+    put(queue, "1.3", "1.3.1", association=2)
+    queue.end_association(2, released=True)
+    (queue.scratch / "half.dcm").write_bytes(b"half an im")
+    queue.close()
+    after = StorageQueue(tmp_path / "queue", clock=clock)
+    after.open()
+    clock.now = 10.0
+    assert after.take_complete(Completeness(quiet_s=10.0, patience_s=100.0)) == ["1.3"]
+    assert names(after.receiving) == ["1.2"] and names(after.scratch) == []
+    after.close()
+
+
+def test_a_series_that_waits_already_is_taken_once(queue, clock):
+    when = Completeness(at_release=True)
+    for association, instances in ((1, ["1"]), (2, ["1"]), (3, ["1", "2"])):
+        for instance in instances:
+            put(queue, "1.2", instance, association)
+        queue.end_association(association, released=True)
+        queue.take_complete(when)
+    assert names(queue.receiving) == ["1.2"]  # the third differs: it waits for its turn
+    queue.jobs()[0].finish(images=1)
+    assert queue.take_complete(when) == ["1.2"]
+    assert names(queue.waiting / "1.2" / "source") == ["1.dcm", "2.dcm"]
+
+
+@pytest.mark.parametrize("uid", ["", "../../etc", "..", "1.2/3", "1" * 65, "1.2\n"])
+def test_what_is_no_uid_goes_nowhere(queue, uid):
+    for series, instance in ((uid, "1.2"), ("1.2", uid)):
+        with pytest.raises(BioAttError, match="not a UID"):
+            put(queue, series, instance)
+    assert names(queue.receiving) == []
+
+
+def test_two_failures_of_a_series_stand_beside_each_other(queue, clock):
+    for content in (b"a", b"b"):
+        put(queue, "1.2", "1", content=content)
+        clock.now += 100.0
+        queue.take_complete(Completeness())
+        queue.jobs()[0].fail("damaged")
+    assert names(queue.failed) == ["1.2", "1.2-2"]
+
+
+def test_one_node_at_a_time_and_its_folder_is_private(queue):
+    assert queue.root.stat().st_mode & 0o077 == 0
+    with pytest.raises(BioAttError, match="a node runs on queue"):
+        StorageQueue(queue.root).open()
+
+
+# Rules
+
+
+def write_rules(path, rules):
+    path.write_text(json.dumps(rules))
+    return path
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    return write_ct_series(tmp_path_factory.mktemp("series") / "made", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("when", "fits"),
+    [
+        ({}, True),
+        ({"ConvolutionKernel": "^b3"}, True),
+        ({"ConvolutionKernel": "^B4"}, False),
+        ({"SliceThickness": [1, 3]}, True),
+        ({"SliceThickness": [None, 1]}, False),
+        ({"SliceThickness": [1, None], "SeriesDescription": "lung"}, False),
+        ({"PatientSex": [0, 1]}, False),
+        ({"ImageType": r"PRIMARY\\AXIAL"}, True),
+    ],
+)
+def test_a_rule_looks_at_the_header(series, tmp_path, when, fits):
+    file = write_rules(tmp_path / "rules.json", [{"name": "one", "when": when, "settings": {"strength": "low"}}])
+    choice = choose(series.iterdir(), read_rules(file))
+    assert choice.settings == ({"strength": "low"} if fits else None)
+
+
+def test_the_first_rule_that_fits_counts(series):
+    rules = [
+        Rule(name="not lungs", when={"SeriesDescription": "lung"}, denoise=False),
+        Rule(name="body", when={"SeriesDescription": "body"}, denoise=False),
+        Rule(),
+    ]
+    assert choose(series.iterdir(), rules).why == "rule body" and choose(series.iterdir(), rules).settings is None
+
+
+def test_derived_images_localizers_and_other_modalities_are_left_out(tmp_path):
+    for number, (keyword, value, why) in enumerate(
+        [
+            ("ImageType", ["DERIVED", "PRIMARY", "AXIAL"], "no rule fits"),
+            ("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"], "no image but localizers"),
+            ("Modality", "PT", "no CT"),
+        ]
+    ):
+        folder = write_ct_series(
+            tmp_path / str(number), modify=lambda header, i, k=keyword, v=value: setattr(header, k, v), **SMALL
+        )
+        choice = choose(folder.iterdir(), read_rules(None))
+        assert choice.settings is None and choice.why == why
+    assert choose((tmp_path / "0").iterdir(), [Rule(derived=True)]).settings == {}
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ({}, "wanted a list"),
+        ([], "wanted a list"),
+        ([{"when": {"Kernel": "B"}}], "Kernel is no DICOM keyword"),
+        ([{"when": {"SliceThickness": [1]}}], "wanted a regular expression"),
+        ([{"when": {"SeriesDescription": "("}}], "wanted a regular expression"),
+        ([{"what": 1}], "what"),
+        ([{"denoise": "no"}], "denoise"),
+        ([{"settings": {"strenght": 1}}], "strenght cannot be set"),
+        ([{"settings": {"output_dir": "/"}}], "output_dir cannot be set"),
+    ],
+)
+def test_a_wrong_rule_is_told(tmp_path, rules, told):
+    with pytest.raises(BioAttError, match=told):
+        read_rules(write_rules(tmp_path / "rules.json", rules))
+
+
+def test_rules_that_cannot_be_read_are_told(tmp_path):
+    with pytest.raises(BioAttError, match="cannot be read"):
+        read_rules(tmp_path / "none.json")
+
+
+# Receiver, sender and the whole node; the worker stands for itself below
+
+
+class FakeWorker:
+    """Does at once what `does(folder)` says; its default copies the source."""
+
+    def __init__(self, does=None):
+        self.does, self.folders, self.settings = does or self.copy, [], []
+        self.is_busy = False
+
+    @staticmethod
+    def copy(folder):
+        shutil.copytree(folder / "source", folder / "result")
+        return Outcome("done")
+
+    def start(self, folder, settings):
+        self.folders.append(folder)
+        self.settings.append(settings)
+        self.is_busy = True
+
+    def poll(self):
+        self.is_busy = False
+        return self.does(self.folders[-1])
+
+    def stop(self):
+        pass
+
+
+class Receiver:
+    """A PACS that keeps what it gets; `status` is its answer."""
+
+    def __init__(self, status=0x0000, contexts=None, context=None):
+        self.status, self.got, self.associations = status, [], 0
+        node = AE(ae_title="PACS")
+        node.add_supported_context(CT, contexts)
+        handlers = [(evt.EVT_C_STORE, self._store), (evt.EVT_ACCEPTED, self._accepted)]
+        self.server = node.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=context)
+        self.destination = Destination("PACS", "127.0.0.1", self.server.server_address[1])
+
+    def _store(self, event):
+        image = event.dataset
+        image.file_meta = event.file_meta
+        if self.status == 0x0000:
+            self.got.append(image)
+        return self.status
+
+    def _accepted(self, event):
+        self.associations += 1
+
+
+@pytest.fixture
+def receiver():
+    made = Receiver()
+    yield made
+    made.server.shutdown()
+
+
+class Running:
+    """A node with a fake worker, its rounds done by `step`."""
+
+    def __init__(self, folder, destination, **options):
+        known = {
+            "queue": folder,
+            "destination": destination,
+            "port": 0,
+            "complete": Completeness(at_release=True),
+            "limits": Limits(free_bytes=0),
+            "retries": Retries(first_s=0.05, longest_s=0.05),
+        }
+        self.node = Node(NodeOptions(**known | options))
+        self.node.worker = FakeWorker()
+        self.node.start()
+
+    def __getattr__(self, name):
+        return getattr(self.node, name)
+
+    def steps_until(self, condition):
+        def look():
+            self.node.step()
+            return condition()
+
+        return until(look)
+
+    def end(self):
+        self.node.stop()
+        self.node.run()
+
+
+@pytest.fixture
+def node(tmp_path, receiver):
+    made = Running(tmp_path / "queue", receiver.destination)
+    yield made
+    made.end()
+
+
+def associate(port, calling="PACS", called="BIOATT", context=None):
+    caller = AE(ae_title=calling)
+    caller.add_requested_context("1.2.840.10008.1.1")
+    caller.add_requested_context(CT)
+    tls = {"tls_args": (context, "localhost")} if context else {}
+    return caller.associate("127.0.0.1", port, ae_title=called, **tls)
+
+
+def store(port, folder, release=True, **titles):
+    """Send the files of a folder; the statuses."""
+    association = associate(port, **titles)
+    assert association.is_established
+    statuses = [association.send_c_store(file).get("Status") for file in sorted(folder.iterdir())]
+    association.release() if release else association.abort()
+    return statuses
+
+
+def test_a_series_goes_through_the_node(node, receiver, series):
+    assert store(node.port, series) == [0x0000] * 3
+    node.steps_until(lambda: not node.queue.jobs() and len(receiver.got) == 3)
+    assert {image.SOPInstanceUID for image in receiver.got} == {
+        pydicom.dcmread(file).SOPInstanceUID for file in series.iterdir()
+    }
+    (line,) = (node.queue.root / "sent.jsonl").read_text().splitlines()
+    assert json.loads(line)["images"] == 3 and receiver.associations == 1
+    folders = (node.queue.waiting, node.queue.receiving, node.queue.scratch, node.queue.failed)
+    until(lambda: not any(map(names, folders)))
+
+
+def test_what_is_acknowledged_lies_on_the_disk_as_it_came(node, series, monkeypatch):
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(descriptor), real(descriptor)))
+    (first, *_) = sorted(series.iterdir())
+    association = associate(node.port)
+    assert association.send_c_store(first).Status == 0x0000
+    assert len(synced) >= 2  # the file, and the name in its folder
+    (kept,) = node.queue.receiving.glob("*/source/*.dcm")
+    assert pydicom.dcmread(kept) == pydicom.dcmread(first)
+    association.release()
+
+
+def test_echo_and_titles(node):
+    association = associate(node.port)
+    assert association.send_c_echo().Status == 0x0000
+    association.release()
+    assert associate(node.port, calling="STRANGER").is_rejected
+    assert associate(node.port, called="OTHER").is_rejected
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(node, series, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert store(node.port, series) == [0xA700] * 3
+    assert list(node.queue.scratch.iterdir()) == list(node.queue.receiving.glob("*/source/*.dcm")) == []
+    assert store(node.port, series) == [0x0000] * 3
+
+
+def test_room_is_kept_on_the_disk(tmp_path, receiver, series):
+    node = Running(tmp_path / "queue", receiver.destination, limits=Limits(free_bytes=1 << 62))
+    assert store(node.port, series) == [0xA700] * 3
+    node.end()
+
+
+def test_an_object_that_is_too_large_ends_its_association(tmp_path, receiver, series):
+    node = Running(tmp_path / "queue", receiver.destination, limits=Limits(free_bytes=0, object_bytes=1000))
+    association = associate(node.port)
+    assert association.send_c_store(min(series.iterdir())).get("Status", 0xA700) == 0xA700
+    until(lambda: association.is_aborted)
+    assert list(node.queue.receiving.iterdir()) == []
+    node.end()
+
+
+def test_associations_are_limited(tmp_path, receiver):
+    node = Running(tmp_path / "queue", receiver.destination, limits=Limits(free_bytes=0, associations=2))
+    held = [associate(node.port) for _ in range(2)]
+    assert associate(node.port).is_rejected
+    for one in held:
+        one.release()
+    node.end()
+
+
+def test_an_image_that_says_something_else_is_refused(node, series, tmp_path):
+    image = pydicom.dcmread(min(series.iterdir()))
+    image.SeriesInstanceUID = "../../x"
+    association = associate(node.port)
+    assert association.send_c_store(image).Status == 0xC000
+    association.release()
+    assert list(node.queue.receiving.iterdir()) == list(node.queue.scratch.iterdir()) == []
+
+
+def test_a_series_that_broke_off_is_not_taken_yet(node, series):
+    store(node.port, series, release=False)
+    until(lambda: not node.receiver._peers)
+    node.step()
+    assert names(node.queue.waiting) == [] and len(names(node.queue.receiving)) == 1
+    store(node.port, series)
+    node.steps_until(lambda: node.worker.folders)
+
+
+def test_own_results_come_back_and_end(node, receiver, series, tmp_path, weights):
+    own = tmp_path / "own"
+    Denoiser()(series, own, {"weights": str(weights), "prior": "uniform"})
+    store(node.port, own)
+    node.steps_until(lambda: not names(node.queue.receiving) and not node.queue.jobs())
+    assert node.worker.folders == [] and receiver.got == []
+
+
+def test_settings_of_the_rule_go_before_those_of_the_node(tmp_path, receiver, series):
+    options = {"rules": [Rule(settings={"strength": "low"})], "settings": {"strength": "high", "prior": "uniform"}}
+    node = Running(tmp_path / "queue", receiver.destination, **options)
+    store(node.port, series)
+    node.steps_until(lambda: node.worker.settings)
+    assert node.worker.settings == [{"strength": "low", "prior": "uniform"}]
+    node.end()
+
+
+def test_a_worker_that_dies_is_tried_again_and_then_given_up(node, series):
+    node.worker.does = lambda folder: Outcome("again", "the worker ended with code -9")
+    store(node.port, series)
+    node.steps_until(lambda: names(node.queue.failed))
+    assert len(node.worker.folders) == 3
+    (failed,) = node.queue.failed.iterdir()
+    assert "begun 3 times: the worker ended with code -9" in json.loads((failed / "why.json").read_text())["why"]
+    assert len(names(failed / "source")) == 3
+    lines, well = describe(node.queue.root)
+    assert not well and "node        running" in lines and any("ended with code -9" in line for line in lines)
+
+
+def test_a_series_that_is_refused_fails_at_once(node, series):
+    node.worker.does = lambda folder: Outcome("refused", "slices are missing")
+    store(node.port, series)
+    node.steps_until(lambda: names(node.queue.failed))
+    assert len(node.worker.folders) == 1
+
+
+def test_a_receiver_that_is_down_gets_it_later(tmp_path, series):
+    gone = Receiver()
+    gone.server.shutdown()
+    node = Running(tmp_path / "queue", gone.destination)
+    store(node.port, series)
+    node.steps_until(lambda: node.queue.jobs() and node.queue.jobs()[0].tries().get("sends", 0) >= 2)
+    assert "does not answer" in node.queue.jobs()[0].tries()["why"]
+    node.end()
+    back = Receiver()
+    again = Running(tmp_path / "queue", back.destination)
+    again.steps_until(lambda: not again.queue.jobs())
+    assert len(back.got) == 3 and again.worker.folders == []  # sent from the disk, not denoised again
+    again.end()
+    back.server.shutdown()
+
+
+def test_a_receiver_that_refuses_for_too_long_is_given_up(tmp_path, series):
+    refusing = Receiver(status=0xA700)
+    retries = Retries(first_s=0.05, longest_s=0.05, send_s=0.3)
+    node = Running(tmp_path / "queue", refusing.destination, retries=retries)
+    store(node.port, series)
+    node.steps_until(lambda: names(node.queue.failed))
+    (failed,) = node.queue.failed.iterdir()
+    assert "status 0xA700" in json.loads((failed / "why.json").read_text())["why"]
+    assert len(names(failed / "result")) == len(names(failed / "source")) == 3
+    node.end()
+    refusing.server.shutdown()
+
+
+def test_a_receiver_of_the_default_transfer_syntax_alone_gets_it(tmp_path, series):
+    plain = Receiver(contexts=ImplicitVRLittleEndian)
+    send(sorted(series.iterdir()), plain.destination, "BIOATT")
+    assert len(plain.got) == 3
+    np.testing.assert_array_equal(plain.got[0].pixel_array, pydicom.dcmread(min(series.iterdir())).pixel_array)
+    plain.server.shutdown()
+
+
+@pytest.mark.parametrize("text", ["PACS", "PACS@host", "@h:1", "PACS@h:0", "PACS@h:70000", "A" * 17 + "@h:1"])
+def test_a_wrong_destination_is_told(text):
+    with pytest.raises(BioAttError, match="wanted AE@HOST:PORT"):
+        Destination.parse(text)
+
+
+def test_no_value_of_the_patient_is_logged(node, receiver, series, caplog):
+    caplog.set_level("DEBUG", logger="scripts")
+    node.worker.does = lambda folder: Outcome("refused", "slices are missing")
+    store(node.port, series)
+    node.steps_until(lambda: names(node.queue.failed))
+    header = pydicom.dcmread(min(series.iterdir()))
+    assert "slices are missing" in caplog.text
+    for keyword in ("PatientName", "PatientID", "AccessionNumber", "StudyDescription", "ReferringPhysicianName"):
+        assert str(header[keyword].value) not in caplog.text
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """An authority, a certificate by it, and one by nobody."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*words):
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True, timeout=60)
+
+    for name in ("ca", "stranger"):
+        openssl(*f"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN={name}".split(),
+                *f"-keyout {name}.key -out {name}.pem".split())  # fmt: skip
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    openssl(*"req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=node -keyout node.key".split(),
+            "-out", "node.csr")  # fmt: skip
+    openssl(*"x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names".split(),
+            "-out", "node.pem")  # fmt: skip
+    return folder
+
+
+def tls(folder, name="node"):
+    return Tls(certificate=folder / f"{name}.pem", key=folder / f"{name}.key", authority=folder / "ca.pem")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
+def test_tls_both_ways_and_no_caller_without_a_certificate(tmp_path, series, certificates):
+    secure = Receiver(context=tls(certificates).context(server=True))
+    node = Running(tmp_path / "queue", secure.destination, tls=tls(certificates), send_tls=True)
+    assert store(node.port, series, context=tls(certificates).context(server=False)) == [0x0000] * 3
+    node.steps_until(lambda: len(secure.got) == 3)
+    assert not associate(node.port).is_established
+    stranger = associate(node.port, context=tls(certificates, "stranger").context(server=False))
+    until(lambda: not stranger.is_established)
+    node.end()
+    secure.server.shutdown()
+
+
+def test_a_wrong_certificate_is_told(tmp_path):
+    with pytest.raises(BioAttError, match="wanted PEM files"):
+        tls(tmp_path).context(server=True)
+
+
+# The worker
+
+
+def job_folder(place, source):
+    shutil.copytree(source, place / "source")
+    return place
+
+
+@pytest.fixture
+def settings(weights):
+    return {"weights": str(weights), "prior": "uniform"}
+
+
+def test_the_worker_gives_what_denoise_gives(tmp_path, series, settings):
+    folder = job_folder(tmp_path / "job", series)
+    (folder / "made").mkdir()  # of a worker that was killed
+    worker = Worker(limit_s=600.0)
+    worker.start(folder, settings)
+    outcome = until(lambda: worker.poll(0.1), 300)
+    assert outcome == Outcome("done") and not worker.is_busy
+    worker.stop()
+    from scripts.app.command_line import main
+
+    words = ["--weights", settings["weights"], "--prior", "uniform", "--stable-uids", "--quiet"]
+    assert main(["denoise", str(series), str(tmp_path / "ours"), *words]) == 0
+    assert_same_images(folder / "result", tmp_path / "ours")
+    assert names(folder) == ["result", "source"]
+
+
+def assert_same_images(one, other):
+    """Same UIDs and bytes, but for the time at which they were made."""
+    for a, b in zip(sorted(one.iterdir()), sorted(other.iterdir()), strict=True):
+        a, b = pydicom.dcmread(a), pydicom.dcmread(b)
+        for image in (a, b):
+            for element in list(image.iterall()):
+                if element.keyword in TIMES:
+                    element.value = None
+        assert a == b and a.PixelData == b.PixelData
+
+
+#: Elements of a derived image that say when it was made.
+TIMES = {"InstanceCreationDate", "InstanceCreationTime", "ContentDate", "ContentTime", "SeriesDate", "SeriesTime",
+         "ContributionDateTime", "TimezoneOffsetFromUTC"}  # fmt: skip
+
+
+def test_a_worker_that_is_killed_or_too_slow_is_told(tmp_path, series, settings):
+    folder = job_folder(tmp_path / "job", series)
+    worker = Worker(limit_s=600.0)
+    worker.start(folder, settings)
+    os.kill(worker.pid, 9)
+    outcome = until(lambda: worker.poll(0.1))
+    assert outcome.kind == "again" and "-9" in outcome.why
+    worker = Worker(limit_s=0.0)
+    worker.start(folder, settings)
+    assert "more than 0 s" in until(lambda: worker.poll(0.1)).why
+    assert worker.pid is None
+
+
+def test_what_the_workflow_refuses_is_refused_and_a_full_disk_is_not(tmp_path, series, settings):
+    folder = job_folder(tmp_path / "job", write_ct_series(tmp_path / "made", **SMALL | {"slices": 5}))
+    (folder / "source" / "0002.dcm").unlink()
+    outcome = denoise_folder(Denoiser(), folder, settings)
+    assert outcome.kind == "refused" and "slices are missing" in outcome.why
+
+    def full(source, target, settings):
+        raise BioAttError("writing failed") from OSError(28, "No space left on device")
+
+    assert denoise_folder(full, folder, settings) == Outcome("again", "writing failed")
+
+    def odd(source, target, settings):
+        raise ValueError("Phäntom^Body")
+
+    assert denoise_folder(odd, folder, settings) == Outcome("again", "unexpected ValueError")
+    assert not (folder / "result").exists()
