@@ -25,6 +25,7 @@ import numpy as np
 import pydicom
 from pydicom.data import get_testdata_file
 from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.multival import MultiValue
 from pydicom.uid import RLELossless
 
 if __name__ == "__main__":
@@ -252,13 +253,21 @@ def _is_memory(error):
     return False
 
 
+def _number(dataset, keyword, default):
+    """The element's one number, the first of several (the reader takes equal ones alone), or the default."""
+    number = dataset.get(keyword)
+    if number is None or number == "":
+        return default
+    return float(number[0] if isinstance(number, MultiValue) else number)
+
+
 def _differences(file, volume, back, series):
     """Compare with pydicom's own pixels, and with what was read back."""
     low, high = (-(2**15), 2**15 - 1)
     with warnings.catch_warnings(action="ignore"):
         dataset = pydicom.dcmread(io.BytesIO(file.read_bytes()), force=True)
         is_rle = dataset.file_meta.get("TransferSyntaxUID") == RLELossless
-        slope = abs(float(dataset.RescaleSlope)) if "RescaleSlope" in dataset else 1.0
+        slope = abs(_number(dataset, "RescaleSlope", 1.0))
         fits = np.abs(back - volume) <= max(0.51, 0.51 * min(slope, 1.0), np.abs(volume).max() * 1e-6)
         clipped = (volume <= low) | (volume >= high)
         if not (fits | clipped).all():
@@ -270,7 +279,8 @@ def _differences(file, volume, back, series):
         ):
             return ""
         dataset.pixel_array_options(decoding_plugin="pydicom" if is_rle else "")  # pylibjpeg-rle aborts on damaged data
-        expected = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+        frame = dataset.pixel_array.reshape(-1, series.rows, series.columns)[series.frames[0]]
+        expected = frame * _number(dataset, "RescaleSlope", 1.0) + _number(dataset, "RescaleIntercept", 0.0)
     if not np.allclose(volume[0], expected.astype(np.float32), rtol=1e-6):
         return "pydicom reads other HU"
     return ""

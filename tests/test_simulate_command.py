@@ -120,7 +120,8 @@ def test_padding_and_what_lies_outside_the_circle_keep_their_values(tmp_path):
     # Stored 63536 is 63536 HU here: named as padding, above all HU, and to be kept by the writer.
     corner = write_ct_series(tmp_path / "signed", **CT, padding=-2000, signed=True, intercept=0.0)
     for folder in (source, corner):
-        assert simulate(folder, tmp_path / f"{folder.name}_out", "--dose", "0.1", "--photons", "1e4") == 0
+        options = ("--dose", "0.1", "--photons", "1e4", "--assume-hu")  # unsigned without intercept: nothing below 0 HU
+        assert simulate(folder, tmp_path / f"{folder.name}_out", *options) == 0
         for before, after in zip(
             select_series(folder).files, select_series(tmp_path / f"{folder.name}_out").files, strict=True
         ):
@@ -239,7 +240,9 @@ def test_pixels_that_are_not_square_and_series_without_soft_tissue_are_refused(t
     wide = write_ct_series(tmp_path / "wide", shape=(48, 64), spacing=(6.0, 5.0), slices=2)
     assert simulate(wide, tmp_path / "out") == 2
     assert "wanted square ones" in capsys.readouterr().err
-    air = write_ct_series(tmp_path / "air", shape=(48, 48), spacing=(5.0, 5.0), slices=2, degrade=lambda hu, i: hu * 0)
+    air = write_ct_series(
+        tmp_path / "air", shape=(48, 48), spacing=(5.0, 5.0), slices=2, degrade=lambda hu, i: 2.0 * hu
+    )
     assert simulate(air, tmp_path / "out") == 2
     assert "give the photons per ray with --photons" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

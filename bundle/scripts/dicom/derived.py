@@ -11,7 +11,7 @@ from pydicom.tag import Tag
 from ..errors import BioAttError
 from ..provenance import DENOISING
 from .codestream import split_frames
-from .headers import LOSSY_METHODS, is_enhanced, items, label, open_dicom, whole_number
+from .headers import LOSSY_METHODS, has_frames, is_enhanced, items, label, open_dicom, whole_number
 from .rules import Run, plain
 from .transcode import set_element
 
@@ -250,7 +250,7 @@ def _set_lossy(derived: Dataset, source: Dataset, file: Path) -> None:
     if label(source, "LossyImageCompression", file) != "01":
         set_element(derived, "LossyImageCompression", "CS", "01")
     if not label(source, "LossyImageCompressionRatio", file):
-        frames = whole_number(source, "NumberOfFrames", file) if is_enhanced(source) else 1
+        frames = whole_number(source, "NumberOfFrames", file) if has_frames(source) else 1
         bits = frames * whole_number(source, "BitsStored", file)
         plain_bytes = whole_number(source, "Rows", file) * whole_number(source, "Columns", file) * bits / 8
         pixel_data = open_dicom(file, specific_tags=["SOPClassUID", "PixelData"]).PixelData

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
-from .headers import is_enhanced, items, label, text, value, whole_number
+from .headers import is_enhanced, items, label, numbers, text, value, whole_number
+
+MAX_FRAMES = 1 << 16  # of CT Image Storage
+#: What FrameIncrementPointer names where frames follow in space: GridFrameOffsetVector, SliceLocation, its vector, and
+#: SpacingBetweenSlices or ImagePositionPatient, which some programs put there.
+_PLACES = ("(3004,000C)", "(3004,000c)", "(0020,1041)", "(0018,2005)", "(0018,0088)", "(0020,0032)")
 
 #: Functional groups (PS3.3 C.7.6.16.2 and C.8.15.3) and what is taken from them.
 _GROUPS = {
@@ -30,16 +36,12 @@ def frame_headers(dataset: Dataset, where: Path) -> list[Dataset]:
     its own only header.
 
     Raises:
-        BioAttError: several frames in a class that has one, or functional groups that do not fit NumberOfFrames.
+        BioAttError: several frames that nothing places, or functional groups that do not fit NumberOfFrames.
     """
     frames = 1 if value(dataset, "NumberOfFrames", where) is None else whole_number(dataset, "NumberOfFrames", where)
-    if not is_enhanced(dataset):
-        if frames != 1:
-            raise BioAttError(
-                f"{where}: NumberOfFrames is {frames} in CT Image Storage, which has one; "
-                "convert the image to Enhanced CT or to single frames"
-            )
-        return [dataset]
+    has_groups = bool(items(dataset, "PerFrameFunctionalGroupsSequence", where))
+    if not is_enhanced(dataset) and not (frames > 1 and has_groups):
+        return [dataset] if frames == 1 else _placed_frames(dataset, frames, where)
     own = items(dataset, "PerFrameFunctionalGroupsSequence", where)
     if frames < 1 or len(own) != frames:
         raise BioAttError(
@@ -59,6 +61,49 @@ def frame_headers(dataset: Dataset, where: Path) -> list[Dataset]:
         _lift(groups, header, where)
         headers.append(header)
     return headers
+
+
+def _placed_frames(dataset: Dataset, frames: int, where: Path) -> list[Dataset]:
+    """Frames of CT Image Storage, which should have one; dental scanners and workstations write several all the same.
+
+    They follow each other along the normal (rows x columns) of the first, by GridFrameOffsetVector or
+    SpacingBetweenSlices.
+    """
+    offsets = _frame_offsets(dataset, frames, where)
+    if offsets is None:
+        raise BioAttError(
+            f"{where}: NumberOfFrames is {frames} in CT Image Storage, and nothing says where its frames lie (no "
+            "SpacingBetweenSlices, no GridFrameOffsetVector); convert the image to Enhanced CT or to single frames"
+        )
+    first = numbers(dataset, "ImagePositionPatient", 3, where)
+    orientation = numbers(dataset, "ImageOrientationPatient", 6, where)
+    normal = np.cross(orientation[:3], orientation[3:])
+    headers = []
+    for offset in offsets:
+        header = Dataset()
+        header.update({tag: dataset.get_item(tag) for tag in dataset.keys() if tag.group < 0x5200})
+        header.file_meta = dataset.file_meta
+        position = [round(float(one), 6) for one in first + offset * normal]
+        header["ImagePositionPatient"] = DataElement("ImagePositionPatient", "DS", list(map(str, position)))
+        headers.append(header)
+    return headers
+
+
+def _frame_offsets(dataset: Dataset, frames: int, where: Path) -> np.ndarray | None:
+    """Way of each frame along the normal in mm; None where it is not known, or frames follow in time."""
+    if frames < 1 or frames > MAX_FRAMES:
+        return None
+    pointers = text(dataset, "FrameIncrementPointer", where)
+    if pointers and not any(pointer in pointers for pointer in _PLACES):
+        return None
+    try:
+        along = numbers(dataset, "GridFrameOffsetVector", frames, where)
+    except BioAttError:
+        try:
+            along = np.arange(frames) * numbers(dataset, "SpacingBetweenSlices", 1, where)[0]
+        except BioAttError:
+            return None
+    return along - along[0] if np.all(np.diff(along) != 0) else None
 
 
 def _lift(groups: Dataset, header: Dataset, where: Path) -> None:

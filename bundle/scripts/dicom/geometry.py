@@ -10,9 +10,10 @@ from pydicom.dataset import Dataset
 from ..errors import BioAttError
 from .headers import numbers, whole_number
 
-SAME_POSITION_MM = 0.01
-ROUNDING_MM = 0.105  # of slice positions in a file
-SIDEWAYS_MM = 0.21  # between neighbours, from rounding in two directions
+#: Tolerances are shares of the spacing, so that they fit voxels of micrometres, up to a length in mm.
+SAME_POSITION_MM, SAME_POSITION_SHARE = 0.01, 0.05
+ROUNDING_MM, ROUNDING_SHARE = 0.105, 0.4  # of slice positions in a file: to a tenth of a mm; of the slices' spacing
+SIDEWAYS_MM, SIDEWAYS_SHARE = 0.21, 0.75  # between neighbours, from rounding in two directions; of the pixels' spacing
 UNIT_TOLERANCE = 0.01  # of direction cosines, which files round to few digits
 MAX_PIXELS = 4096 * 4096  # of one slice; a larger matrix is no CT slice but a damaged or hostile header
 AXIAL_COSINE = 0.8  # a normal within 37 degrees of the body axis: a tilted gantry (30 degrees) is still axial
@@ -107,6 +108,15 @@ def heights(planes: list[Plane]) -> np.ndarray:
     return np.array([plane.position @ normal for plane in planes])
 
 
+def same_position_mm(planes: list[Plane]) -> float:
+    """How near two of these slices, sorted, may lie to count as one position."""
+    smallest = float(planes[0].spacing.min())
+    steps = np.diff(heights(planes))
+    if (steps > 0).any():
+        smallest = min(smallest, float(np.quantile(steps[steps > 0], 0.9)))  # phases add small steps, gaps large ones
+    return min(SAME_POSITION_MM, SAME_POSITION_SHARE * smallest)
+
+
 def gaps(planes: list[Plane]) -> list[str]:
     """Where sorted slices do not follow each other evenly, one phrase a place; empty where all is even.
 
@@ -122,9 +132,11 @@ def gaps(planes: list[Plane]) -> list[str]:
     sideways = np.diff([plane.position - height * normal for plane, height in zip(planes, along, strict=True)], axis=0)
     drift = np.median(sideways / steps[:, None], axis=0)
     aside = np.linalg.norm(sideways - steps[:, None] * drift, axis=1)
-    is_odd = np.abs(steps - usual) > max(0.05 * usual, ROUNDING_MM)
+    is_odd = np.abs(steps - usual) > max(0.05 * usual, min(ROUNDING_MM, ROUNDING_SHARE * usual))
+    is_aside = aside > min(SIDEWAYS_MM, SIDEWAYS_SHARE * float(planes[0].spacing.min()))
+    digits = 2 if usual >= 0.1 else 4
     phrases = []
-    for i in np.flatnonzero(is_odd | (aside > SIDEWAYS_MM)):
-        what = f"{steps[i]:.2f} mm" if is_odd[i] else f"{aside[i]:.2f} mm sideways"
-        phrases.append(f"{what} between {along[i]:.2f} and {along[i + 1]:.2f} mm")
+    for i in np.flatnonzero(is_odd | is_aside):
+        what = f"{steps[i]:.{digits}f} mm" if is_odd[i] else f"{aside[i]:.{digits}f} mm sideways"
+        phrases.append(f"{what} between {along[i]:.{digits}f} and {along[i + 1]:.{digits}f} mm")
     return phrases

@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.datadict import dictionary_has_tag
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 from ..errors import BioAttError
 
@@ -61,7 +64,10 @@ def open_dicom(file: Path, **kwargs: Any) -> Dataset | None:
                 return None
             stream.seek(0)
             dataset = pydicom.dcmread(stream, force=True, **kwargs)
-            return dataset if has_prefix or "SOPClassUID" in dataset else None
+            if not has_prefix and "SOPClassUID" not in dataset:
+                return None
+            _complete(dataset)
+            return dataset
     except BioAttError:
         raise
     except OSError as error:
@@ -73,6 +79,17 @@ def open_dicom(file: Path, **kwargs: Any) -> Dataset | None:
         raise BioAttError(
             f"{file} is DICOM but damaged ({type(error).__name__}); copy it again, or take it out of the folder"
         ) from error
+
+
+def _complete(dataset: Dataset) -> None:
+    """Take SOP class and instance from the file meta group where the data set lacks them (PS3.10 7.1)."""
+    meta = getattr(dataset, "file_meta", None) or Dataset()
+    for keyword in ("SOPClassUID", "SOPInstanceUID"):
+        tag = Tag(keyword)
+        is_there = tag in dataset and dataset.get_item(tag).value  # not decoded: its bytes may be copied later
+        uid = meta.get(f"MediaStorage{keyword}")
+        if not is_there and uid:
+            dataset[tag] = DataElement(tag, "UI", uid)
 
 
 class _FileReader(io.BufferedReader):
@@ -217,19 +234,37 @@ def whole_number(dataset: Dataset, keyword: str, where: object, smallest: int = 
 def rescale(dataset: Dataset, where: object) -> tuple[float, float]:
     """RescaleSlope and RescaleIntercept: HU = stored * slope + intercept (PS3.3 C.11.1.1.2).
 
+    A missing one counts as 1 or 0: a series that lacks one is refused, unless it was said that its values are HU
+    (`lacks_rescale`). Several equal values, as some programs write them, count as one.
+
     Raises:
-        BioAttError: one of them is missing or the slope is zero.
+        BioAttError: one of them is no number, or the slope is zero.
     """
-    for keyword in ("RescaleSlope", "RescaleIntercept"):
-        if value(dataset, keyword, where) is None:
-            raise BioAttError(
-                f"{where}: {keyword} is missing, so stored values cannot be turned into HU; "
-                "use the series as the scanner exported it"
-            )
-    slope = float(numbers(dataset, "RescaleSlope", 1, where)[0])
+    slope = _rescale_value(dataset, "RescaleSlope", 1.0, where)
+    intercept = _rescale_value(dataset, "RescaleIntercept", 0.0, where)
     if slope == 0.0:
         raise BioAttError(f"{where}: RescaleSlope is 0, wanted HU per stored value; repair the file")
-    return slope, float(numbers(dataset, "RescaleIntercept", 1, where)[0])
+    return slope, intercept
+
+
+def _rescale_value(dataset: Dataset, keyword: str, default: float, where: object) -> float:
+    found = value(dataset, keyword, where)
+    if found is None:
+        return default
+    count = len(found) if isinstance(found, MultiValue) else 1
+    several = numbers(dataset, keyword, count, where)
+    return float((several if np.all(several == several[0]) else numbers(dataset, keyword, 1, where))[0])
+
+
+def lacks_rescale(dataset: Dataset, where: object) -> str:
+    """Which of RescaleSlope and RescaleIntercept is missing, "" where none is."""
+    missing = [keyword for keyword in ("RescaleSlope", "RescaleIntercept") if value(dataset, keyword, where) is None]
+    return missing[0] if missing else ""
+
+
+def has_frames(dataset: Dataset) -> bool:
+    """Whether an image may hold several frames: Enhanced CT, or CT Image Storage with NumberOfFrames above 1."""
+    return is_enhanced(dataset) or label(dataset, "NumberOfFrames", "") not in ("", "1")
 
 
 def is_enhanced(dataset: Dataset) -> bool:

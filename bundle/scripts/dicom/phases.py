@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import BioAttError
-from .headers import is_enhanced, label
+from .headers import has_frames, label
 from .scan import Found, Scan
 from .slices import Slice
 
@@ -32,7 +32,7 @@ def choices(found: Sequence[Found], at_one_position: int, is_stack: Callable[[li
         at_one_position: how many slices share a position, at most: as many phases there must be.
         is_stack: whether files make an even stack.
     """
-    if any(is_enhanced(header) for _, header in found):  # one file may hold frames of several phases
+    if any(has_frames(header) for _, header in found):  # one file may hold frames of several phases
         return {}
     for keyword in PHASES:
         parts = dict(_parts(found, keyword))

@@ -38,11 +38,15 @@ _REMEDIES = {
 }
 
 
-def read_frames(file: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, Dataset]]:
+def read_frames(file: str | os.PathLike[str], notes: set[str] | None = None) -> Iterator[tuple[np.ndarray, Dataset]]:
     """Stored values of each frame of a CT image, int64 or int32 `(rows, columns)`, and its header.
 
     Bits above BitsStored are not part of a value and are dropped (PS3.5 8.1.1). The pixels of the file are decoded
     at once, and turned into numbers frame by frame.
+
+    Args:
+        file: the file.
+        notes: where faults are put that were got over, in words.
 
     Raises:
         BioAttError: not DICOM, not grey images in HU, pixel data missing, cut short, of another shape, sign or
@@ -57,8 +61,9 @@ def read_frames(file: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, Data
     for header in headers:
         check_hu_image(header, path)
     shape, signed = read_shape(dataset, path), is_signed(dataset, path)
-    bits_allocated, bits_stored = _bits(dataset, path)
-    claims = _check_pixel_data(dataset, path, syntax, (len(headers), *shape), bits_allocated)
+    notes = set() if notes is None else notes
+    bits_allocated, bits_stored = _bits(dataset, path, notes)
+    claims = _check_pixel_data(dataset, path, syntax, (len(headers), *shape), bits_allocated, notes)
     forms = {claim.form for claim in claims} if len(claims) == len(headers) else {"something else"}
     if str(syntax) in _FORMS and forms != {_FORMS[str(syntax)]}:  # no decoder sees what was not looked into
         raise BioAttError(
@@ -81,11 +86,18 @@ def read_frames(file: str | os.PathLike[str]) -> Iterator[tuple[np.ndarray, Data
         yield stored, header
 
 
-def _bits(dataset: Dataset, path: Path) -> tuple[int, int]:
-    """BitsAllocated and BitsStored, checked against each other and HighBit."""
+def _bits(dataset: Dataset, path: Path, notes: set[str]) -> tuple[int, int]:
+    """BitsAllocated and BitsStored, checked against each other and HighBit.
+
+    A HighBit below BitsStored - 1 can be true of no image, and no reader minds it. One above would mean that values
+    stand in the upper bits; readers do not agree on that.
+    """
     allocated = whole_number(dataset, "BitsAllocated", path)
     stored = whole_number(dataset, "BitsStored", path)
     high = whole_number(dataset, "HighBit", path)
+    if 0 < high < stored - 1:
+        notes.add(f"HighBit {high} is not BitsStored {stored} - 1 and is ignored")
+        high = stored - 1
     if allocated not in (8, 16, 32) or not 1 < stored <= allocated or high != stored - 1:
         raise BioAttError(
             f"{path}: BitsAllocated {allocated}, BitsStored {stored}, HighBit {high}; wanted 8, 16 or 32 bits "
@@ -95,7 +107,7 @@ def _bits(dataset: Dataset, path: Path) -> tuple[int, int]:
 
 
 def _check_pixel_data(
-    dataset: Dataset, path: Path, syntax: UID, shape: tuple[int, int, int], bits_allocated: int
+    dataset: Dataset, path: Path, syntax: UID, shape: tuple[int, int, int], bits_allocated: int, notes: set[str]
 ) -> list[Claim]:
     """Raise where the pixel data is missing or cut short; return what its codestreams claim to hold."""
     data = value(dataset, "PixelData", path)
@@ -112,12 +124,22 @@ def _check_pixel_data(
     wanted = frames * rows * columns * bits_allocated // 8
     if len(data) < wanted:
         raise BioAttError(f"{path}: PixelData is cut short, {len(data)} of {wanted} bytes; copy the file again")
-    if len(data) > wanted + wanted % 2:
+    behind = data[wanted + wanted % 2 :]
+    if behind and len(behind) < wanted and _is_filling(behind, shape, bits_allocated // 8):
+        notes.add(f"{len(behind)} bytes behind the pixels are ignored (PS3.5 8.1.1)")
+    elif behind:
         raise BioAttError(
             f"{path}: PixelData has {len(data)} bytes, but Rows x Columns {rows} x {columns} and {frames} frames make "
             f"{wanted}; repair the file"
         )
     return []
+
+
+def _is_filling(behind: bytes, shape: tuple[int, int, int], width: int) -> bool:
+    """Whether bytes behind the pixels can be none of them: all are equal, or they make no whole rows or columns."""
+    if behind.count(behind[:1]) == len(behind):
+        return True
+    return len(behind) % (shape[1] * width) != 0 and len(behind) % (shape[2] * width) != 0
 
 
 def _look_into_codestreams(data: bytes, path: Path, shape: tuple[int, int, int], is_rle: bool) -> list[Claim]:
@@ -156,7 +178,8 @@ def _check_claim(
             f"{path}: the compressed image is {'signed' if claim.signed else 'unsigned'}, but PixelRepresentation is "
             f"{int(signed)}; decompress it with the system that wrote it"
         )
-    if claim.bits > bits_allocated or (signed and claim.bits < bits_stored):  # where would the sign bit be?
+    sign_is_lost = signed and claim.bits < bits_stored and claim.signed is None  # which bit would it be?
+    if claim.bits > bits_allocated or sign_is_lost:
         raise BioAttError(
             f"{path}: the compressed image has {claim.bits} bits, but BitsAllocated is {bits_allocated}, BitsStored "
             f"{bits_stored} and PixelRepresentation {int(signed)}; decompress it with the system that wrote it"

@@ -20,6 +20,7 @@ _NOT_HU = set(
 #: Codes (DCM) of DerivationCodeSequence whose result is not HU (PS3.16 CID 7203).
 _NOT_HU_DERIVATIONS = {"113046": "pixel by pixel division", "129104": "perfusion image analysis"}
 #: Code values of Hounsfield units in MeasurementUnitsCodeSequence: UCUM's, and what is written for it.
+_SPELT_HU = {"HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "[HNSF'U]"}
 _HU_UNITS = {"[hnsf'U]", "[HNSF'U]", "HU", "[HU]"}
 
 
@@ -35,7 +36,7 @@ def check_hu_image(dataset: Dataset, where: object) -> None:
         where: names it in the message.
 
     Raises:
-        BioAttError: colour, several frames, a quantity other than HU, or missing rescale.
+        BioAttError: colour, a quantity other than HU, a Modality LUT, or a rescale that is none.
     """
     if (samples := whole_number(dataset, "SamplesPerPixel", where)) != 1:
         raise BioAttError(f"{where}: SamplesPerPixel is {samples}, wanted 1 (grey CT, not colour); leave the file out")
@@ -46,10 +47,22 @@ def check_hu_image(dataset: Dataset, where: object) -> None:
         )
     for keyword, what in _other_quantities(dataset, where):
         raise BioAttError(f"{where}: {keyword} says {what}, a map that is not in HU; choose a series of CT images")
-    unit = text(dataset, "RescaleType", where).upper()
+    unit = rescale_type(dataset, where)
     if unit not in ("", "HU", "US"):
         raise BioAttError(f"{where}: RescaleType is {unit}, wanted HU; choose a series in Hounsfield units")
+    if items(dataset, "ModalityLUTSequence", where):
+        raise BioAttError(
+            f"{where}: stored values are turned into HU by a Modality LUT (ModalityLUTSequence), wanted RescaleSlope "
+            "and RescaleIntercept; export the series with them"
+        )
     rescale(dataset, where)
+
+
+def rescale_type(dataset: Dataset, where: object) -> str:
+    """RescaleType in capitals; one value where several are equal, and HU where it is spelt out."""
+    units = {unit.strip() for unit in text(dataset, "RescaleType", where).upper().split("\\")}
+    units = {"HU" if unit in _SPELT_HU else unit for unit in units}
+    return "\\".join(sorted(units))
 
 
 def _other_quantities(dataset: Dataset, where: object) -> Iterator[tuple[str, str]]:

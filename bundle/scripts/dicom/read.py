@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -10,6 +12,8 @@ from ..errors import BioAttError
 from .headers import rescale
 from .pixels import read_frames
 from .series import Series
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # slices done, slices in all
 
@@ -46,9 +50,10 @@ def read_volume(
 
 def read_slices(series: Series) -> Iterator[tuple[int, np.ndarray]]:
     """Index and HU `(rows, columns)` of each slice, in the order of `series.by_file`; see `read_volume`."""
+    notes: Counter[str] = Counter()
     for file, slices in series.by_file().items():
-        done = 0
-        for frame, (stored, header) in enumerate(read_frames(file)):
+        done, found = 0, set()
+        for frame, (stored, header) in enumerate(read_frames(file, found)):
             if stored.shape != (series.rows, series.columns) or frame not in slices:
                 raise BioAttError(f"{file} is not what it was a moment ago: it changed while it was used; start again")
             slope, intercept = rescale(header, file)
@@ -56,3 +61,6 @@ def read_slices(series: Series) -> Iterator[tuple[int, np.ndarray]]:
             done += 1
         if done != len(slices):
             raise BioAttError(f"series {series.series_instance_uid} lost frames while it was used; start again")
+        notes.update(found)
+    for note, files in notes.items():
+        logger.warning("series %s, %d files: %s", series.series_instance_uid, files, note)

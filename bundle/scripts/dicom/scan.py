@@ -26,7 +26,7 @@ _KEYWORDS = (
     "LossyImageCompression SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence "
     "DerivationCodeSequence RealWorldValueMappingSequence AcquisitionNumber AcquisitionTime ContentTime "
     "TemporalPositionIdentifier NominalPercentageOfCardiacPhase ContributingEquipmentSequence TriggerTime FilterType "
-    "ScanOptions ContrastBolusAgent"
+    "ScanOptions ContrastBolusAgent ModalityLUTSequence GridFrameOffsetVector FrameIncrementPointer"
 ).split()
 _CT = ENHANCED_CT | {CT_IMAGE_STORAGE}
 _DICOMDIR = "1.2.840.10008.1.3.10"

@@ -26,6 +26,8 @@ class Series:
         is_axial: whether the slices lie across the body axis.
         frames: frame of each slice in its file, from 0.
         is_enhanced: whether the images are Enhanced CT, of many frames each.
+        is_multiframe: whether the images may hold several frames each, Enhanced CT or not.
+        is_offset: whether a RescaleIntercept other than 0 says that stored values were shifted.
         gaps: where the spacing of slices is not the usual one, in words.
         series_number: SeriesNumber, None where there is none.
         description: SeriesDescription, "" where there is none.
@@ -47,6 +49,8 @@ class Series:
     is_axial: bool
     frames: tuple[int, ...]
     is_enhanced: bool = False
+    is_multiframe: bool = False
+    is_offset: bool = False
     gaps: tuple[str, ...] = ()
     series_number: int | None = None
     description: str = ""
@@ -64,8 +68,8 @@ class Series:
 
     @property
     def slice_names(self) -> tuple[str, ...]:
-        """Each slice's SOPInstanceUID; of an enhanced image's frame, UID/frames/NUMBER as in PS3.18 10.4.1."""
-        if not self.is_enhanced:
+        """Each slice's SOPInstanceUID; of a frame of several, UID/frames/NUMBER as in PS3.18 10.4.1."""
+        if not self.is_multiframe:
             return self.sop_instance_uids
         return tuple(f"{uid}/frames/{i + 1}" for uid, i in zip(self.sop_instance_uids, self.frames, strict=True))
 

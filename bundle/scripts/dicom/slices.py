@@ -13,8 +13,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
-from .geometry import SAME_POSITION_MM, Plane
-from .headers import is_enhanced, label, rescale, text
+from .geometry import Plane, same_position_mm
+from .headers import has_frames, is_enhanced, label, rescale, text
 from .pixels import read_frames
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Slice(NamedTuple):
     @property
     def name(self) -> str:
         """Its file and frame, for a message."""
-        return f"{self.file}, frame {self.frame + 1}" if is_enhanced(self.header) else str(self.file)
+        return f"{self.file}, frame {self.frame + 1}" if has_frames(self.header) else str(self.file)
 
     @property
     def instance_uid(self) -> str:
@@ -91,7 +91,7 @@ def without_copies(slices: Sequence[Slice], tell: bool) -> list[Slice]:
     for one in slices:
         uid = one.instance_uid
         other = taken.setdefault((uid, one.frame), one)
-        if np.abs(other.plane.position - one.plane.position).max() > SAME_POSITION_MM:
+        if np.abs(other.plane.position - one.plane.position).max() > same_position_mm([one.plane]):
             raise BioAttError(
                 f"SOPInstanceUID {uid} stands for two slices at different positions, {other.name} and "
                 f"{one.name}; export the series again"

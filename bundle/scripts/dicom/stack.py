@@ -14,12 +14,12 @@ from ..errors import BioAttError
 from .derived import was_denoised
 from .enhanced import frame_headers
 from .folder import tell_losses
-from .geometry import SAME_POSITION_MM, Plane, affine_ras, gaps, heights, is_axial, read_plane
-from .headers import is_enhanced, is_lossy, label, numbers
+from .geometry import Plane, affine_ras, gaps, heights, is_axial, read_plane, same_position_mm
+from .headers import has_frames, is_enhanced, is_lossy, label, lacks_rescale, numbers, rescale
 from .leave_out import without_other_planes, without_pages
 from .padding import is_wrong_padding
 from .phases import choices, what_differs
-from .quantity import check_hu_image
+from .quantity import check_hu_image, rescale_type
 from .scan import Found, Scan, series_number
 from .series import Series
 from .slices import Slice, check_same_grid, without_copies
@@ -112,6 +112,8 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
         is_axial=is_axial(plane.orientation),
         frames=tuple(one.frame for one in slices),
         is_enhanced=is_enhanced(header),
+        is_multiframe=has_frames(header),
+        is_offset=any(rescale(one.header, one.file)[1] != 0 for one in slices),
         gaps=tuple(odd),
         series_number=series_number(header),
         description=label(header, "SeriesDescription", file),
@@ -128,8 +130,9 @@ def _check_positions(
     uid: str, slices: Sequence[Slice], found: list[Found], differing: dict[str, tuple[str, str]], allowed: Allowed
 ) -> None:
     """Raise where two slices share a position; say which phases could be chosen."""
-    along = heights([one.plane for one in slices])
-    together = np.diff(along) < SAME_POSITION_MM
+    planes = [one.plane for one in slices]
+    along = heights(planes)
+    together = np.diff(along) <= same_position_mm(planes)
     if not together.any():
         return
     i = int(np.argmax(together))
@@ -173,7 +176,13 @@ def _check_one_scan(uid: str, differing: dict[str, tuple[str, str]], is_odd: boo
 
 def _checked_plane(header: Dataset, file: Path, assume_hu: bool) -> Plane:
     check_hu_image(header, file)
-    if label(header, "RescaleType", file).upper() == "US" and not assume_hu:
+    missing = lacks_rescale(header, file)
+    if missing and not assume_hu:
+        raise BioAttError(
+            f"{file}: {missing} is missing, so stored values cannot be turned into HU; use the series as the scanner "
+            "exported it, or, if you know that its values are HU, go on with --assume-hu"
+        )
+    if rescale_type(header, file) == "US" and not assume_hu:
         raise BioAttError(
             f"{file}: RescaleType is US (unspecified), wanted HU; if you know that its values are HU, go on with "
             "--assume-hu"
@@ -192,7 +201,9 @@ def _warn(uid: str, slices: list[Slice], odd: list[str], differing: dict[str, tu
         )
     if odd:
         logger.warning("series %s: irregular slice spacing, %s", uid, _first_five(odd))
-    if any(label(one.header, "RescaleType", one.file).upper() == "US" for one in slices):
+    if any(lacks_rescale(one.header, one.file) for one in slices):
+        logger.warning("series %s: rescale is missing; its values are taken as HU", uid)
+    if any(rescale_type(one.header, one.file) == "US" for one in slices):
         logger.warning("series %s: RescaleType is US (unspecified); its values are taken as HU", uid)
     if any(label(one.header, "PhotometricInterpretation", one.file) == "MONOCHROME1" for one in slices):
         logger.warning("series %s: MONOCHROME1 is about display only; its values are taken as HU, not inverted", uid)

@@ -18,7 +18,7 @@ from ..provenance import Derivation
 from ..staging import staged_folder
 from .derived import describe
 from .enhanced import frame_headers
-from .headers import is_enhanced, open_dicom, quiet_pydicom, rescale, whole_number
+from .headers import is_enhanced, lacks_rescale, open_dicom, quiet_pydicom, rescale, whole_number
 from .padding import is_signed, padding_limits, padding_mask, stored_range
 from .pixels import read_frames
 from .read import Progress
@@ -178,6 +178,9 @@ def _write_file(
             kept = _keeps_rescale(headers, file)
             if not kept:
                 _set_hu_storage(derived, headers[0], file)
+            elif any(lacks_rescale(header, file) for header in headers):
+                _set_rescale(derived, *rescale(headers[0], file))
+            set_element(derived, "HighBit", "US", whole_number(derived, "BitsStored", file) - 1)
             bits, signed = whole_number(derived, "BitsStored", file), is_signed(derived, file)
             clipped, pixels = _stored_pixels(file, headers, frames_hu, kept, stored_range(bits, signed))
             set_element(derived, "PixelData", "OW", pixels)
@@ -248,9 +251,7 @@ def _set_hu_storage(derived: Dataset, header: Dataset, file: Path) -> None:
     """
     for keyword, number in ("BitsAllocated", 16), ("BitsStored", 16), ("HighBit", 15), ("PixelRepresentation", 1):
         set_element(derived, keyword, "US", number)
-    place = _place_of_rescale(derived) if is_enhanced(derived) else derived
-    set_element(place, "RescaleIntercept", "DS", "0")
-    set_element(place, "RescaleSlope", "DS", "1")
+    _set_rescale(derived, 1.0, 0.0)
     limits, (slope, intercept) = padding_limits(header), rescale(header, file)
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit", "RealWorldValueMappingSequence"):
         if keyword in derived:
@@ -260,6 +261,14 @@ def _set_hu_storage(derived: Dataset, header: Dataset, file: Path) -> None:
         set_element(derived, "PixelPaddingValue", "SS", first)
         if last != first:
             set_element(derived, "PixelPaddingRangeLimit", "SS", last)
+
+
+def _set_rescale(derived: Dataset, slope: float, intercept: float) -> None:
+    """Say how stored values are turned into HU, in place of what was said."""
+    place = _place_of_rescale(derived) if is_enhanced(derived) else derived
+    set_element(place, "RescaleIntercept", "DS", f"{intercept:.10g}")
+    set_element(place, "RescaleSlope", "DS", f"{slope:.10g}")
+    set_element(place, "RescaleType", "LO", "HU")
 
 
 def _place_of_rescale(derived: Dataset) -> Dataset:

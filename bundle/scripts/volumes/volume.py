@@ -11,6 +11,7 @@ import numpy as np
 from ..dicom import read_volume, read_volume_isolated, select_series
 from ..errors import BioAttError
 from ..progress import bar
+from .plausible import check_hu
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
@@ -110,6 +111,8 @@ def load_volume(
     chosen = select_series(path, series or None, allow_gaps=allow_gaps, assume_hu=assume_hu, one_scan=one_scan)
     with bar(len(chosen.files), "reading", progress) as advance:
         hu = (read_volume_isolated if isolated else read_volume)(chosen, lambda done, total: advance(1))
+    if not assume_hu:
+        check_hu(hu.transpose(2, 1, 0), path, is_offset=chosen.is_offset)
     return Volume(
         hu=hu.transpose(2, 1, 0),
         affine=np.asarray(chosen.affine, dtype=np.float64),
@@ -138,7 +141,7 @@ def read_nifti(path: str | os.PathLike[str], *, assume_hu: bool = False) -> Volu
     except Exception as error:
         raise BioAttError(f"{path} cannot be decoded ({error}); copy or export it again") from error
     if not assume_hu:
-        _check_hu(hu, path)
+        check_hu(hu, path)
     return Volume(hu=hu, affine=_checked_affine(image, path), source=Path(path), kind="nifti")
 
 
@@ -204,31 +207,9 @@ def _checked_affine(image, path: str | os.PathLike[str]) -> np.ndarray:  # noqa:
     from nibabel.nifti1 import Nifti1Pair
 
     affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    voxel_mm3 = float(np.prod(np.linalg.norm(affine[:3, :3], axis=0)))  # a share of it: voxels may be micrometres
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * voxel_mm3:
         raise BioAttError(f"{path} has no usable affine (it is singular or not finite); export it with its geometry")
     if isinstance(image, Nifti1Pair) and not (image.header["qform_code"] or image.header["sform_code"]):
         raise BioAttError(f"{path} has no geometry (qform_code and sform_code are 0); export it with its orientation")
     return affine
-
-
-def _check_hu(hu: np.ndarray, path: str | os.PathLike[str]) -> None:
-    """Refuse what cannot be a CT in HU: windowed, normalised, or some other quantity."""
-    lowest, highest = np.inf, -np.inf
-    for image in np.moveaxis(hu, -1, 0):
-        finite = image[np.isfinite(image)]
-        lowest, highest = min(lowest, finite.min(initial=np.inf)), max(highest, finite.max(initial=-np.inf))
-    if lowest > highest:
-        raise BioAttError(f"{path} holds no finite value; export it again in HU")
-    if lowest >= 0.0 and highest <= 255.0:
-        found = "values in [0, 1], as after normalisation" if highest <= 1.0 else "values in [0, 255], as a picture"
-    elif lowest > -200.0:
-        shifted = ", perhaps stored with 1024 added" if lowest >= 0.0 and highest > 1024.0 else ""
-        found = f"a minimum of {lowest:g}, above -200 HU: no air{shifted}"
-    elif highest < 100.0:
-        found = f"a maximum of {highest:g}, below 100 HU: no bone or contrast"
-    else:
-        return
-    raise BioAttError(
-        f"{path} does not look like HU: {found}; export it in HU, or, if you know that its values are HU, go on "
-        "with --assume-hu"
-    )

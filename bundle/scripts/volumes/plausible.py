@@ -1,0 +1,51 @@
+"""Whether numbers can be those of a CT in Hounsfield units: a look at their range."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from ..errors import BioAttError
+from ..hu import VALID_RANGE_HU
+
+
+def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = False) -> None:
+    """Refuse what cannot be a CT in HU: windowed, normalised, stored with 1024 added, or some other quantity.
+
+    What is filled in outside the field of view (-1024 and below) says nothing about the rest, and is looked past.
+
+    Args:
+        hu: (X, Y, slices).
+        path: names it in the message.
+        is_offset: a header says how stored values were shifted (RescaleIntercept other than 0), so that a small field
+            of view without air or fat is believed.
+
+    Raises:
+        BioAttError: says what was found; ``--assume-hu`` goes on.
+    """
+    lowest, highest, lowest_within = np.inf, -np.inf, np.inf
+    for image in np.moveaxis(hu, -1, 0):
+        finite = image[np.isfinite(image)]
+        lowest, highest = min(lowest, finite.min(initial=np.inf)), max(highest, finite.max(initial=-np.inf))
+        lowest_within = min(lowest_within, finite[finite > VALID_RANGE_HU[0]].min(initial=np.inf))
+    if lowest > highest:
+        raise BioAttError(f"{path} holds no finite value; export it again in HU")
+    found = _oddity(float(lowest), float(highest), float(lowest_within), is_offset)
+    if found:
+        raise BioAttError(
+            f"{path} does not look like HU: {found}; export it in HU, or, if you know that its values are HU, go on "
+            "with --assume-hu"
+        )
+
+
+def _oddity(lowest: float, highest: float, lowest_within: float, is_offset: bool) -> str:
+    """What is not like HU, in words; "" where nothing is."""
+    within = lowest if lowest >= 0.0 else lowest_within
+    within = within if np.isfinite(within) else lowest  # nothing but what is filled in
+    if within >= 0.0 and highest <= 255.0:
+        return "values in [0, 1], as after normalisation" if highest <= 1.0 else "values in [0, 255], as a picture"
+    if within >= 0.0 or (lowest > -200.0 and not is_offset):
+        shifted = ", perhaps stored with 1024 added" if within >= 0.0 and highest > 1024.0 else ""
+        return f"a minimum of {within if within >= 0.0 else lowest:g}, above -200 HU: no air{shifted}"
+    return f"a maximum of {highest:g}, below 100 HU: no bone or contrast" if highest < 100.0 else ""

@@ -1,0 +1,289 @@
+"""Faults that peers get over: read right, told once, and mended in what is derived."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_cases import changed, derive, in_slice, together
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
+from scripts.dicom import read_volume, select_series
+from scripts.dicom.phantom import write_ct_series
+from scripts.errors import BioAttError
+from scripts.volumes.volume import load_volume
+
+
+@pytest.fixture
+def plain(tmp_path):
+    return read_volume(select_series(write_ct_series(tmp_path / "plain")))
+
+
+@pytest.mark.parametrize("bits", [12, 13, 14, 16])
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_jpeg_2000_codestream_of_fewer_bits_than_bits_stored_is_read(tmp_path, bits, signed, plain):
+    from openjpeg.utils import encode_array
+
+    kind = {"intercept": 0.0, "signed": True} if signed else {}
+    folder = write_ct_series(tmp_path / "in", **kind)
+    wanted = read_volume(select_series(folder))
+    for file in folder.iterdir():
+        image = pydicom.dcmread(file)
+        image.PixelData = encapsulate([encode_array(image.pixel_array, bits_stored=bits, use_mct=False)])
+        image.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        image["PixelData"].is_undefined_length = True
+        image.save_as(file)
+    assert pydicom.dcmread(file).BitsStored == 16
+    np.testing.assert_array_equal(read_volume(select_series(folder)), wanted)
+    assert wanted.min() < -1000
+
+
+def test_a_codestream_that_does_not_say_its_sign_is_refused(tmp_path):
+    folder = write_ct_series(
+        tmp_path, signed=True, intercept=0.0, bits_stored=12, transfer_syntax=JPEGLSLossless, slices=1
+    )
+    image = pydicom.dcmread(folder / "0001.dcm")
+    image.BitsStored, image.HighBit = 16, 15
+    image.save_as(folder / "0001.dcm")
+    with pytest.raises(BioAttError, match="the compressed image has 12 bits, but .*BitsStored 16 and PixelRep"):
+        read_volume(select_series(folder))
+
+
+@pytest.mark.parametrize("behind", [bytes(2), bytes(512), b"\xff" * 6000, bytes(range(100))])
+def test_bytes_behind_the_pixels_are_ignored_and_told_once(tmp_path, caplog, behind, plain):
+    def modify(dataset, _):
+        dataset.PixelData += behind
+
+    folder = write_ct_series(tmp_path / "in", modify=modify)
+    np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
+    told = [one for one in caplog.messages if "behind the pixels" in one]
+    assert told == [
+        f"series {select_series(folder).series_instance_uid}, 4 files: {len(behind)} bytes behind the pixels "
+        "are ignored (PS3.5 8.1.1)"
+    ]
+    derived, _ = derive(folder, tmp_path / "out")
+    assert len(pydicom.dcmread(derived.files[0]).PixelData) == 48 * 64 * 2
+
+
+@pytest.mark.parametrize("change", [changed(Rows=40), changed(Columns=60), changed(Rows=24)])
+def test_rows_of_the_image_behind_the_pixels_are_refused(tmp_path, change):
+    folder = write_ct_series(tmp_path, modify=change)
+    with pytest.raises(BioAttError, match="PixelData has 6144 bytes, but Rows x Columns"):
+        read_volume(select_series(folder))
+
+
+@pytest.mark.parametrize(("bits_stored", "high_bit"), [(16, 11), (16, 14), (12, 7)])
+def test_a_high_bit_that_cannot_be_is_ignored_told_and_mended(tmp_path, caplog, bits_stored, high_bit, plain):
+    folder = write_ct_series(tmp_path / "in", bits_stored=bits_stored, modify=changed(HighBit=high_bit))
+    np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
+    assert f"4 files: HighBit {high_bit} is not BitsStored {bits_stored} - 1 and is ignored" in caplog.text
+    derived, _ = derive(folder, tmp_path / "out")
+    assert pydicom.dcmread(derived.files[0]).HighBit == bits_stored - 1
+    np.testing.assert_array_equal(read_volume(derived), plain)
+
+
+@pytest.mark.parametrize("unit", ["HU\\HU", "hu", "Hounsfield units"])
+def test_hu_may_be_said_twice_or_spelt_out(tmp_path, unit, plain):
+    folder = write_ct_series(tmp_path / "in", modify=changed(RescaleType=unit.split("\\") if "\\" in unit else unit))
+    np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
+
+
+@pytest.mark.parametrize("unit", [["HU", "Z_EFF"], ["HU", "US"]])
+def test_two_units_are_refused(tmp_path, unit):
+    with pytest.raises(BioAttError, match="RescaleType is"):
+        select_series(write_ct_series(tmp_path, modify=changed(RescaleType=unit)))
+
+
+def test_rescale_that_is_said_twice_counts_once(tmp_path, plain):
+    twice = changed(RescaleSlope=[1, 1], RescaleIntercept=[-1024, -1024])
+    np.testing.assert_array_equal(read_volume(select_series(write_ct_series(tmp_path / "in", modify=twice))), plain)
+    other = changed(RescaleIntercept=[-1024, 0])
+    with pytest.raises(BioAttError, match="RescaleIntercept is .*wanted a number"):
+        select_series(write_ct_series(tmp_path / "other", modify=other))
+
+
+def without_class(folder, *keywords):
+    for file in folder.iterdir():
+        image = pydicom.dcmread(file)
+        for keyword in keywords:
+            del image[keyword]
+        image.save_as(file, enforce_file_format=False)
+
+
+def test_sop_class_and_instance_are_taken_from_the_meta_group(tmp_path, plain):
+    folder = write_ct_series(tmp_path / "in")
+    uids = {str(pydicom.dcmread(file).SOPInstanceUID) for file in folder.iterdir()}
+    without_class(folder, "SOPClassUID", "SOPInstanceUID")
+    series = select_series(folder)
+    assert set(series.sop_instance_uids) == uids
+    derived, _ = derive(folder, tmp_path / "out")
+    image = pydicom.dcmread(derived.files[0])
+    assert image.SOPClassUID == "1.2.840.10008.5.1.4.1.1.2"
+    assert image.SourceImageSequence[0].ReferencedSOPClassUID == image.SOPClassUID
+    np.testing.assert_array_equal(read_volume(derived), plain)
+
+
+@pytest.mark.parametrize("uid", ["", None])
+def test_an_instance_uid_that_is_missing_everywhere_is_refused(tmp_path, uid):
+    folder = write_ct_series(tmp_path, slices=1, modify=changed(SOPInstanceUID=uid))
+    assert select_series(folder).sop_instance_uids[0]  # of the meta group
+    image = pydicom.dcmread(folder / "0001.dcm")
+    del image.file_meta.MediaStorageSOPInstanceUID
+    image.save_as(folder / "0001.dcm", enforce_file_format=False)
+    with pytest.raises(BioAttError, match="0001.dcm: SOPInstanceUID is missing"):
+        select_series(folder)
+
+
+@pytest.mark.parametrize("missing", [("RescaleSlope", "RescaleIntercept"), ("RescaleSlope",)])
+def test_missing_rescale_goes_on_when_values_are_hu(tmp_path, missing, caplog):
+    kind = {"signed": True, "intercept": 0.0}
+    plain = read_volume(select_series(write_ct_series(tmp_path / "plain", **kind)))
+    folder = write_ct_series(tmp_path / "in", **kind, modify=changed(RescaleType=None, **dict.fromkeys(missing)))
+    with pytest.raises(BioAttError, match="RescaleSlope is missing, .*go on with --assume-hu"):
+        select_series(folder)
+    series = select_series(folder, assume_hu=True)
+    assert "rescale is missing; its values are taken as HU" in caplog.text
+    np.testing.assert_array_equal(read_volume(series), plain)
+    from dicom_cases import PROVENANCE
+    from scripts.dicom import write_derived_series
+
+    write_derived_series(series, plain, tmp_path / "out", PROVENANCE)
+    image = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    assert (image.RescaleSlope, image.RescaleIntercept, image.RescaleType) == (1, 0, "HU")
+    np.testing.assert_array_equal(read_volume(select_series(tmp_path / "out")), plain)
+
+
+@pytest.mark.parametrize("rescale", [{}, {"RescaleSlope": None, "RescaleIntercept": None}])
+@pytest.mark.parametrize("assume_hu", [False, True])
+def test_a_modality_lut_is_named_as_what_it_is(tmp_path, rescale, assume_hu):
+    table = Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [4096, 0, 16], "HU"
+    folder = write_ct_series(tmp_path, modify=changed(ModalityLUTSequence=[table], **rescale))
+    with pytest.raises(BioAttError, match="0001.dcm: .* by a Modality LUT .*; export the series") as caught:
+        select_series(folder, assume_hu=assume_hu)
+    assert "is missing" not in str(caught.value)
+
+
+def write_frames(folder, modify=lambda image: None, **kwargs):
+    """The body as one CT Image Storage file of several frames, and its slices."""
+    single = write_ct_series(folder / "single", **kwargs)
+    slices = [pydicom.dcmread(file) for file in sorted(single.iterdir())]
+    image = slices[0]
+    image.NumberOfFrames, image.SpacingBetweenSlices = len(slices), 3.0
+    image.PixelData = b"".join(one.PixelData for one in slices)
+    modify(image)
+    (folder / "in").mkdir()
+    image.save_as(folder / "in" / "dental.dcm")
+    return folder / "in", single
+
+
+def by_offsets(image):
+    del image.SpacingBetweenSlices
+    image.GridFrameOffsetVector = [0.0, 3.0, 6.0, 9.0]
+    image.FrameIncrementPointer = 0x3004000C
+
+
+@pytest.mark.parametrize("modify", [lambda image: None, by_offsets])
+def test_frames_in_ct_image_storage_are_read_and_written_where_geometry_is_clear(tmp_path, modify):
+    folder, single = write_frames(tmp_path, modify)
+    series, plain = select_series(folder), select_series(single)
+    np.testing.assert_array_equal(read_volume(series), read_volume(plain))
+    np.testing.assert_allclose(series.affine, plain.affine, atol=1e-5)
+    assert len(set(series.slice_names)) == 4 and series.slice_names[0].endswith("/frames/1")
+    derived, summary = derive(folder, tmp_path / "out", lambda volume: volume + 7)
+    assert summary.slices == 4 and len(set(derived.files)) == 1
+    np.testing.assert_array_equal(read_volume(derived), read_volume(plain) + 7)
+    np.testing.assert_allclose(derived.affine, plain.affine, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "modify",
+    [
+        lambda image: image.__delattr__("SpacingBetweenSlices"),
+        lambda image: setattr(image, "SpacingBetweenSlices", 0),
+        lambda image: setattr(image, "FrameIncrementPointer", 0x00181063),  # FrameTime
+    ],
+)
+def test_frames_that_nothing_places_are_refused(tmp_path, modify):
+    folder, _ = write_frames(tmp_path, modify)
+    with pytest.raises(
+        BioAttError, match="NumberOfFrames is 4 in CT Image Storage, and nothing says where its frames lie"
+    ):
+        select_series(folder)
+
+
+@pytest.mark.parametrize("spacing_mm", [0.009, 0.05, 0.1, 0.3])
+def test_tolerances_shrink_with_the_voxels(tmp_path, spacing_mm):
+    small = {"spacing": (spacing_mm, spacing_mm), "slice_spacing": spacing_mm, "slices": 8, "shape": (16, 16)}
+    folder = write_ct_series(tmp_path, **small)
+    series = select_series(folder)
+    assert len(series.files) == 8 and series.spacing[2] == pytest.approx(spacing_mm, rel=1e-3)
+    (folder / "0004.dcm").unlink()
+    with pytest.raises(BioAttError, match="slices are missing"):
+        select_series(folder)
+
+
+def test_phases_of_small_voxels_share_a_position(tmp_path):
+    for number in (1, 2):
+        names = together(changed(SeriesInstanceUID="1.2.3"), changed(AcquisitionNumber=number))
+        write_ct_series(tmp_path / str(number), spacing=(0.009, 0.009), slice_spacing=0.009, seed=number, modify=names)
+    with pytest.raises(BioAttError, match="two different slices at one position"):
+        select_series(tmp_path)
+
+
+def shifted(hu, _):
+    return hu + 1024.0
+
+
+def windowed(hu, _):
+    return ((hu + 160.0) / 400.0 * 255.0).clip(0.0, 255.0)
+
+
+#: DICOM whose values are plainly not HU, as arguments of `write_ct_series`, and what is said.
+NOT_HU = {
+    "1024 added, unsigned": ({"intercept": 0.0, "degrade": shifted}, "no air, perhaps stored with 1024 added"),
+    "1024 added, signed": ({"intercept": 0.0, "signed": True, "degrade": shifted}, "perhaps stored with 1024 added"),
+    "1024 added, padded": (
+        {"intercept": 0.0, "signed": True, "degrade": shifted, "padding": -2000},
+        "a minimum of 24, above -200 HU: no air, perhaps stored with 1024 added",
+    ),
+    "1024 added, padded with -1024, not named": (
+        {
+            "intercept": 0.0,
+            "signed": True,
+            "degrade": shifted,
+            "padding": -1024,
+            "modify": changed(PixelPaddingValue=None),
+        },
+        "perhaps stored with 1024 added",
+    ),
+    "1024 added twice": ({"degrade": shifted}, "perhaps stored with 1024 added"),
+    "windowed": ({"intercept": 0.0, "degrade": windowed}, r"values in \[0, 255\], as a picture"),
+    "windowed, with an intercept": ({"degrade": lambda hu, i: windowed(hu, i) - 1024}, "a maximum of -769, below 100"),
+    "normalised": ({"intercept": 0.0, "degrade": lambda hu, i: (hu > 0) * 1.0}, r"values in \[0, 1\]"),
+    "HU times 0.1": ({"degrade": lambda hu, _: hu / 10.0 + 60}, "a minimum of -40|below 100|above -200"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_HU)
+def test_dicom_that_is_plainly_not_hu_is_refused_and_assumed_when_asked(tmp_path, what):
+    kwargs, message = NOT_HU[what]
+    if what == "HU times 0.1":
+        kwargs = kwargs | {"intercept": 0.0, "signed": True}
+    folder = write_ct_series(tmp_path, **kwargs)
+    with pytest.raises(BioAttError, match=f"does not look like HU: .*({message}).*--assume-hu"):
+        load_volume(folder)
+    assert load_volume(folder, assume_hu=True).hu.shape[2] == 4
+
+
+def test_a_small_field_of_view_without_air_is_believed_where_the_header_shifts_its_values(tmp_path):
+    soft = {"degrade": lambda hu, i: np.where(hu > 0, hu, 40.0) + np.random.default_rng(i).normal(0, 30, hu.shape)}
+    assert load_volume(write_ct_series(tmp_path / "shifted", **soft)).hu.min() > -200
+    with pytest.raises(BioAttError, match="above -200 HU: no air"):
+        load_volume(write_ct_series(tmp_path / "as_it_is", intercept=0.0, signed=True, **soft))
+
+
+def test_one_slice_of_another_class_does_not_change_the_rest(tmp_path):
+    folder = write_ct_series(tmp_path, modify=in_slice(1, RescaleType=["HU", "HU"]))
+    assert len(select_series(folder).files) == 4
