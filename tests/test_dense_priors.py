@@ -217,7 +217,7 @@ class TestPatches:
 def test_training_and_evaluation_take_dense_and_tempered_priors(tmp_path):
     data = write_patients(tmp_path / "data", "AB", 2)
     small = ["views=60", "prior=compact", "prior_form=dense", "prior_temperature=3", "network_def#widths=[4,6]"]
-    small += ["patch_shape=[32,32]", "batch_size=4", "steps_per_epoch=10",  "tensorboard=false"]
+    small += ["patch_shape=[32,32]", "batch_size=4", "steps_per_epoch=10", "tensorboard=false"]
     more = ["train#trainer#max_epochs=2", "val_interval=2"]
     assert main(["train", str(data), str(tmp_path / "out"), "--validate", "B", "--set", *small, *more]) == 0
     kept = [np.load(path) for path in (tmp_path / "out" / "cache").glob("*/*.prior.npy")]

@@ -18,7 +18,8 @@ from scripts.training.loop import is_first_process, join_processes, local_device
 
 SETTINGS = SMALL_TRAINING | {
     "views": 60,
-    "batch_size": 2, "steps_per_epoch": 4,
+    "batch_size": 2,
+    "steps_per_epoch": 4,
     "learning_rate": 0.003,
     "bf16": False,
     "train#trainer#max_epochs": 3,

@@ -17,8 +17,15 @@ from scripts.app.command_line import main
 from scripts.training.loop import clip_gradients
 
 SMALL = [
-    *("views=60", "prior=uniform", "network_def#widths=[4,6]", "patch_shape=[32,32]", "batch_size=4", "steps_per_epoch=10"),
-    *( "learning_rate=0.003", "bf16=false", "train#trainer#max_epochs=8", "val_interval=4"),
+    *(
+        "views=60",
+        "prior=uniform",
+        "network_def#widths=[4,6]",
+        "patch_shape=[32,32]",
+        "batch_size=4",
+        "steps_per_epoch=10",
+    ),
+    *("learning_rate=0.003", "bf16=false", "train#trainer#max_epochs=8", "val_interval=4"),
 ]
 
 

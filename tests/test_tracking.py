@@ -13,7 +13,8 @@ from scripts.workflow import BUNDLE_ROOT, CONFIGS
 
 SETTINGS = SMALL_TRAINING | {
     "views": 60,
-    "batch_size": 2, "steps_per_epoch": 4,
+    "batch_size": 2,
+    "steps_per_epoch": 4,
     "tensorboard": False,
     "train#trainer#max_epochs": 2,
     "val_interval": 1,

@@ -21,8 +21,8 @@ SMALL = [
     "prior=uniform",
     "network_def#widths=[4,6]",
     "patch_shape=[32,32]",
-    "batch_size=4", "steps_per_epoch=10",
-    
+    "batch_size=4",
+    "steps_per_epoch=10",
     "learning_rate=0.003",
     "train#trainer#max_epochs=6",
     "val_interval=3",
