@@ -464,13 +464,15 @@ def test_dates_follow_the_time_zone_of_the_source(tmp_path):
 def test_an_existing_folder_is_kept_or_replaced_whole(tmp_path):
     source = write_ct_series(tmp_path / "in", slices=2)
     target = tmp_path / "out"
-    target.mkdir()
-    (target / "old.txt").write_text("old")
+    derive(write_ct_series(tmp_path / "other", slices=3), target)
     with pytest.raises(BioAttError, match="exists"):
         derive(source, target)
-    assert [file.name for file in target.iterdir()] == ["old.txt"]
+    assert len(list(target.iterdir())) == 3
     derive(source, target, overwrite=True)
     assert sorted(file.name for file in target.iterdir()) == ["0001.dcm", "0002.dcm"]
+    (target / "0003.dcm").write_bytes((source / "0001.dcm").read_bytes())  # a source, named as we name results
+    with pytest.raises(BioAttError, match="out holds 0003.dcm, which BioAtt did not write, and is not replaced"):
+        derive(source, target, overwrite=True)
 
 
 def test_the_source_is_never_overwritten(tmp_path):

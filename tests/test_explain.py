@@ -149,12 +149,13 @@ def test_what_is_not_there_is_refused_and_nothing_written(series, weights, tmp_p
 
 
 def test_an_existing_folder_is_refused_or_replaced_whole(series, weights, tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old.txt").write_text("old")
+    assert explain(series, tmp_path / "out", weights, "--prior", "uniform") == 0
     assert explain(series, tmp_path / "out", weights, "--prior", "uniform") == 2
     assert "exists; name another one" in capsys.readouterr().err
     assert explain(series, tmp_path / "out", weights, "--prior", "uniform", "--overwrite") == 0
-    assert not (tmp_path / "out" / "old.txt").exists()
+    (tmp_path / "out" / "old.txt").write_text("old")
+    assert explain(series, tmp_path / "out", weights, "--prior", "uniform", "--overwrite") == 2
+    assert (tmp_path / "out" / "old.txt").exists()
 
 
 @pytest.mark.parametrize(("network", "attention"), [("redcnn", "none"), ("channel", "channel"), ("spatial", "spatial")])

@@ -13,6 +13,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from dicom_cases import derive
 from made_studies import as_nifti
 from monai.bundle import ConfigWorkflow
 from scripts.app.command_line import main
@@ -224,11 +225,19 @@ def test_a_coronal_series_is_processed_in_axial_slices(weights, tmp_path):
 
 
 def test_overwrite_replaces_whole(series, weights, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old.txt").write_text("old")
+    derive(series, tmp_path / "out", lambda volume: volume + 7)
+    before = (tmp_path / "out" / "0001.dcm").read_bytes()
     assert denoise(series, tmp_path / "out", weights) == 2
     assert denoise(series, tmp_path / "out", weights, "--overwrite") == 0
-    assert len(list((tmp_path / "out").iterdir())) == 5
+    assert len(list((tmp_path / "out").iterdir())) == 5 and (tmp_path / "out" / "0001.dcm").read_bytes() != before
+
+
+def test_overwrite_deletes_nothing_that_is_not_ours(series, weights, tmp_path, capsys):
+    derive(series, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert denoise(series, tmp_path / "out", weights, "--overwrite") == 2
+    assert "out holds notes.txt, which BioAtt did not write, and is not replaced" in capsys.readouterr().err
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine" and len(list((tmp_path / "out").iterdir())) == 6
 
 
 def test_the_summary_tells_slices_prior_noise_and_seconds(series, weights, tmp_path, capsys):

@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).parents[1] / "bundle" / "scripts"
 STUDIES = SCRIPTS.parents[1] / "studies"
 #: From the floor up; a room imports those before it. Nothing else stands in bundle/scripts.
 ROOMS = [
-    *("__init__", "errors", "hu", "staging", "strengths", "provenance", "device", "progress"),
+    *("__init__", "errors", "hu", "staging", "strengths", "provenance", "ownership", "device", "progress"),
     *("networks", "priors", "dose", "dicom", "volumes", "evaluation", "inference", "training", "report"),
     "data",  # names of 0.3.2, for the configs of users
     *("workflow", "cohort", "ablation", "benchmark", "app"),

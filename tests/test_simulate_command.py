@@ -218,12 +218,14 @@ def test_bad_choices_are_told_in_one_line_and_leave_nothing(source, tmp_path, ca
 
 
 def test_existing_output_is_kept_unless_it_may_be_replaced(source, tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert simulate(source, tmp_path / "out", "--dose", "0.5", "--realisations", "2") == 0
     assert simulate(source, tmp_path / "out") == 2
-    assert "--overwrite" in capsys.readouterr().err and (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    assert "--overwrite" in capsys.readouterr().err and len(list((tmp_path / "out").iterdir())) == 2
     assert simulate(source, tmp_path / "out", "--dose", "0.5", "--overwrite") == 0
     assert len(list((tmp_path / "out").iterdir())) == 3
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert simulate(source, tmp_path / "out", "--dose", "0.5", "--overwrite") == 2
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     assert simulate(source, source, "--dose", "0.5", "--overwrite") == 2
 
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from .strengths import CUSTOM, DEFAULT, Strength, choose_strength
 
 NOT_FOR_DIAGNOSIS = "Research software, not a medical device."
+#: Of the equipment that contributed to what the bundle writes (PS3.3 C.12.1.1.5).
+MANUFACTURER = "BioAtt project"
 #: How the contribution of a denoising begins, by which its results are known.
 DENOISING = "CT denoising"
 

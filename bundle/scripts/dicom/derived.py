@@ -9,13 +9,11 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from ..errors import BioAttError
-from ..provenance import DENOISING
+from ..provenance import DENOISING, MANUFACTURER
 from .codestream import split_frames
 from .headers import LOSSY_METHODS, has_frames, is_enhanced, items, label, open_dicom, whole_number
 from .rules import Run, plain
 from .transcode import set_element
-
-MANUFACTURER = "BioAtt project"
 
 #: Elements of the source that are not true of the derived image, or no longer true once its pixels are others.
 #: Overlays with data of their own (60xx,3000) stay: they lie on the same grid.

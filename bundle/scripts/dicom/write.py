@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from ..errors import BioAttError
+from ..ownership import check_replaceable
 from ..provenance import Derivation
 from ..staging import staged_folder
 from .derived import describe
@@ -73,7 +74,7 @@ def write_derived_series(
         output_dir: folder for the files 0001.dcm, 0002.dcm, ... and nothing else; it appears when all are written.
         provenance: what made the volume.
         rules: how the series is named and what it keeps; None for the defaults.
-        overwrite: replace `output_dir` whole if it exists.
+        overwrite: replace `output_dir` whole if it exists and holds nothing but results of BioAtt.
         progress: called with (slices done, slices in all).
         complete: called when all is written, before the folder appears; if it raises, the folder does not.
 
@@ -92,6 +93,8 @@ def write_derived_series(
         )
     folder = Path(output_dir)
     _check_apart(series, folder)
+    if overwrite:
+        check_replaceable(folder)
     rules, sources = rules or DerivedRules(), series.by_file()
     values = _all_stored(sources, volume_hu) if rules.stable_uids else None
     run = Run.start(provenance, rules, series.series_instance_uid, values)

@@ -18,6 +18,7 @@ from ..dose.image_noise import flat_soft_tissue, noise_sd_hu, tissue_mask
 from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from ..inference.inferers import SlicePriorInferer, find_priors, network_input
+from ..ownership import EXPLAINED
 from ..priors import PriorSource, whole_slice_priors
 from ..provenance import Provenance
 from ..staging import staged_folder
@@ -171,7 +172,6 @@ def write_explained(
         "made_by": provenance.as_dict(),
     }
     with staged_folder(folder, overwrite) as staging:
-        (staging / "explain.json").write_text(json.dumps(record, indent=2) + "\n")
         swap_figure(staging / "priors.png", one.hu, one.denoised_hu, one.other)
         images = {"input": one.hu, "denoised": one.denoised_hu["right"]}
         for name in ("uniform", "other"):
@@ -186,6 +186,8 @@ def write_explained(
             attention_figure(
                 staging / f"{block}.png", one.denoised_hu["right"], maps, total, grid, descriptors, one.priors["right"]
             )
+        record["files"] = sorted(file.name for file in staging.iterdir())
+        (staging / EXPLAINED).write_text(json.dumps(record, indent=2) + "\n")
 
 
 def map_to_image(grid: tuple[int, int]) -> np.ndarray:

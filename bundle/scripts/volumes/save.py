@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 
 from ..dicom import DerivedRules, select_series, write_derived_series
 from ..errors import BioAttError
+from ..ownership import check_replaceable
 from ..progress import bar
 from ..provenance import Derivation
 from ..staging import check_output_file, check_output_folder, staged_file, staged_folder
@@ -74,6 +75,7 @@ class SaveSeries:
     def start(self, engine: Engine) -> None:
         """Refuse a folder that cannot be used before the work begins."""
         check_output_folder(self.output_dir, self.overwrite)
+        check_replaceable(self.output_dir)
         if self.report is not None:
             check_output_file(self.report_file, self.overwrite)
 
@@ -168,7 +170,7 @@ def write_nifti_result(source: Path, hu: np.ndarray, folder: Path, provenance: D
 
 
 def check_places(dataset_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str], overwrite: bool) -> None:
-    """Refuse an output folder that exists, or that would replace or mingle with the input.
+    """Refuse an output folder that exists, that holds what BioAtt did not write, or that would mingle with the input.
 
     Raises:
         BioAttError: say which, and the remedy.
@@ -179,3 +181,4 @@ def check_places(dataset_dir: str | os.PathLike[str], output_dir: str | os.PathL
     if target == source or target in source.parents or (source.is_dir() and source in target.parents):
         raise BioAttError(f"output folder {output_dir} and input {dataset_dir} lie inside one another; choose another")
     check_output_folder(output_dir, overwrite)
+    check_replaceable(output_dir)

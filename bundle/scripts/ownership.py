@@ -1,0 +1,93 @@
+"""Whether a folder holds results of BioAtt alone: only such a folder is replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+from .errors import BioAttError
+from .provenance import MANUFACTURER
+
+EXPLAINED = "explain.json"  # names the files beside it
+
+_SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # of file browsers
+_DERIVED = re.compile(r"\d{4,}\.dcm")
+_REALISATION = re.compile(r"realisation_\d+")
+
+
+def check_replaceable(target: str | os.PathLike[str]) -> None:
+    """Raise if replacing the folder `target`, where there is one, would delete what BioAtt did not write.
+
+    Results are derived DICOM files that name BioAtt among their equipment, NIfTI files with the .json that tells what
+    made them, the files of `bioatt explain`, and folders of these for several realisations.
+
+    Raises:
+        BioAttError: names the first file that is none of these.
+    """
+    folder = Path(target)
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    foreign = first_foreign(folder)
+    if foreign is not None:
+        raise BioAttError(
+            f"output folder {folder} holds {foreign.relative_to(folder)}, which BioAtt did not write, and is not "
+            "replaced; name another folder"
+        )
+
+
+def first_foreign(folder: Path) -> Path | None:
+    """The first thing in `folder` that is no result of BioAtt; None where there is none."""
+    entries = sorted(folder.iterdir())
+    names = {entry.name for entry in entries}
+    explained = _explained(folder / EXPLAINED) if EXPLAINED in names else set()
+    for entry in entries:
+        if entry.name in _SYSTEM_FILES and entry.is_file():
+            continue
+        if entry.is_dir() and not entry.is_symlink() and _REALISATION.fullmatch(entry.name):
+            foreign = first_foreign(entry)
+            if foreign is not None:
+                return foreign
+        elif not entry.is_file() or entry.is_symlink() or not (entry.name in explained or _is_result(entry)):
+            return entry
+    return None
+
+
+def _is_result(file: Path) -> bool:
+    """Whether a file is one of a derived series, or a NIfTI file or the record beside it."""
+    name = file.name.lower()
+    if _DERIVED.fullmatch(name):
+        return _names_bioatt(file)
+    if name.endswith((".nii", ".nii.gz")):
+        return _is_record(file.with_name(f"{file.name}.json"), file.name)
+    return name.endswith(".json") and file.with_suffix("").is_file() and _is_record(file, file.with_suffix("").name)
+
+
+def _names_bioatt(file: Path) -> bool:
+    """Whether a DICOM file names BioAtt near its beginning, where group 0018 stands."""
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(1 << 20)
+    except OSError:
+        return False
+    return head[128:132] == b"DICM" and MANUFACTURER.encode() in head
+
+
+def _is_record(file: Path, source: str) -> bool:
+    record = _read(file)
+    return record.get("source") == source and "bundle" in record and "notice" in record
+
+
+def _explained(file: Path) -> set[str]:
+    """Names of the files of `bioatt explain`, by its record."""
+    files = _read(file).get("files", [])
+    return {EXPLAINED, *map(str, files)} if isinstance(files, list) and files else set()
+
+
+def _read(file: Path) -> dict:
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}

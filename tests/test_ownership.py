@@ -1,0 +1,73 @@
+"""Only a folder that holds results of BioAtt alone is replaced."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from dicom_cases import PROVENANCE, derive
+from made_studies import as_nifti
+from scripts.dicom.phantom import write_ct_series
+from scripts.errors import BioAttError
+from scripts.ownership import check_replaceable
+from scripts.volumes.save import write_nifti_result
+from scripts.volumes.volume import load_volume
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A derived series, and NIfTI with its record, each in a folder."""
+    source = write_ct_series(tmp_path / "in", slices=2)
+    derive(source, tmp_path / "dicom")
+    nifti = as_nifti(source, tmp_path / "ct.nii.gz")
+    (tmp_path / "nifti").mkdir()
+    write_nifti_result(nifti, load_volume(nifti).hu, tmp_path / "nifti", PROVENANCE)
+    return tmp_path
+
+
+@pytest.mark.parametrize("form", ["dicom", "nifti"])
+def test_results_may_be_replaced_and_so_may_nothing(results, form):
+    check_replaceable(results / form)
+    (results / form / ".DS_Store").touch()
+    check_replaceable(results / form)
+    (results / "empty").mkdir()
+    check_replaceable(results / "empty")
+    check_replaceable(results / "nowhere")
+
+
+FOREIGN = {
+    "a note": lambda folder: (folder / "notes.txt").write_text("mine"),
+    "a hidden file": lambda folder: (folder / ".notes").write_text("mine"),
+    "a folder": lambda folder: (folder / "sub").mkdir(),
+    "a link": lambda folder: (folder / "0009.dcm").symlink_to(folder / "0001.dcm"),
+    "a NIfTI without a record": lambda folder: (folder / "x.nii.gz").write_bytes(b"mine"),
+    "another's record": lambda folder: (folder / "x.nii.gz.json").write_text(json.dumps({"source": "x.nii.gz"})),
+    "a list of ours": lambda folder: (folder / "explain.json").write_text(json.dumps({"files": []})),
+    "of another name": lambda folder: (folder / "a.dcm").write_bytes(b"\0" * 128 + b"DICMBioAtt project"),
+    "a DICOM file of our form of name": lambda folder: (folder / "0009.dcm").write_bytes(b"\0" * 128 + b"DICM"),
+}
+
+
+@pytest.mark.parametrize("form", ["dicom", "nifti"])
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_folder_with_anything_else_is_not_replaced(results, form, what):
+    before = set((results / form).iterdir())
+    FOREIGN[what](results / form)
+    (added,) = set((results / form).iterdir()) - before
+    with pytest.raises(BioAttError, match=f"holds {added.name}, which BioAtt did not write, and is not replaced; name"):
+        check_replaceable(results / form)
+
+
+def test_a_folder_of_sources_is_not_replaced(results):
+    with pytest.raises(BioAttError, match="holds 0001.dcm, which BioAtt did not write"):
+        check_replaceable(results / "in")
+
+
+def test_foreign_files_below_a_realisation_are_seen(results):
+    (results / "dicom").rename(results / "realisation_1")
+    (results / "out").mkdir()
+    (results / "realisation_1").rename(results / "out" / "realisation_1")
+    check_replaceable(results / "out")
+    (results / "out" / "realisation_1" / "notes.txt").touch()
+    with pytest.raises(BioAttError, match="holds realisation_1/notes.txt"):
+        check_replaceable(results / "out")
