@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 
@@ -13,12 +14,13 @@ import pydicom
 import pytest
 from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE, evt
-from scripts.app.node.node import Node, NodeOptions, Retries, Tls
+from scripts.app.node.node import Node, NodeOptions, Retries
 from scripts.app.node.receiver import Limits
 from scripts.app.node.rules import Rule, choose, read_rules
 from scripts.app.node.sender import Destination, send
 from scripts.app.node.status import describe
 from scripts.app.node.storage import Completeness, StorageQueue
+from scripts.app.node.tls import Tls
 from scripts.app.node.worker import Denoiser, Outcome, Worker, denoise_folder
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
@@ -577,6 +579,15 @@ def test_tls_both_ways_and_no_caller_without_a_certificate(tmp_path, series, cer
     until(lambda: not stranger.is_established)
     node.end()
     secure.server.shutdown()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
+def test_a_caller_that_says_nothing_does_not_keep_the_others_out(tmp_path, receiver, series, certificates, monkeypatch):
+    monkeypatch.setattr("scripts.app.node.tls._HANDSHAKE_S", 0.2)
+    node = Running(tmp_path / "queue", receiver.destination, tls=tls(certificates))
+    with socket.create_connection(("127.0.0.1", node.port)):
+        assert store(node.port, series, context=tls(certificates).context(server=False)) == [0x0000] * 3
+    node.end()
 
 
 def test_a_wrong_certificate_is_told(tmp_path):

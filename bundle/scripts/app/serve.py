@@ -134,7 +134,7 @@ def _positive(text: str) -> float:
 
 
 def _tls(files: list[str]) -> object:
-    from .node.node import Tls
+    from .node.tls import Tls
 
     certificate, key, authority = map(Path, files)
     return Tls(certificate=certificate, key=key, authority=authority)

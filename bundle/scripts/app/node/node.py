@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import ssl
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from .receiver import Limits, Receiver
 from .rules import Rule, check_settings, choose
 from .sender import Destination, send
 from .storage import Completeness, Job, StorageQueue
+from .tls import Tls
 from .worker import Outcome, Worker
 
 logger = logging.getLogger(__name__)
@@ -44,31 +44,6 @@ class Retries:
     def pause_s(self, tries: int) -> float:
         """Seconds after `tries` failures."""
         return min(self.first_s * 2 ** min(tries - 1, 30), self.longest_s)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tls:
-    """Certificates, PEM files: ours with its key, and the authority of those whom we trust, both ways."""
-
-    certificate: Path
-    key: Path
-    authority: Path
-
-    def context(self, *, server: bool) -> ssl.SSLContext:
-        """For listening, where callers must have a certificate, or for calling.
-
-        Raises:
-            BioAttError: a file cannot be used.
-        """
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(self.certificate, self.key)
-            context.load_verify_locations(self.authority)
-        except OSError as error:  # ssl.SSLError is one
-            raise BioAttError(f"TLS: {error}; wanted PEM files of certificate, key and authority") from error
-        context.verify_mode = ssl.CERT_REQUIRED
-        return context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +128,7 @@ class Node:
 
     def _begin_next(self) -> None:
         now = time.time()
-        job = next((one for one in self.queue.jobs() if not one.result.exists() and one.is_due(now)), None)
+        job = next((one for one in self.queue.jobs() if one.is_to_denoise and one.is_due(now)), None)
         if job is None:
             return
         try:

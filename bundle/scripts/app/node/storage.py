@@ -247,6 +247,11 @@ class Job:
         """Its derived series; the folder is there when it is complete."""
         return self.folder / "result"
 
+    @property
+    def is_to_denoise(self) -> bool:
+        """Whether it has no result yet; one that was sent just now has no source any more either."""
+        return not self.result.exists() and self.source.exists()
+
     def tries(self) -> dict[str, Any]:
         """What was tried so far."""
         try:
