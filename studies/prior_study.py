@@ -24,7 +24,7 @@ from scripts.evaluation.results import write_json
 from scripts.priors import DESCRIPTORS, PriorSource, SliceKey, make_prior, write_prior_table
 from scripts.priors.sources import digest_of
 from scripts.staging import staged_file
-from scripts.training.simulated import simulate, simulation_recipe, simulator_for
+from scripts.training.simulated import find_match, simulate, simulation_recipe
 from scripts.training.studies import pseudonym_of
 from scripts.volumes import radiological_slices
 from scripts.volumes.reader import slice_keys_from_meta
@@ -133,11 +133,11 @@ def dose_distances(source: PriorSource, folder: Path) -> dict[str, float]:
     """
     volume = radiological_slices(folder)
     keys = slice_keys_from_meta(volume.meta, len(volume))
-    recipe = simulation_recipe((DOSE_FRACTION,), ("hann",), 600, 0)
-    simulator = simulator_for(volume, recipe)
+    recipe = simulation_recipe((DOSE_FRACTION,), 600, 0)
+    match = find_match(volume, recipe).of(volume.spacing_mm, recipe)
     distances = []
     for index, key in enumerate(keys):
-        low = simulate(volume[index], simulator, recipe, key.sop_instance_uid)[0]
+        low = simulate(volume[index], match, recipe, key.sop_instance_uid)[0]
         full_and_low = torch.from_numpy(np.stack([volume[index], low]).astype(np.float32))
         prior = source(full_and_low, [key, key])
         distances.append(total_variation(prior[:1], prior[1:]))
@@ -161,8 +161,8 @@ without a network, and not BiomedCLIP.
 
 {table}
 
-Distances are total variation, from 0 (equal) to 1 (disjoint). The annotation gives equal shares to what is visible
-in a slice; it was made by eye and by no radiologist. `highest is visible` is flattered where the spine is visible in
+Distances are total variation, from 0 (equal) to 1 (disjoint). The annotation was made by eye and by no
+radiologist, and is taught as the shipped model's page says. `highest is visible` is flattered where the spine is visible in
 every slice. Quarter dose is simulated. Where a patient alone shows a region, their model never saw that region.
 
 Made by `python -m studies.prior_study DATA OUT`; the oracle of the study is the annotation itself, smoothed along z by
