@@ -161,9 +161,9 @@ without a network, and not BiomedCLIP.
 
 {table}
 
-Distances are total variation, from 0 (equal) to 1 (disjoint). The annotation was made by eye and by no
-radiologist, and is taught as the shipped model's page says. `highest is visible` is flattered where the spine is visible in
-every slice. Quarter dose is simulated. Where a patient alone shows a region, their model never saw that region.
+Distances are total variation, from 0 (equal) to 1 (disjoint). The annotation was made by eye and by no radiologist, and
+is taught as the shipped model's page says. `highest is visible` is flattered where the spine is visible in every slice.
+Quarter dose is simulated. Where a patient alone shows a region, their model never saw that region.
 
 Made by `python -m studies.prior_study DATA OUT`; the oracle of the study is the annotation itself, smoothed along z by
 a Gaussian of {SMOOTH_MM:g} mm.
