@@ -13,6 +13,7 @@ from scripts.app.command_line import build_parser, main
 from scripts.dicom.phantom import write_ct_series
 from scripts.networks import BioAtt, load_weights
 from scripts.networks.reference import to_reference
+from scripts.strengths import STRENGTHS
 
 COMMANDS = ("denoise", "priors", "train", "evaluate", "simulate", "convert", "demo")
 
@@ -116,8 +117,12 @@ def test_demo_denoises_and_leaves_dicom_and_a_picture(tmp_path, capsys, monkeypa
     monkeypatch.setattr(demo, "SLICES", 2)
     assert main(["demo", str(tmp_path / "demo")]) == 0
     out = capsys.readouterr().out
-    rows = {line[:10].strip(): [float(x) for x in line[10:].split()] for line in out.splitlines()[-6:-1] if "." in line}
-    low, denoised = rows["low dose"], rows["denoised"]
+    lines = [line for line in out.splitlines()[-8:-1] if "." in line and "PSNR" not in line]
+    rows = {line[:10].strip(): [float(x) for x in line[10:].split()] for line in lines}
+    assert list(rows) == ["low dose", *STRENGTHS]
+    noises = [row[2] for row in rows.values()]
+    assert noises == sorted(noises, reverse=True), "each strength leaves less noise"
+    low, denoised = rows["low dose"], rows["standard"]
     assert denoised[0] > low[0] + 1.0, "PSNR rises by more than 1 dB"
     assert denoised[1] > low[1], "SSIM rises"
     assert denoised[2] < 0.8 * low[2], "noise falls by more than 20%"
@@ -125,6 +130,8 @@ def test_demo_denoises_and_leaves_dicom_and_a_picture(tmp_path, capsys, monkeypa
         ".bioatt-demo",
         "demo.png",
         "denoised",
+        "denoised_high",
+        "denoised_low",
         "low_dose",
         "truth",
     ]

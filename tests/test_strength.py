@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -59,6 +60,16 @@ def test_a_number_takes_the_tables_place_and_is_named_custom():
 def test_what_is_no_strength_is_refused(given, message):
     with pytest.raises(BioAttError, match=message):
         choose_strength(**given)
+
+
+def test_the_page_has_the_table():
+    page = (Path(__file__).parents[1] / "docs" / "anchoring.md").read_text()
+    rows = page.partition("<!-- strengths -->")[2].partition("<!-- /strengths -->")[0].strip().splitlines()[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert cells == [
+        [f"`{name}`" + (" (default)" if name == "standard" else ""), f"{anchor:g} mm", f"{grain:g}"]
+        for name, (anchor, grain) in STRENGTHS.items()
+    ]
 
 
 @pytest.mark.parametrize("make", [SlicePriorInferer, AnchoredInferer])

@@ -65,7 +65,8 @@ def test_the_patient_that_validates_is_not_simulated_for_training(run):
 
 def test_evaluation_measures_the_weights_it_is_given(run, dataset, tmp_path):
     words = [str(dataset), str(tmp_path / "out"), "--validate", "B", "--weights", str(run / "model.pt")]
-    assert main(["evaluate", *words, "--set", *SMALL[:3]]) == 0
+    bare = ["validate#inferer=@train#inferer", 'prepare_batch#extra_keys=["prior"]']  # as validation
+    assert main(["evaluate", *words, "--set", *SMALL[:3], *bare]) == 0
     measured = json.loads((tmp_path / "out" / "evaluation.json").read_text())["patients"][pseudonym_of("B")]
     trained = json.loads((run / "validation.json").read_text())["patients"][pseudonym_of("B")]
     for image in ("low", "denoised"):  # the same but for rounding: evaluation lays the weights out otherwise
@@ -74,6 +75,18 @@ def test_evaluation_measures_the_weights_it_is_given(run, dataset, tmp_path):
         for name, value in trained[image].items():
             assert both[name] == (value if value is None else pytest.approx(value, rel=1e-4)), name
     assert measured["low"]["psnr_db"] != measured["denoised"]["psnr_db"]
+
+
+def test_evaluation_judges_the_anchored_result(run, dataset, tmp_path):
+    """From a small anchor, which gives the input, to a large one; in mm, by the spacing of the pairs."""
+    changes = []
+    for anchor_mm in ("0.05", "2", "10"):
+        out = tmp_path / anchor_mm
+        words = [str(dataset), str(out), "--validate", "B", "--weights", str(run / "model.pt"), "--anchor-mm", anchor_mm]
+        assert main(["evaluate", *words, "--set", *SMALL[:3]]) == 0
+        means = json.loads((out / "evaluation.json").read_text())["patients"][pseudonym_of("B")]
+        changes.append(abs(means["denoised"]["rmse_hu"] - means["low"]["rmse_hu"]))
+    assert changes[0] == pytest.approx(0, abs=1e-3) and changes[0] < changes[1] < changes[2]
 
 
 @pytest.mark.parametrize(

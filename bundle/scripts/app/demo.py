@@ -14,6 +14,7 @@ from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
 from ..errors import BioAttError
 from ..evaluation import image_quality
 from ..evaluation.figures import comparison_figure
+from ..strengths import DEFAULT, STRENGTHS
 from ..volumes import radiological_slices
 
 SHAPE = (320, 320)
@@ -31,7 +32,8 @@ def run_demo(folder: Path) -> None:
         folder/
           low_dose/   DICOM series, quarter dose
           truth/      DICOM series without noise
-          denoised/   derived DICOM series
+          denoised/   derived DICOM series, at the standard strength
+          denoised_low/, denoised_high/   the same at the others
           demo.png    one slice of each, and what was taken away
 
     Args:
@@ -47,8 +49,9 @@ def run_demo(folder: Path) -> None:
     print(f"simulating {SLICES} slices of a phantom at a dose fraction of {DOSE_FRACTION:g} ...", flush=True)
     write_phantom(folder / "truth", dose_fraction=1.0)
     write_phantom(folder / "low_dose", dose_fraction=DOSE_FRACTION)
-    overrides = {"dataset_dir": str(folder / "low_dose"), "output_dir": str(folder / "denoised")}
-    run_workflow("inference", ["inference.json"], overrides)
+    for strength in STRENGTHS:
+        places = {"dataset_dir": str(folder / "low_dose"), "output_dir": str(_result(folder, strength))}
+        run_workflow("inference", ["inference.json"], places | {"strength": strength})
     print("\n".join(_judge(folder)))
     print(f"\nDICOM series in {folder / 'denoised'}, picture in {folder / 'demo.png'}")
 
@@ -77,22 +80,29 @@ def _with_organs(hu: np.ndarray, i: int) -> np.ndarray:
     return gaussian_filter(hu, 0.7)
 
 
+def _result(folder: Path, strength: str) -> Path:
+    """Where the result of that strength goes."""
+    return folder / ("denoised" if strength == DEFAULT else f"denoised_{strength}")
+
+
 def _judge(folder: Path) -> list[str]:
     """Compare low dose and denoised with the truth, draw the picture, and return the lines to print."""
-    truth, low, out = (radiological_slices(folder / name) for name in ("truth", "low_dose", "denoised"))
-    rows = {"low dose": [], "denoised": []}
+    truth, low = (radiological_slices(folder / name) for name in ("truth", "low_dose"))
+    images = {"low dose": low} | {name: radiological_slices(_result(folder, name)) for name in STRENGTHS}
+    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in images}
     for i in range(len(truth)):
         mask = flat_soft_tissue(truth[i])
-        for name, image in (("low dose", low[i]), ("denoised", out[i])):
-            quality = image_quality(image, truth[i])
-            rows[name].append((quality["psnr_db"], quality["ssim"], noise_sd_hu(image, mask)))
+        for name, volume in images.items():
+            quality = image_quality(volume[i], truth[i])
+            rows[name].append((quality["psnr_db"], quality["ssim"], noise_sd_hu(volume[i], mask)))
     middle = len(truth) // 2
     comparison_figure(
         folder / "demo.png",
-        {"low dose": low[middle], "denoised": out[middle], "truth": truth[middle]},
+        {"low dose": low[middle], "denoised": images[DEFAULT][middle], "truth": truth[middle]},
         ("low dose", "denoised"),
     )
-    lines = ["", f"{'':<10}{'PSNR (dB)':>12}{'SSIM':>10}{'noise SD (HU)':>16}   abdomen window, against the truth"]
+    told = f"--strength {', '.join(STRENGTHS)}: abdomen window, against the truth"
+    lines = ["", f"{'':<10}{'PSNR (dB)':>12}{'SSIM':>10}{'noise SD (HU)':>16}   {told}"]
     for name, values in rows.items():
         psnr, ssim, noise = np.mean(values, axis=0)
         lines.append(f"{name:<10}{psnr:>12.2f}{ssim:>10.4f}{noise:>16.1f}")
