@@ -82,8 +82,8 @@ def test_evaluation_judges_the_anchored_result(run, dataset, tmp_path):
     changes = []
     for anchor_mm in ("0.05", "2", "10"):
         out = tmp_path / anchor_mm
-        words = [str(dataset), str(out), "--validate", "B", "--weights", str(run / "model.pt"), "--anchor-mm", anchor_mm]
-        assert main(["evaluate", *words, "--set", *SMALL[:3]]) == 0
+        words = [str(dataset), str(out), "--validate", "B", "--weights", str(run / "model.pt")]
+        assert main(["evaluate", *words, "--anchor-mm", anchor_mm, "--set", *SMALL[:3]]) == 0
         means = json.loads((out / "evaluation.json").read_text())["patients"][pseudonym_of("B")]
         changes.append(abs(means["denoised"]["rmse_hu"] - means["low"]["rmse_hu"]))
     assert changes[0] == pytest.approx(0, abs=1e-3) and changes[0] < changes[1] < changes[2]
