@@ -129,10 +129,7 @@ def _load_onnx(path: str | os.PathLike[str], threads: int) -> Runner:
 def _with_free_padding(network: nn.Module) -> nn.Module:
     """A copy that pads by indices: how much `F.pad` pads would be fixed to the example's size."""
     copied = copy.deepcopy(network)
-    if hasattr(copied, "multiple"):  # BioAttUNet
-        copied._pad = partial(_grow, multiple=copied.multiple)
-    elif hasattr(copied, "smallest_side"):  # BioAtt
-        copied._at_least_smallest = partial(_grow, smallest=copied.smallest_side)
+    copied.pad = partial(_grow, multiple=copied.multiple, smallest=copied.smallest_side)
     return copied
 
 

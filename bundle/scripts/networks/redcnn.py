@@ -7,13 +7,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import make_attention
+from .contract import Denoiser
 from .inputs import check_image, fill_prior
 
 #: Five unpadded 5x5 convolutions take 20 pixels off each axis, so 21 is the least an image may have.
 SMALLEST_SIDE = 21
 
 
-class BioAtt(nn.Module):
+class BioAtt(Denoiser):
     """RED-CNN whose features after conv3 and conv5 are weighted by an attention block.
 
     ::
@@ -44,11 +45,12 @@ class BioAtt(nn.Module):
     """
 
     def __init__(self, channels: int = 96, attention: str = "prior", num_descriptors: int = 11) -> None:
-        super().__init__()
-        self.title = f"BioAtt(channels={channels}, attention={attention})"
-        self.attention = attention
-        self.num_descriptors = num_descriptors
-        self.smallest_side = SMALLEST_SIDE
+        super().__init__(
+            title=f"BioAtt(channels={channels}, attention={attention})",
+            attention=attention,
+            num_descriptors=num_descriptors,
+            smallest_side=SMALLEST_SIDE,
+        )
         self.conv1 = nn.Conv2d(1, channels, 5)
         self.conv2 = nn.Conv2d(channels, channels, 5)
         self.conv3 = nn.Conv2d(channels, channels, 5)
@@ -78,7 +80,7 @@ class BioAtt(nn.Module):
         check_image(image)
         prior = fill_prior(prior, image, self.num_descriptors)
         height, width = image.shape[-2:]
-        x0 = self._at_least_smallest(image)
+        x0 = self.pad(image)
         x2 = self._encode2(x0)
         x3 = self.attention3(self.conv3(x2).relu_(), self._inner(prior, x0, 6))
         x4 = self.conv4(x3).relu_()
@@ -103,7 +105,7 @@ class BioAtt(nn.Module):
         """
         check_image(image)
         prior = fill_prior(prior, image, self.num_descriptors)
-        x0 = self._at_least_smallest(image)
+        x0 = self.pad(image)
         x3 = self.conv3(self._encode2(x0)).relu_()
         maps3 = self.attention3.maps(x3)
         weighted3 = self.attention3.weigh(maps3, self._inner(prior, x0, 6))
@@ -117,7 +119,7 @@ class BioAtt(nn.Module):
         }
 
     def attention_grids(self) -> dict[str, tuple[int, int]]:
-        """For each block, how many pixels of the image one of its maps covers, and where the first begins."""
+        """See `Denoiser`."""
         return {"attention3": (1, 6), "attention5": (1, 10)}
 
     def _encode2(self, x: Tensor) -> Tensor:
@@ -129,10 +131,3 @@ class BioAtt(nn.Module):
             return prior
         prior = F.interpolate(prior, size=image.shape[-2:], mode="bilinear", align_corners=False)
         return prior[..., margin : prior.shape[-2] - margin, margin : prior.shape[-1] - margin]
-
-    def _at_least_smallest(self, image: Tensor) -> Tensor:
-        bottom = max(0, self.smallest_side - image.shape[-2])
-        right = max(0, self.smallest_side - image.shape[-1])
-        if bottom > 0 or right > 0:
-            image = F.pad(image, [0, right, 0, bottom], mode="replicate")
-        return image

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import make_attention
+from .contract import Denoiser
 from .inputs import check_image, fill_prior
 
 
@@ -25,7 +26,7 @@ class ResidualBlock(nn.Module):
         return self.conv2(self.conv1(x).relu_()).add_(x)
 
 
-class BioAttUNet(nn.Module):
+class BioAttUNet(Denoiser):
     """A residual U-shape whose encoder features are weighted by an attention block at every scale.
 
     ::
@@ -57,12 +58,13 @@ class BioAttUNet(nn.Module):
     def __init__(
         self, widths: Sequence[int] = (48, 96, 192), fold: int = 2, attention: str = "prior", num_descriptors: int = 11
     ) -> None:
-        super().__init__()
-        self.title = f"BioAttUNet(widths={'-'.join(map(str, widths))}, fold={fold}, attention={attention})"
-        self.attention = attention
-        self.num_descriptors = num_descriptors
+        super().__init__(
+            title=f"BioAttUNet(widths={'-'.join(map(str, widths))}, fold={fold}, attention={attention})",
+            attention=attention,
+            num_descriptors=num_descriptors,
+            multiple=fold * 2 ** (len(widths) - 1),
+        )
         self.fold = fold
-        self.multiple = fold * 2 ** (len(widths) - 1)
         self.head = nn.Conv2d(fold**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList([ResidualBlock(width) for width in widths])
         self.slots = nn.ModuleList([make_attention(attention, width, num_descriptors) for width in widths])
@@ -86,7 +88,7 @@ class BioAttUNet(nn.Module):
             ValueError: a shape that does not fit.
         """
         check_image(image)
-        padded = self._pad(image)
+        padded = self.pad(image)
         x, skips = self._encode(padded, self._pad_prior(fill_prior(prior, image, self.num_descriptors), image))
         for index, (up, block) in enumerate(zip(self.up, self.decoder)):  # noqa: B905 (TorchScript knows no strict)
             x = block(up(x).add_(skips[len(skips) - 1 - index]))
@@ -107,7 +109,7 @@ class BioAttUNet(nn.Module):
         """
         check_image(image)
         prior = self._pad_prior(fill_prior(prior, image, self.num_descriptors), image)
-        x = self.head(F.pixel_unshuffle(self._pad(image), self.fold))
+        x = self.head(F.pixel_unshuffle(self.pad(image), self.fold))
         maps: dict[str, Tensor] = {}
         for index, (block, slot) in enumerate(zip(self.encoder, self.slots)):  # noqa: B905
             x = block(x)
@@ -117,7 +119,7 @@ class BioAttUNet(nn.Module):
         return maps
 
     def attention_grids(self) -> dict[str, tuple[int, int]]:
-        """For each block, how many pixels of the image one of its maps covers, and where the first begins."""
+        """See `Denoiser`."""
         return {f"attention{index}": (self.fold * 2**index, 0) for index in range(len(self.slots))}
 
     def _encode(self, padded: Tensor, prior: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -137,12 +139,8 @@ class BioAttUNet(nn.Module):
                 x = down(x)
         return x
 
-    def _pad(self, image: Tensor) -> Tensor:
-        bottom, right = (-image.shape[-2]) % self.multiple, (-image.shape[-1]) % self.multiple
-        return F.pad(image, [0, right, 0, bottom], mode="replicate") if bottom > 0 or right > 0 else image
-
     def _pad_prior(self, prior: Tensor, image: Tensor) -> Tensor:
         """A dense prior as large as the padded image; a vector as it is."""
         if prior.dim() == 2:
             return prior
-        return self._pad(F.interpolate(prior, size=image.shape[-2:], mode="bilinear", align_corners=False))
+        return self.pad(F.interpolate(prior, size=image.shape[-2:], mode="bilinear", align_corners=False))

@@ -111,13 +111,10 @@ def check_prior_attention(network: nn.Module) -> None:
     Raises:
         BioAttError: says what it has instead.
     """
-    kind = getattr(network, "attention", "none")
+    kind = network.attention
     if kind != "prior":
         what = "no attention" if kind == "none" else f"{kind} attention"
-        raise BioAttError(
-            f"{getattr(network, 'title', type(network).__name__)} has {what}, and no prior attention to explain; "
-            "choose a network with it"
-        )
+        raise BioAttError(f"{network.title} has {what}, and no prior attention to explain; choose a network with it")
 
 
 def swap_figures(one: Explained) -> dict[str, dict[str, float | None]]:

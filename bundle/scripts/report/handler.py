@@ -138,7 +138,7 @@ class RunReport:
 
     def _attention(self, index: int, prior: torch.Tensor) -> dict[str, Any]:
         """Maps of the network's blocks for a sampled slice, and where they lie; none of a network without."""
-        kind = getattr(self.network, "attention", "none")
+        kind = self.network.attention
         if kind not in ("prior", "spatial"):
             return {"attention_kind": kind, "attention": {}, "grids": {}}
         before = self._samples.before_hu[self._samples.indices.index(index)]
