@@ -17,12 +17,11 @@ from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ComponentLocator
-from torch import nn
 
 from .device import keep_freed_memory
 from .dicom import select_series
 from .errors import BioAttError, find_bioatt_error
-from .networks import weights_sha256
+from .networks import Denoiser, weights_sha256
 from .priors import PriorSource
 from .provenance import Provenance
 from .strengths import Strength, as_strength
@@ -241,13 +240,13 @@ def check_training(output_dir: str) -> None:
         raise BioAttError(f"{finished} holds the weights of a finished training; name another output folder")
 
 
-def check_prior_fits(network: nn.Module, prior_source: PriorSource) -> None:
+def check_prior_fits(network: Denoiser, prior_source: PriorSource) -> None:
     """Refuse a prior over another number of descriptors than the network has attention maps for.
 
     Raises:
         BioAttError: both numbers.
     """
-    wanted = getattr(network, "num_descriptors", len(prior_source.descriptors))
+    wanted = network.num_descriptors
     if wanted != len(prior_source.descriptors):
         raise BioAttError(
             f"the network has maps for {wanted} descriptors, the prior {prior_source.name} speaks of "
@@ -256,7 +255,7 @@ def check_prior_fits(network: nn.Module, prior_source: PriorSource) -> None:
 
 
 def make_provenance(
-    network: nn.Module, weights: str, prior_source: PriorSource, version: str, strength: Strength | str
+    network: Denoiser, weights: str, prior_source: PriorSource, version: str, strength: Strength | str
 ) -> Provenance:
     """Put together what is recorded with every result.
 
@@ -271,7 +270,7 @@ def make_provenance(
     logger.info("prior: %s", prior_source.model)
     return Provenance(
         version=str(version),
-        network=getattr(network, "title", type(network).__name__),
+        network=network.title,
         weights_sha256=weights_sha256(weights),
         prior=prior_source.name,
         prior_model=prior_source.model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ import torch
 
 from ..errors import BioAttError
 from ..hu import WINDOWS_HU
+from ..networks.recipe import Recipe
 from .clip import BIOMEDCLIP, ClipPrior
 from .descriptors import DESCRIPTORS, check_descriptors
 from .sources import PriorSource, RandomPrior, TemperedPrior, UniformPrior
 from .tables import TablePrior
+
+logger = logging.getLogger(__name__)
 
 COMPACT_LABEL = "compact prior model 1.0 (a stand-in, not BiomedCLIP)"
 FORMS = "compact | biomedclip | hf-hub:NAME | local-dir:PATH | table:FILE | uniform | random:SEED"
@@ -31,6 +35,7 @@ def make_prior(
     device: str | torch.device = "cpu",
     batch_size: int = 16,
     models_dir: str | os.PathLike[str] | None = None,
+    recipe: Recipe | None = None,
 ) -> PriorSource:
     """Make the source of priors that a string names.
 
@@ -45,10 +50,12 @@ def make_prior(
         device: where a CLIP runs.
         batch_size: slices per forward pass of a CLIP.
         models_dir: the folder that holds ``prior``; by default the bundle's ``models``.
+        recipe: of the weights that get the priors; None asks nothing. Another prior than theirs is told in the log.
 
     Raises:
         BioAttError: the string has none of these forms, or what it names cannot be loaded; raised here and not
-            first when a slice comes.
+            first when a slice comes. Also when the weights were trained with other words, or with another form,
+            temperature, preparation or window, which the controls (uniform, random) do not have.
 
     Example:
         >>> make_prior("uniform").model
@@ -56,6 +63,10 @@ def make_prior(
     """
     if not isinstance(prior, str):
         raise BioAttError(f"unknown prior {prior!r}; use one of {FORMS}")
+    if recipe is not None and recipe.sha256:
+        _check_recipe(
+            recipe, prior, descriptors, preparation=preparation, window_hu=window_hu, form=form, temperature=temperature
+        )
     if prior in ("compact", "biomedclip") or re.match(r"(hf-hub|local-dir):.", prior):
         name, label = _find_clip(prior, descriptors, models_dir)
         source: PriorSource = ClipPrior(
@@ -74,7 +85,32 @@ def make_prior(
         source = _without_clip(prior, descriptors)
         if form != "vector":
             raise BioAttError(f"the prior {source.name} has no form {form!r}: only a CLIP sees places; use vector")
-    return source if temperature == 1 else TemperedPrior(source, temperature)
+    source = source if temperature == 1 else TemperedPrior(source, temperature)
+    if recipe is not None and recipe.prior_digest not in ("", source.digest):
+        logger.warning(
+            "the weights were trained with the prior %s, digest %s; this is %s, digest %s",
+            *(recipe.prior, recipe.prior_digest[:16], source.name, source.digest[:16]),
+        )
+    return source
+
+
+def _check_recipe(recipe: Recipe, prior: str, descriptors: Sequence[str], **asked: object) -> None:
+    """Refuse what the weights were not trained with, with both values."""
+    if recipe.descriptors and tuple(descriptors) != recipe.descriptors:
+        raise BioAttError(
+            f"the weights were trained with the descriptors {', '.join(recipe.descriptors)}, not with "
+            f"{', '.join(descriptors)}; leave prior_descriptors out"
+        )
+    if prior == "uniform" or prior.startswith("random:"):
+        return
+    for name, value in asked.items():
+        trained = getattr(recipe, f"prior_{name}")
+        value = tuple(value) if isinstance(value, (list, tuple)) else value
+        if value != trained:
+            raise BioAttError(
+                f"the weights were trained with prior_{name} {trained}, not {value}; leave it out, or take weights "
+                "trained so"
+            )
 
 
 def _without_clip(prior: str, descriptors: Sequence[str]) -> PriorSource:

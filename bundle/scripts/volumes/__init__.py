@@ -3,7 +3,7 @@
 from .orientation import OrientSlicesd, radiological_slices
 from .reader import SeriesReader
 from .save import SaveSeries
-from .scope import CheckScoped, scope_path
+from .scope import CheckScoped
 from .transforms import HUToNetworkd, LoadSeriesd, NetworkToHUd, collate_one
 from .volume import Volume, find_inputs, load_volume
 
@@ -20,5 +20,4 @@ __all__ = [
     "find_inputs",
     "load_volume",
     "radiological_slices",
-    "scope_path",
 ]

@@ -1,11 +1,9 @@
-"""What weights were trained on, in ranges, kept beside them; and input that lies outside gets a warning."""
+"""What weights were trained on, in ranges, as their recipe tells it; and input that lies outside gets a warning."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,25 +85,17 @@ class Scope:
         return told
 
 
-def scope_path(weights: str | os.PathLike[str]) -> str:
-    """Where the scope of a weights file lies: model.pt has model.scope.json."""
-    return str(Path(weights).with_suffix(".scope.json"))
-
-
-def read_scope(path: str | os.PathLike[str]) -> Scope | None:
-    """The scope in a file; None if there is no such file.
+def scope_of(fields: Mapping[str, Any]) -> Scope:
+    """The scope that a recipe tells.
 
     Raises:
-        BioAttError: the file is damaged.
+        BioAttError: it is damaged.
     """
     try:
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
         ranges = {name: fields[name] and tuple(map(float, fields[name])) for name in RANGES}
         return Scope(**ranges, regions=tuple(fields["regions"]), patients=int(fields["patients"]))
-    except FileNotFoundError:
-        return None
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise BioAttError(f"{path} tells no scope of training ({error}); delete it, or copy it again") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise BioAttError(f"the recipe of the weights tells no scope of training ({error}); copy it again") from error
 
 
 class CheckScoped(MapTransform):
@@ -115,14 +105,14 @@ class CheckScoped(MapTransform):
 
     Args:
         keys: where the volumes stand, MetaTensors (1, H, W, slices) in HU by `LoadSeriesd` and `OrientSlicesd`.
-        scope: the scope's file; where there is none, nothing is warned of, and the log says so.
+        scope: as the recipe of the weights tells it; None warns of nothing, and the log says so.
     """
 
-    def __init__(self, keys: KeysCollection = "image", scope: str = "") -> None:
+    def __init__(self, keys: KeysCollection = "image", scope: Mapping[str, Any] | None = None) -> None:
         super().__init__(keys)
-        self.scope = read_scope(scope) if scope else None
-        if scope and self.scope is None:
-            logger.info("%s is not there: nobody knows whether the input is like what the weights saw", scope)
+        self.scope = None if scope is None else scope_of(scope)
+        if scope is None:
+            logger.info("nobody knows whether the input is like what the weights saw: their recipe does not tell")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Look at the volumes under `keys`."""
