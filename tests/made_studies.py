@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import torch
 from scripts.dicom.phantom import write_ct_series
-from scripts.networks import BioAtt, BioAttUNet
+from scripts.networks import BioAtt, BioAttUNet, Denoiser, Recipe, write_recipe
 from scripts.volumes import load_volume
 
 #: Overrides of train.json that make a training small; studies and epochs are each test's own.
@@ -28,25 +28,27 @@ def lively_network(channels: int = 8, seed: int = 0) -> BioAtt:
     return network
 
 
-def save_default_network(path: Path, seed: int = 0) -> Path:
+def save_default_network(path: Path, seed: int = 0, **fields: Any) -> Path:
     """Untrained weights of inference.json's network, whose output differs visibly and hangs on its prior."""
     torch.manual_seed(seed)
-    configs = Path(__file__).parents[1] / "bundle" / "configs"
-    definition = json.loads((configs / "inference.json").read_text())["network_def"]
-    assert definition.pop("_target_") == "BioAttUNet"
-    network = BioAttUNet(**definition)
+    network = BioAttUNet()
     with torch.no_grad():
         for slot in network.slots:
             slot.conv.weight.mul_(20.0)
         for layer in (network.head, network.tail, *network.up):
             layer.weight.mul_(2.0)
-    torch.save(network.state_dict(), path)
-    return path
+    return save_with_recipe(network, path, **fields)
 
 
 def save_network(path: Path, **arguments: int) -> Path:
     """Weights of a `lively_network`."""
-    torch.save(lively_network(**arguments).state_dict(), path)
+    return save_with_recipe(lively_network(**arguments), path)
+
+
+def save_with_recipe(network: Denoiser, path: Path, **fields: Any) -> Path:
+    """Weights of `network` and their recipe, with `fields` of it."""
+    torch.save(network.state_dict(), path)
+    write_recipe(path, Recipe(network_def=network.definition, **fields))
     return path
 
 

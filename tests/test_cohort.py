@@ -9,8 +9,7 @@ import sys
 import time
 
 import pytest
-import torch
-from made_studies import as_nifti
+from made_studies import as_nifti, save_with_recipe
 from scripts import cohort
 from scripts.app.command_line import main
 from scripts.benchmark.workflows import default_network
@@ -25,8 +24,7 @@ OPTIONS = ("--prior", "uniform", "--quiet")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     file = tmp_path_factory.mktemp("weights") / "w.pt"
-    torch.save(default_network().state_dict(), file)
-    return file
+    return save_with_recipe(default_network(), file)
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from scripts.hu import VALID_RANGE_HU, hu_to_network
-from scripts.networks import BioAtt, BioAttUNet, load_weights
+from scripts.networks import load_weights, make_network, read_recipe, weights_sha256
+from scripts.priors import DESCRIPTORS
+from scripts.volumes.scope import scope_of
 
 
 def read(bundle_root, name):
@@ -43,20 +45,20 @@ def test_package_and_bundle_have_one_version(bundle_root):
     assert f"## {project['version']}" in (bundle_root.parent / "CHANGELOG.md").read_text()
 
 
-def test_train_and_inference_have_one_network_and_one_view_of_the_prior(bundle_root):
-    train, inference = read(bundle_root, "train.json"), read(bundle_root, "inference.json")
-    prior = [f"prior{what}" for what in ("", "_preparation", "_window_hu", "_form", "_temperature", "_source")]
-    for key in ("network_def", *prior):
-        assert train[key] == inference[key], key
+def test_inference_and_evaluation_take_network_and_prior_from_the_recipe(bundle_root):
+    inference, evaluation = read(bundle_root, "inference.json"), read(bundle_root, "evaluate.json")
+    for what in ("", "_preparation", "_window_hu", "_form", "_temperature", "_descriptors"):
+        assert "@recipe." in inference[f"prior{what}"]
+        assert evaluation[f"prior{what}"] == inference[f"prior{what}"]
+    assert evaluation["recipe"] == inference["recipe"]
 
 
-@pytest.mark.parametrize(
-    ("config", "weights"), [("inference.json", "model.pt"), ("network_bioatt32.json", "bioatt32.pt")]
-)
-def test_the_shipped_weights_fit_the_network_and_hang_on_the_prior(bundle_root, config, weights):
-    definition = dict(read(bundle_root, config)["network_def"])
-    kind = {"BioAtt": BioAtt, "BioAttUNet": BioAttUNet}[definition.pop("_target_")]
-    network = load_weights(kind(**definition), bundle_root / "models" / weights)
+def test_the_shipped_weights_are_as_their_recipe_tells_and_hang_on_the_prior(bundle_root):
+    weights = bundle_root / "models" / "model.pt"
+    recipe = read_recipe(weights)
+    assert recipe.sha256 == weights_sha256(weights) and recipe.descriptors == DESCRIPTORS
+    assert recipe.version and scope_of(recipe.scope).patients >= 3
+    network = load_weights(make_network(recipe), weights)
     torch.manual_seed(0)
     image = hu_to_network(40 + 30 * torch.randn(1, 1, 96, 96))
     lungs, liver = torch.eye(11)[[2]], torch.eye(11)[[4]]
@@ -76,6 +78,6 @@ def test_checksums_are_those_of_the_files(bundle_root):
 
     models = bundle_root / "models"
     lines = [line.split("  ") for line in (models / "SHA256SUMS").read_text().splitlines()]
-    assert {name for _, name in lines} == {"model.pt", "bioatt32.pt", "prior/open_clip_model.safetensors"}
+    assert {name for _, name in lines} == {"model.pt", "prior/open_clip_model.safetensors"}
     for digest, name in lines:
         assert hashlib.sha256((models / name).read_bytes()).hexdigest() == digest, name

@@ -84,13 +84,12 @@ def test_rank_and_device_are_read_from_the_environment(monkeypatch):
 
 
 @pytest.mark.parametrize(("rank", "written"), [("0", 1), ("1", 0)])
-def test_only_the_first_process_writes_the_scope(bundle_root, monkeypatch, rank, written):
+def test_only_the_first_process_writes_the_recipe(bundle_root, monkeypatch, rank, written):
     monkeypatch.setenv("RANK", rank)
     calls = []
-    monkeypatch.setattr(scripts.training, "write_scope", lambda **settings: calls.append(settings))
+    monkeypatch.setattr(scripts.training, "training_recipe", lambda **settings: calls.append(settings))
     parser = ConfigParser()
     parser.read_config([bundle_root / "configs" / name for name in ("train.json", "multi_gpu_train.json")])
-    parser["scope#pairs"] = []
-    parser["steps"] = [step for step in parser["training"] if "scope" in step]
-    parser.get_parsed_content("steps")
+    parser["scope"], parser["prior"] = None, "uniform"
+    parser.get_parsed_content("recipe")
     assert len(calls) == written

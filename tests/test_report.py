@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_studies import as_nifti, save_network
+from made_studies import as_nifti, save_network, save_with_recipe
 from PIL import Image
 from scripts.app.command_line import main
 from scripts.dicom import select_series
@@ -222,13 +222,12 @@ def test_a_folder_of_nifti_has_one_page(series, weights, tmp_path):
     [("none", "no attention"), ("channel", "a weight for each channel"), ("spatial", "weighted sum")],
 )
 def test_networks_without_prior_attention_say_so(weights, tmp_path, attention, sentence):
-    torch.save(BioAtt(channels=4, attention=attention).state_dict(), tmp_path / "w.pt")
+    save_with_recipe(BioAtt(channels=4, attention=attention), tmp_path / "w.pt")
     source = write_ct_series(tmp_path / "in", slices=1)
-    overrides = {"network_def": {"_target_": "BioAtt", "channels": 4, "attention": attention}}
     from scripts.workflow import run_workflow
 
     given = {"dataset_dir": str(source), "output_dir": str(tmp_path / "out"), "weights": str(tmp_path / "w.pt")}
-    run_workflow("inference", ["inference.json"], {**overrides, **given, "prior": "uniform", "report": True})
+    run_workflow("inference", ["inference.json"], {**given, "prior": "uniform", "report": True})
     page = (tmp_path / "out.html").read_text()
     assert sentence in page
     assert page.count('alt="attention map"') == (2 if attention == "spatial" else 0)
@@ -238,7 +237,7 @@ def test_networks_without_prior_attention_say_so(weights, tmp_path, attention, s
 def test_the_papers_network_has_two_blocks(tmp_path):
     save_network(tmp_path / "w.pt", channels=32)
     source = write_ct_series(tmp_path / "in", slices=2)
-    assert denoise(source, tmp_path / "out", tmp_path / "w.pt", "--network", "bioatt32", "--prior", "uniform") == 0
+    assert denoise(source, tmp_path / "out", tmp_path / "w.pt", "--prior", "uniform") == 0
     page = (tmp_path / "out.html").read_text()
     assert "Block 2 of 2" in page and page.count('alt="attention map"') == 24
 

@@ -12,9 +12,10 @@ from made_studies import as_nifti, save_default_network, write_patients
 from scripts.dicom import read_volume, select_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
+from scripts.networks import read_recipe
 from scripts.volumes.orientation import OrientSlicesd
 from scripts.volumes.reader import SeriesReader
-from scripts.volumes.scope import CheckScoped, Facts, Scope, facts_of_volume, read_scope, scope_path
+from scripts.volumes.scope import CheckScoped, Facts, Scope, facts_of_volume, scope_of
 from scripts.volumes.transforms import LoadSeriesd
 from scripts.workflow import run_workflow
 
@@ -55,12 +56,9 @@ def test_what_lies_outside_is_told_in_words(changed, told):
     assert SCOPE.outside(facts(**changed)) == [told]
 
 
-def test_no_file_is_no_scope_and_a_damaged_one_is_refused(tmp_path):
-    assert scope_path(tmp_path / "model.pt") == str(tmp_path / "model.scope.json")
-    assert read_scope(tmp_path / "model.scope.json") is None
-    (tmp_path / "model.scope.json").write_text('{"kvp": 3}')
+def test_a_damaged_scope_is_refused():
     with pytest.raises(BioAttError, match="tells no scope of training"):
-        read_scope(tmp_path / "model.scope.json")
+        scope_of({"kvp": 3})
 
 
 @pytest.mark.parametrize(("routine", "lowest_hu"), [(0.0, 12.0 * 2**0.5), (0.1, 12.0)])
@@ -77,21 +75,22 @@ def test_training_data_gives_the_ranges_it_shows(tmp_path, routine, lowest_hu):
         "noise_gain": [1.0, 2.0],
         "routine_probability": routine,
     }
-    run_workflow("scope_only", ["train.json"], overrides)
-    scope = read_scope(tmp_path / "out" / "model.scope.json")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.pt").write_bytes(b"trained before")
+    run_workflow("recipe_only", ["train.json"], overrides)
+    recipe = read_recipe(tmp_path / "out" / "model.pt")
+    assert recipe.network_def["_target_"] == "BioAttUNet" and recipe.prior == "uniform"
+    scope = scope_of(recipe.scope)
     assert scope.patients == 2 and scope.pixel_spacing_mm == (3.0, 3.5)
     lowest, highest = scope.noise_sd_hu
     assert lowest == pytest.approx(lowest_hu, rel=0.25), "of the quieter patient, at half or at its own dose"
     assert highest == pytest.approx(30.0 * np.sqrt(1 + 2**2), rel=0.3), "twice the added noise of the other"
-    assert not (tmp_path / "out" / "model.pt").exists()
 
 
 @pytest.fixture
 def weights(tmp_path):
-    path = save_default_network(tmp_path / "w.pt")
     narrow = {"slice_thickness_mm": [0.5, 0.6], "pixel_spacing_mm": [3.5, 3.5], "kvp": None, "noise_sd_hu": None}
-    (tmp_path / "w.scope.json").write_text(json.dumps(narrow | {"regions": [], "patients": 1}))
-    return path
+    return save_default_network(tmp_path / "w.pt", scope=narrow | {"regions": [], "patients": 1})
 
 
 def denoise(source, target, weights):
@@ -116,7 +115,7 @@ def test_nifti_outside_is_told_beside_it_and_inside_nothing_is(tmp_path, weights
     denoise(source, tmp_path / "out", weights)
     record = json.loads((tmp_path / "out" / "x.nii.gz.json").read_text())
     assert record["outside_scope"].startswith("slice thickness")
-    (tmp_path / "w.scope.json").unlink()
+    save_default_network(weights)  # whose recipe tells no scope
     caplog.clear()
     denoise(source, tmp_path / "out2", weights)
     record = json.loads((tmp_path / "out2" / "x.nii.gz.json").read_text())
@@ -165,11 +164,6 @@ def test_a_scope_that_cannot_be_judged_is_told_and_refuses_nothing(tmp_path, cap
     folder = write_ct_series(tmp_path / "in")
     volume = OrientSlicesd("image")(LoadSeriesd("image", SeriesReader())({"image": folder}))["image"]
     volume.meta["header_file"] = str(tmp_path)  # a folder
-    (tmp_path / "w.scope.json").write_text(
-        json.dumps(
-            dict.fromkeys(("slice_thickness_mm", "pixel_spacing_mm", "kvp", "noise_sd_hu"))
-            | {"regions": [], "patients": 1}
-        )
-    )
-    looked = CheckScoped("image", str(tmp_path / "w.scope.json"))({"image": volume})["image"]
+    unknown = dict.fromkeys(("slice_thickness_mm", "pixel_spacing_mm", "kvp", "noise_sd_hu"))
+    looked = CheckScoped("image", unknown | {"regions": [], "patients": 1})({"image": volume})["image"]
     assert looked.meta["outside_scope"] == "" and "nobody knows whether the input is like" in caplog.text

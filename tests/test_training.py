@@ -217,27 +217,26 @@ def test_a_training_that_goes_on_stops_early_where_it_would_have_stopped(tmp_pat
     assert train(scores, epochs=7) == 5
 
 
-def test_weights_of_other_names_take_the_scope_of_their_training_along(tmp_path):
+def test_weights_take_the_recipe_of_their_own_training_along(tmp_path):
     from ignite.engine import Engine
+    from scripts.networks import Recipe, read_recipe
     from scripts.training.loop import Checkpoints
 
     network = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
-    bundle = tmp_path / "models"
-    bundle.mkdir()
+    published = tmp_path / "models" / "model.pt"
+    published.parent.mkdir()
 
-    def train(folder):
+    def train(folder, recipe):
         trainer, validator = (Engine(lambda engine, batch: None) for _ in range(2))
         validator.state.epoch, validator.state.metrics = 1, {"denoised_psnr_db": 30.0}
-        Checkpoints(folder, network, optimizer, schedule, validator, publish=bundle / "model.pt").attach(trainer)
+        Checkpoints(folder, network, optimizer, schedule, validator, publish=published, recipe=recipe).attach(trainer)
         trainer.run([0], max_epochs=1)
 
-    for folder, scope in (("first", "one"), ("second", "two")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "model.scope.json").write_text(scope)
-        train(tmp_path / folder)
-        assert (bundle / "model.scope.json").read_text() == scope
-        assert (tmp_path / folder / "best.scope.json").read_text() == scope
-    train(tmp_path / "third")  # has none: better none than that of other weights
-    assert (bundle / "model.pt").exists() and not (bundle / "model.scope.json").exists()
+    for version in ("one", "two"):
+        train(tmp_path / version, Recipe(version=version))
+        assert read_recipe(published).version == version
+        assert read_recipe(tmp_path / version / "best.pt").version == version
+    train(tmp_path / "third", None)  # better none than that of other weights
+    assert published.exists() and not published.with_name("model.json").exists()

@@ -47,8 +47,10 @@ def read(bundle, name="metadata.json"):
 
 def network_of(bundle, config="inference.json"):
     """The network that a config describes, untrained."""
-    parser = ConfigParser.load_config_file(bundle / "configs" / config)
-    return ConfigParser({"network_def": parser["network_def"]}).get_parsed_content("network_def").eval()
+    parser = ConfigParser({"bundle_root": str(bundle)})
+    parser.update(ConfigParser.load_config_file(bundle / "configs" / config))
+    parser["bundle_root"] = str(bundle)
+    return parser.get_parsed_content("network_def").eval()
 
 
 @pytest.fixture

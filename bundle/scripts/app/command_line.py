@@ -15,8 +15,8 @@ from . import serve
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 
 _PRIORS = """\
-prior, one of:
-  compact          the small prior model of this bundle (default); a stand-in, not BiomedCLIP
+prior, one of (default: the one the weights were trained with):
+  compact          the small prior model of this bundle; a stand-in, not BiomedCLIP
   biomedclip       BiomedCLIP from its hub, the paper's prior
   hf-hub:NAME      another CLIP from the hub
   local-dir:PATH   a CLIP in a folder, in open_clip's form
@@ -168,15 +168,13 @@ def _add_prior_form(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prior-form",
         choices=("vector", "dense"),
-        default="vector",
-        help="one prior for a slice (default, the paper's), or one at each place of it; as the weights were trained",
+        help="one prior for a slice (the paper's), or one at each place of it (default: as the weights were trained)",
     )
     parser.add_argument(
         "--prior-temperature",
         type=float,
-        default=1.0,
         metavar="T",
-        help="flatten (above 1) or sharpen the prior (default: 1, the paper's); as the weights were trained",
+        help="flatten (above 1) or sharpen the prior (default: as the weights were trained; 1 is the paper's)",
     )
 
 
@@ -215,21 +213,13 @@ def _add_series(parser: argparse.ArgumentParser) -> None:
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
     _add_series(parser)
-    parser.add_argument("--prior", default="compact", metavar="PRIOR", help="where the anatomical prior comes from")
+    parser.add_argument("--prior", metavar="PRIOR", help="where the anatomical prior comes from")
     parser.add_argument(
         "--prior-preparation",
         choices=("window", "minmax"),
-        default="window",
         help="how a slice is shown to the prior model: in a HU window, or min-max scaled as in the paper",
     )
-    parser.add_argument(
-        "--prior-window",
-        nargs=2,
-        type=float,
-        metavar=("LOWER", "UPPER"),
-        default=(-160.0, 240.0),
-        help="that HU window (default: -160 240)",
-    )
+    parser.add_argument("--prior-window", nargs=2, type=float, metavar=("LOWER", "UPPER"), help="that HU window")
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda if there is one)")
 
 
@@ -293,7 +283,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--network", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 or redcnn")
+    parser.add_argument(
+        "--network",
+        metavar="NAME",
+        help="use configs/network_NAME.json, e.g. bioatt96 or redcnn (weights with a recipe beside them name theirs)",
+    )
 
 
 def _add_ablate(commands: argparse._SubParsersAction) -> None:

@@ -96,10 +96,10 @@ def priors(options: argparse.Namespace) -> None:
 
     target = check_output_file(options.output, options.overwrite)
     inputs = find_inputs(options.input)
+    said = {"preparation": options.prior_preparation, "window_hu": options.prior_window and tuple(options.prior_window)}
     source = make_prior(
-        options.prior,
-        preparation=options.prior_preparation,
-        window_hu=tuple(options.prior_window),
+        options.prior or "compact",
+        **{key: value for key, value in said.items() if value},
         device=find_device(options.device or _default_device()),
     )
     rows = []
@@ -154,6 +154,8 @@ def evaluate(options: argparse.Namespace) -> None:
         if not kept.exists():
             raise BioAttError(f"no patients to evaluate on: there is no {kept}; name some with --validate")
         overrides["split_file"] = str(kept)
+    if options.network:
+        overrides["network#network"] = "@network_def"
     run_workflow("evaluation", ["train.json", "evaluate.json", *_network_config(options)], overrides)
 
 
@@ -211,7 +213,7 @@ def convert(options: argparse.Namespace) -> None:
     """`bioatt convert`: the authors' checkpoint to this bundle's weights."""
     import torch
 
-    from ..networks import load_reference_checkpoint
+    from ..networks import Recipe, load_reference_checkpoint, write_recipe
 
     target = Path(options.output)
     beside = target.with_suffix(".json")
@@ -220,18 +222,10 @@ def convert(options: argparse.Namespace) -> None:
     for path in (target, beside):
         check_output_file(path, options.overwrite)
     network = load_reference_checkpoint(options.input)
-    definition = {
-        "network_def": {
-            "_target_": "BioAtt",
-            "channels": network.conv1.out_channels,
-            "attention": network.attention,
-            "num_descriptors": network.num_descriptors,
-        }
-    }
-    with staged_file(target) as weights, staged_file(beside) as described:
+    with staged_file(target) as weights:
         torch.save(network.state_dict(), weights)
-        described.write_text(json.dumps(definition, indent=4) + "\n")
-    print(f"{network.title}: weights in {target}, network_def in {beside}")
+    write_recipe(target, Recipe(network_def=network.definition, prior="biomedclip", prior_preparation="minmax"))
+    print(f"{network.title}: weights in {target}, their recipe in {beside}")
 
 
 def export(options: argparse.Namespace) -> None:
@@ -285,15 +279,23 @@ def _inference_overrides(options: argparse.Namespace) -> dict[str, Any]:
         "allow_gaps": options.allow_gaps,
         "one_scan": options.one_scan,
         "overwrite": options.overwrite,
-        "prior": options.prior,
-        "prior_preparation": options.prior_preparation,
-        "prior_window_hu": list(options.prior_window),
-        "prior_form": options.prior_form,
-        "prior_temperature": options.prior_temperature,
+        **_prior_overrides(options),
         **_strength_overrides(options),
         **({"weights": options.weights} if options.weights is not None else {}),
         **({"device": find_device(options.device)} if options.device else {}),
     }
+
+
+def _prior_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """What is said of the prior; what is not is as the weights were trained."""
+    said = {
+        "prior": options.prior,
+        "prior_preparation": options.prior_preparation,
+        "prior_window_hu": options.prior_window and list(options.prior_window),
+        "prior_form": options.prior_form,
+        "prior_temperature": options.prior_temperature,
+    }
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def _strength_overrides(options: argparse.Namespace) -> dict[str, Any]:

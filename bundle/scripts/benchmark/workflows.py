@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..networks import Denoiser, Recipe, write_recipe
 
 _SEED = 0
 #: Series in the list for each process, so that the last one's end does not decide.
@@ -21,7 +23,7 @@ _SERIES_PER_PROCESS = 3
 _EPOCHS = 3
 
 
-def default_network() -> nn.Module:
+def default_network() -> Denoiser:
     """The network of inference.json, with seeded random weights."""
     from ..workflow import open_workflow
 
@@ -252,5 +254,7 @@ def _spacing(shape: tuple[int, int]) -> tuple[float, float]:
 def _weights(scratch: Path) -> str:
     """A file of random weights for the default network."""
     file = scratch / "default.pt"
-    torch.save(default_network().state_dict(), file)
+    network = default_network()
+    torch.save(network.state_dict(), file)
+    write_recipe(file, Recipe(network_def=network.definition))
     return str(file)

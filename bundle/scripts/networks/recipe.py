@@ -57,30 +57,38 @@ def recipe_path(weights: str | os.PathLike[str]) -> Path:
 
 
 def read_recipe(weights: str | os.PathLike[str]) -> Recipe:
-    """The recipe beside a weights file; an empty one where there is none, which the log says.
+    """The recipe beside a weights file.
+
+    Where there is none, the log says so, and the weights are taken for the network of the bundle's own.
 
     Raises:
         BioAttError: it is damaged, or that of other weights.
     """
     path = recipe_path(weights)
-    if not path.is_file():
+    if path.is_file():
+        recipe = _parse(path)
+        if recipe.sha256 and Path(weights).is_file() and recipe.sha256 != (found := weights_sha256(weights)):
+            raise BioAttError(
+                f"{path} is the recipe of weights with sha256 {recipe.sha256[:16]}, {Path(weights).name} has "
+                f"{found[:16]}; copy both from one place"
+            )
+        return recipe
+    if Path(weights).is_file():
         logger.warning("%s has no recipe %s beside it: nobody knows which prior fits it", Path(weights).name, path.name)
-        return Recipe()
+    return Recipe(network_def=_parse(Path(__file__).parents[2] / "models" / "model.json").network_def)
+
+
+def _parse(path: Path) -> Recipe:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         for name, kind in {"descriptors": str, "prior_window_hu": float}.items():
             if name in fields:
                 fields[name] = tuple(map(kind, fields[name]))
-        recipe = Recipe(**fields)
+        return Recipe(**fields)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise BioAttError(
             f"{path} is no recipe of weights ({error}); copy it again from where they are from"
         ) from error
-    if recipe.sha256 and Path(weights).is_file() and recipe.sha256 != (found := weights_sha256(weights)):
-        raise BioAttError(
-            f"{path} is the recipe of weights with sha256 {recipe.sha256[:16]}, {Path(weights).name} has {found[:16]}; "
-            "copy both from one place"
-        )
     return recipe
 
 
@@ -94,7 +102,7 @@ def write_recipe(weights: str | os.PathLike[str], recipe: Recipe) -> Path:
 
 
 def make_network(recipe: Recipe, otherwise: Denoiser | None = None) -> Denoiser:
-    """The network of a recipe, untrained; `otherwise` where the recipe names none.
+    """The network of a recipe, untrained; `otherwise`, if given, where the weights came without one.
 
     A recipe is data: its network is a class of `scripts.networks` or a `Denoiser` of another module, and nothing else
     is called.
@@ -102,16 +110,11 @@ def make_network(recipe: Recipe, otherwise: Denoiser | None = None) -> Denoiser:
     Raises:
         BioAttError: it names no network, or none that can be made.
     """
-    if recipe.network_def is None:
-        if otherwise is None:
-            raise BioAttError(
-                "the weights have no recipe beside them, so their network is not known; copy it from where they are "
-                "from, or name the network (network_def, or --network)"
-            )
+    if otherwise is not None and not recipe.sha256:
         return otherwise
     from . import __name__ as here
 
-    arguments = dict(recipe.network_def)
+    arguments = dict(recipe.network_def or {})
     name = str(arguments.pop("_target_", ""))
     kind = locate(name if "." in name else f"{here}.{name}")
     if not (isinstance(kind, type) and issubclass(kind, Denoiser)):

@@ -20,7 +20,7 @@ from .loop import (
 from .pair_dataset import PairDataset
 from .pairs import training_pairs
 from .patches import EpochSampler, GridPatchd, SeededDataset, grid_patches
-from .scope import write_scope
+from .scope import training_recipe, training_scope
 from .splits import make_split
 from .studies import find_studies
 
@@ -49,5 +49,6 @@ __all__ = [
     "published_weights",
     "step_loss",
     "training_pairs",
-    "write_scope",
+    "training_recipe",
+    "training_scope",
 ]

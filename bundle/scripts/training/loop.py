@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import random
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from monai.handlers import EarlyStopHandler
 from torch import Tensor, nn
 
 from ..errors import BioAttError
+from ..networks.recipe import Recipe, recipe_path, write_recipe
 from ..networks.weights import fit_weights, read_state_dict
 from ..staging import staged_file
-from ..volumes.scope import scope_path
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +39,8 @@ class Checkpoints:
         best.pt         weights alone, of the highest validation metric
         model.pt        weights alone, when the last epoch is done
 
-    Weights under another name than model.pt get a copy of model.scope.json beside them, so they are never judged by
-    the scope of others. MONAI's CheckpointSaver writes in place and calls what an exception left behind final
+    Beside best.pt and model.pt stands their recipe, best.json and model.json. MONAI's CheckpointSaver writes in place
+    and calls what an exception left behind final
     (docs/adr/0008). An epoch is saved after all other handlers have seen its end, `EarlyStop` among them. Of several
     processes the first one writes, all read.
 
@@ -49,6 +48,7 @@ class Checkpoints:
         folder: where the files stand; made if missing.
         network: the bare network, not wrapped for several processes.
         average: of its weights, which is what best.pt and model.pt hold; None keeps the last weights themselves.
+        recipe: of the weights, written beside them; None writes none.
         optimizer, lr_scheduler: their states are kept too.
         validator: the evaluator whose metric decides about the best weights.
         metric: its name in the validator's metrics; higher is better.
@@ -71,6 +71,7 @@ class Checkpoints:
         validator: Engine,
         *,
         average: WeightAverage | None = None,
+        recipe: Recipe | None = None,
         metric: str = "denoised_psnr_db",
         interval: int = 1,
         resume: bool = False,
@@ -82,6 +83,7 @@ class Checkpoints:
         self.lr_scheduler = lr_scheduler
         self.validator = validator
         self.average = average
+        self.recipe = recipe
         self.metric = metric
         self.interval = interval
         self.resume = resume
@@ -172,15 +174,12 @@ class Checkpoints:
             self._save_weights(Path(self.publish or self.folder / FINAL))
 
     def _save_weights(self, path: Path) -> None:
-        """Write weights, and what they were trained on; no warning is better than that of the weights before."""
-        own, kept = (Path(scope_path(one)) for one in (self.folder / FINAL, path))
-        if own != kept:
-            kept.unlink(missing_ok=True)
+        """Write weights and their recipe; between the two there is none, rather than that of the weights before."""
+        recipe_path(path).unlink(missing_ok=True)
         kept_network = self.network if self.average is None else self.average.network
         _save(path, {name: value.cpu() for name, value in kept_network.state_dict().items()})
-        if own != kept and own.is_file():
-            with staged_file(kept) as partial:
-                shutil.copyfile(own, partial)
+        if self.recipe is not None:
+            write_recipe(path, self.recipe)
 
 
 class StopOnNaN:

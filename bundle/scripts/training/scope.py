@@ -1,10 +1,9 @@
-"""Writes what a training shows its network, in ranges, beside the weights; `volumes.scope` warns by it."""
+"""What a training shows its network, in ranges, and the recipe of the weights that come of it."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,19 +12,51 @@ from typing import Any
 import numpy as np
 
 from ..dose.image_noise import noise_sd_hu
-from ..staging import staged_file
+from ..hu import WINDOWS_HU
+from ..networks import Denoiser, Recipe
+from ..priors import PriorSource
 from ..volumes.regions import UNKNOWN
 from ..volumes.scope import NOISE_SLICES, RANGES, Facts, Scope, header_facts
 from .studies import Study
 
 
-def write_scope(
-    path: str | os.PathLike[str], pairs: Sequence[Mapping[str, Any]], noise_gain: Sequence[float] = (1.0, 1.0)
-) -> Scope:
-    """Write what `pairs`, by `training_pairs`, will show a network.
+def training_recipe(
+    network: Denoiser,
+    prior_source: PriorSource,
+    *,
+    preparation: str = "window",
+    window_hu: Sequence[float] = WINDOWS_HU["abdomen"],
+    form: str = "vector",
+    temperature: float = 1.0,
+    scope: Scope | None = None,
+) -> Recipe:
+    """The recipe of the weights that a training makes.
 
     Args:
-        path: the JSON file; its folder is made if missing.
+        network: that is trained, not wrapped for several processes.
+        prior_source: whose priors it gets.
+        preparation, window_hu, form, temperature: of `make_prior`.
+        scope: what it is shown.
+    """
+    metadata = Path(__file__).parents[2] / "configs" / "metadata.json"
+    return Recipe(
+        network_def=network.definition,
+        descriptors=tuple(prior_source.descriptors),
+        prior=prior_source.name,
+        prior_digest=prior_source.digest,
+        prior_preparation=preparation,
+        prior_window_hu=(float(window_hu[0]), float(window_hu[1])),
+        prior_form=form,
+        prior_temperature=float(temperature),
+        scope=None if scope is None else asdict(scope),
+        version=json.loads(metadata.read_text(encoding="utf-8"))["version"],
+    )
+
+
+def training_scope(pairs: Sequence[Mapping[str, Any]], noise_gain: Sequence[float] = (1.0, 1.0)) -> Scope:
+    """What `pairs`, by `training_pairs`, will show a network.
+
+    Args:
         pairs: of the training part.
         noise_gain: range by which training scales the noise that the low dose has more than the full one.
     """
@@ -33,16 +64,12 @@ def write_scope(
     facts = list(dict.fromkeys(one["pair"].facts for one in pairs))
     noises = [noise for name in patients for noise in _noises([p for p in pairs if p["patient"] == name], noise_gain)]
     regions = {one["region"] for one in pairs} | {one.region for one in facts}
-    scope = Scope(
+    return Scope(
         **{name: _range([getattr(one, name) for one in facts]) for name in RANGES if name != "noise_sd_hu"},
         noise_sd_hu=_range(noises),
         regions=tuple(sorted(regions - {UNKNOWN})),
         patients=len(patients),
     )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with staged_file(path) as partial:
-        partial.write_text(json.dumps(asdict(scope), indent=2) + "\n", encoding="utf-8")
-    return scope
 
 
 def facts_of_study(study: Study) -> Facts:
