@@ -89,7 +89,6 @@ def _parse(path: Path) -> Recipe:
         raise BioAttError(
             f"{path} is no recipe of weights ({error}); copy it again from where they are from"
         ) from error
-    return recipe
 
 
 def write_recipe(weights: str | os.PathLike[str], recipe: Recipe) -> Path:
