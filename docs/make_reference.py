@@ -53,7 +53,7 @@ KEYS = {
     "initial_weights": "weights to begin with; empty: as the network is initialised",
     "target_weights": "of the same network, or of `targets#network`: clean the full doses first; empty: none",
     "compile": "compile the network with torch.compile before it runs",
-    "scope_only": "the steps that write `model.scope.json` without a training",
+    "recipe_only": "the steps that write the recipe of OUT/model.pt without a training",
     "clipped_optimizer": "the optimiser, which clips gradients before each step",
 }
 
