@@ -130,12 +130,19 @@ def test_rules_choose_and_own_results_are_left_out(run, tmp_path, weights):
         ({"strenght": 1}, "task.json: strenght cannot be set"),
         ({"output_dir": "/"}, "output_dir cannot be set"),
         ({"rules": {}}, "wanted a list"),
+        ({"prior": "$print(1)"}, "prior is code"),
         ("strong", "task.json cannot be read"),
     ],
 )
 def test_settings_that_cannot_be_used_are_one_line(run, tmp_path, settings, told):
     code, result, said, out, _ = run(write_ct_series(tmp_path / "a", **SMALL), settings=settings)
     assert code == 2 and result is None and said.err.count("error: ") == 1 and told in said.err
+
+
+def test_a_name_that_would_be_code_is_refused(run, tmp_path, module, capsys):
+    run()
+    (tmp_path / "in" / "$print(1)#1.dcm").touch()
+    assert module.main() == 2 and "does not begin with a UID" in capsys.readouterr().err
 
 
 def test_folders_that_are_not_there_are_one_line(run, module, tmp_path, monkeypatch, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -242,6 +243,9 @@ def test_derived_images_localizers_and_other_modalities_are_left_out(tmp_path):
         ([{"denoise": "no"}], "denoise"),
         ([{"settings": {"strenght": 1}}], "strenght cannot be set"),
         ([{"settings": {"output_dir": "/"}}], "output_dir cannot be set"),
+        ([{"settings": {"prior": "$print(1)"}}], "prior is code"),
+        ([{"settings": {"network_def": {"_target_": "os.system"}}}], "network_def is code"),
+        ([{"settings": {"prior_window_hu": ["@strength", 0]}}], "prior_window_hu is code"),
     ],
 )
 def test_a_wrong_rule_is_told(tmp_path, rules, told):
@@ -669,3 +673,57 @@ def test_what_the_workflow_refuses_is_refused_and_a_full_disk_is_not(tmp_path, s
 
     assert denoise_folder(odd, folder, settings) == Outcome("again", "unexpected ValueError")
     assert not (folder / "result").exists()
+
+
+# The command
+
+
+def serve(capsys, *words):
+    from scripts.app.command_line import main
+
+    handlers = logging.root.handlers[:]
+    try:
+        code = main(["serve", *map(str, words)])
+    finally:
+        logging.root.handlers[:] = handlers  # a node sets its own
+    return code, capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "--send-to is missing"),
+        (["--send-to", "PACS"], "wanted AE@HOST:PORT"),
+        (["--send-to", "PACS@127.0.0.1:104", "--send-tls"], "--send-tls needs certificates"),
+        (["--send-to", "PACS@127.0.0.1:104", "--set", "strenght=1"], "strenght cannot be set"),
+        (["--send-to", "PACS@127.0.0.1:104", "--rules", "none.json"], "rules none.json cannot be read"),
+        (["--send-to", "PACS@127.0.0.1:104", "--ae-title", "A" * 17], "AE title"),
+        (["--send-to", "PACS@127.0.0.1:104", "--tls", "no", "no", "no"], "wanted PEM files"),
+        (["--status"], "is no queue of a node"),
+    ],
+)
+def test_options_that_cannot_be_used_are_one_line(capsys, tmp_path, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    code, said = serve(capsys, "--port", 0, *words)
+    assert code == 2 and said.err.startswith("error: ") and told in said.err
+
+
+def test_a_port_that_is_taken_is_told(capsys, tmp_path, node):
+    words = ["--send-to", "PACS@127.0.0.1:104", "--queue", tmp_path / "other", "--port", node.port]
+    code, said = serve(capsys, *words)
+    assert code == 2 and f"cannot listen on 127.0.0.1:{node.port}" in said.err
+
+
+def test_status_tells_what_failed_and_lets_it_wait_again(capsys, queue, clock):
+    put(queue, "1.2", "1")
+    clock.now = 100.0
+    queue.take_complete(Completeness())
+    queue.jobs()[0].fail("damaged")
+    code, said = serve(capsys, "--status", "--queue", queue.root)
+    assert code == 1 and "failed 1.2: damaged" in said.out and "node        running" in said.out
+    code, said = serve(capsys, "--retry-failed", "--queue", queue.root)
+    assert code == 0 and names(queue.waiting) == ["1.2"] and names(queue.failed) == []
+    queue.close()
+    code, said = serve(capsys, "--status", "--queue", queue.root)
+    assert code == 1 and "node        not running" in said.out
+    queue.open()

@@ -71,11 +71,15 @@ def series_of(folder: Path) -> dict[str, list[Path]]:
     Raises:
         BioAttError: there are none.
     """
+    from scripts.app.node.storage import is_uid
     from scripts.errors import BioAttError
 
     found: dict[str, list[Path]] = {}
     for file in sorted(folder.glob("*#*.dcm")):
-        found.setdefault(file.name.partition("#")[0], []).append(file)
+        uid = file.name.partition("#")[0]
+        if not is_uid(uid):  # it becomes a setting, and settings can be code
+            raise BioAttError("MERCURE_IN_DIR holds a file whose name does not begin with a UID; take it out")
+        found.setdefault(uid, []).append(file)
     if not found:
         raise BioAttError("MERCURE_IN_DIR holds no SERIES_UID#NAME.dcm; start the module by a rule of mercure")
     return found

@@ -106,7 +106,7 @@ def make_rules(found: Any, where: str) -> list[Rule]:
 
 
 def check_settings(settings: Mapping[str, Any], where: str) -> None:
-    """Refuse what is no key of the inference config, or the node's own.
+    """Refuse what is no key of the inference config, what is the node's own, and what MONAI would run as code.
 
     Raises:
         BioAttError: names it.
@@ -115,6 +115,8 @@ def check_settings(settings: Mapping[str, Any], where: str) -> None:
     for key in settings:
         if re.split("#|::", key)[0] not in known:
             raise BioAttError(f"{where}: {key} cannot be set; wanted keys of configs/inference.json, such as strength")
+        if not _is_plain(settings[key]):
+            raise BioAttError(f"{where}: {key} is code or a reference; wanted a plain value")
 
 
 def choose(files: Iterable[Path], rules: Sequence[Rule]) -> Choice:
@@ -141,6 +143,15 @@ def choose(files: Iterable[Path], rules: Sequence[Rule]) -> Choice:
             return Choice(None, "no rule fits")
         return Choice(rule.settings if rule.denoise else None, f"rule {rule.name}")
     return Choice(None, "no image but localizers")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether MONAI takes a value as it is: no expression, no reference, no component."""
+    if isinstance(value, dict):
+        return all(not key.startswith("_") and _is_plain(one) for key, one in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return not (isinstance(value, str) and value.startswith(("$", "@", "%")))
 
 
 def _is_condition(wanted: Any) -> bool:

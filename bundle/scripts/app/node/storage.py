@@ -20,8 +20,13 @@ from ...errors import BioAttError
 
 logger = logging.getLogger(__name__)
 
-_UID = re.compile(r"[0-9][0-9.]{0,63}")  # PS3.5 9.1, and so a safe name of a file
+_UID = re.compile(r"[0-9][0-9.]{0,63}")  # PS3.5 9.1
 _OPEN = ".open"  # in the folder of a series whose association has not ended by A-RELEASE
+
+
+def is_uid(text: str) -> bool:
+    """Whether it is of the form of a UID, and so a safe name of a file."""
+    return _UID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +141,7 @@ class StorageQueue:
             OSError: the disk does not take it.
         """
         for uid in (series_uid, instance_uid):
-            if not _UID.fullmatch(uid):
+            if not is_uid(uid):
                 raise BioAttError("SeriesInstanceUID or SOPInstanceUID is not a UID; wanted digits and dots")
         with self._guard:
             folder = self.receiving / series_uid
