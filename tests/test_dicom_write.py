@@ -248,13 +248,11 @@ def test_a_text_where_the_equipment_should_be_says_nothing(tmp_path, caplog):
     assert "denoised it before" not in caplog.text
 
 
-def test_a_second_denoising_is_warned_of_and_told(tmp_path, caplog):
+def test_a_second_denoising_is_told(tmp_path, caplog):
     source = write_ct_series(tmp_path / "in", slices=2)
     derive(source, tmp_path / "once")
-    select_series(source)
-    assert "denoised it before" not in caplog.text
     select_series(tmp_path / "once")
-    assert "BioAtt denoised it before" in caplog.text
+    assert caplog.text == ""  # to read a result again is no fault
     series, _ = derive(tmp_path / "once", tmp_path / "twice")
     derived = pydicom.dcmread(series.files[0])
     assert derived.DerivationDescription.count("Denoised by") == 2

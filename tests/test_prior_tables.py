@@ -43,6 +43,11 @@ class TestRoundTrip:
         table = make_prior(f"table:{write_prior_table(tmp_path / 't.csv', [row], source)}")
         assert table.model == f"prior table t.csv ({source.model}; digest {source.digest})"
 
+    @pytest.mark.parametrize("numbers", ["0.25;0.75", "0,25;0,75"])
+    def test_semicolons_and_decimal_commas_are_read(self, tmp_path, numbers):
+        table = write(tmp_path, HEAD.replace(",", ";"), f"a.dcm;0;1.2;{numbers}")
+        assert find(table, SliceKey(0, "1.2")) == [[0.25, 0.75]]
+
     def test_digest_follows_the_content(self, tmp_path):
         one = TablePrior(write(tmp_path, HEAD, "a,0,1.2,0.5,0.5"), descriptors=WORDS).digest
         assert one == TablePrior(write(tmp_path, HEAD, "a,0,1.2,0.5,0.5"), descriptors=WORDS).digest

@@ -22,6 +22,7 @@ SPACING_MM = 1.0
 SLICES = 6
 DOSE_FRACTION = 0.25
 MARK = ".bioatt-demo"
+MADE = ("low_dose", "truth", "denoised", "demo.png")
 
 
 def run_demo(folder: Path) -> None:
@@ -43,6 +44,8 @@ def run_demo(folder: Path) -> None:
 
     if folder.exists() and not (folder / MARK).is_file():
         raise BioAttError(f"{folder} exists and is no former demo; name another folder")
+    if folder.exists() and (others := sorted({file.name for file in folder.iterdir()} - {MARK, *MADE})):
+        raise BioAttError(f"{folder} holds {others[0]}, which no demo wrote, and is not replaced; name another folder")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / MARK).write_text("made by `bioatt demo`, which may replace this folder\n")

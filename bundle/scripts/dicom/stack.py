@@ -11,7 +11,6 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
-from .derived import was_denoised
 from .enhanced import frame_headers
 from .folder import tell_losses
 from .geometry import Plane, affine_ras, gaps, heights, is_axial, read_plane, same_position_mm
@@ -97,8 +96,6 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
         if lost:
             logger.warning("series %s: slices are lost, %s", uid, tell_losses(lost))
         _warn(uid, slices, odd, differing)
-        if any(was_denoised(image) for _, image in found):
-            logger.warning("series %s: BioAtt denoised it before; denoise the original, or its detail goes twice", uid)
     file, _, header, plane = slices[0]
     affine = affine_ras(planes, _single_spacing(header, file))
     return Series(

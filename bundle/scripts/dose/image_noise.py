@@ -91,5 +91,10 @@ def noise_sd_hu(image_hu: np.ndarray, mask: np.ndarray | None = None) -> float:
     return float(np.median(local_sd(image_hu)[mask])) if mask.any() else float("nan")
 
 
+def has_noise(sd_hu: float) -> bool:
+    """Whether there is noise that a change can be told as a share of: an SD that is not shown as 0.0 HU."""
+    return bool(sd_hu >= 0.05)
+
+
 def _window(image: np.ndarray) -> tuple[int, ...]:
     return (1,) * (np.ndim(image) - 2) + (NEIGHBOURHOOD, NEIGHBOURHOOD)

@@ -10,6 +10,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.engines import IterationEvents
 
+from ..dose.image_noise import has_noise
 from ..evaluation.samples import SliceSamples
 from ..provenance import Provenance
 
@@ -80,7 +81,8 @@ class InferenceSummary:
         noise = "no soft tissue to measure it in"
         if self._noise:
             before, after = np.median(self._noise, axis=0)
-            noise = f"{before:.1f} HU before, {after:.1f} HU after ({after / before - 1:+.0%}), flat soft tissue"
+            change = f" ({after / before - 1:+.0%})" if has_noise(before) else ""
+            noise = f"{before:.1f} HU before, {after:.1f} HU after{change}, flat soft tissue"
         return [
             ("slices", self._slices),
             ("prior", self.provenance.prior_model),

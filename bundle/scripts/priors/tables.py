@@ -170,16 +170,19 @@ def _read_rows(lines: list[str], path: Path, descriptors: tuple[str, ...]) -> It
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
     if len(numbered) < 2:
         raise BioAttError(f"prior table {path} holds no rows; give a table with one row a slice")
-    header = next(csv.reader([numbered[0][1]]))
+    first = numbered[0][1]
+    # As spreadsheets of some countries write them: semicolons, and then perhaps a comma before the decimals.
+    delimiter = ";" if first.count(";") > first.count(",") else ","
+    header = next(csv.reader([first], delimiter=delimiter))
     names = AUTHORS_COLUMNS if header[0] == AUTHORS_COLUMNS[0] else OWN_COLUMNS
     _check_header(header, names, descriptors, f"prior table {path}, line {numbered[0][0]}")
     for number, line in numbered[1:]:
         where = f"prior table {path}, line {number}"
-        cells = next(csv.reader([line]))
+        cells = next(csv.reader([line], delimiter=delimiter))
         if len(cells) != len(header):
             raise BioAttError(f"{where}: {len(cells)} columns where {len(header)} are named; correct it")
         row = dict(zip(header, cells, strict=True))
-        numbers = [_to_number(row[word], word, where) for word in descriptors]
+        numbers = [_to_number(row[word], word, where, delimiter == ";") for word in descriptors]
         _check_prior(numbers, len(descriptors), where)
         # Rounded here once, so that a row compares equal to what was written.
         prior = tuple(torch.tensor(numbers, dtype=torch.float32).tolist())
@@ -202,9 +205,9 @@ def _check_header(header: list[str], names: tuple[str, ...], descriptors: tuple[
         )
 
 
-def _to_number(cell: str, word: str, where: str) -> float:
+def _to_number(cell: str, word: str, where: str, decimal_comma: bool) -> float:
     try:
-        return float(cell)
+        return float(cell.replace(",", ".") if decimal_comma else cell)
     except ValueError as error:
         raise BioAttError(f"{where}: {word} is {cell!r}, not a number; correct it") from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..dose.image_noise import has_noise
 from ..provenance import NOT_FOR_DIAGNOSIS, Provenance
 from ..strengths import Strength
 from .sections import signed
@@ -68,7 +69,8 @@ def noise_words(pairs: Sequence[tuple[float, float]]) -> tuple[str, str]:
     if not pairs:
         return "not measured", "no flat soft tissue in the slices"
     before, after = np.median(pairs, axis=0)
-    return f"{before:.1f} → {after:.1f} HU", f"{signed(100 * (after / before - 1), 0)}%, SD in flat soft tissue"
+    change = f"{signed(100 * (after / before - 1), 0)}%, " if has_noise(before) else ""
+    return f"{before:.1f} → {after:.1f} HU", f"{change}SD in flat soft tissue"
 
 
 def strength_words(strength: Strength) -> str:

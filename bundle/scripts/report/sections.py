@@ -96,7 +96,7 @@ def _noise(found: Findings) -> str:
     place = found.samples.indices.index(found.attention_slice)
     maps = [local_sd(stack[place]) for stack in (found.samples.before_hu, found.samples.after_hu)]
     noise = [before for before, _ in found.measures["noise_pairs"]]
-    top = float(np.ceil(3 * np.median(noise) / 5) * 5) if noise else 50.0
+    top = max(5.0, float(np.ceil(3 * np.median(noise) / 5) * 5)) if noise else 50.0  # of no noise too
     pictures = "".join(
         _figure(found, colour_picture(one, (0.0, top)), f"Slice {found.attention_slice}: SD {name}")
         for one, name in zip(maps, ("before", "after"), strict=True)

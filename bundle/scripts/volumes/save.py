@@ -76,7 +76,9 @@ class SaveSeries:
         """Refuse a folder that cannot be used before the work begins."""
         check_output_folder(self.output_dir, self.overwrite)
         check_replaceable(self.output_dir)
-        if self.report is not None:
+        if (
+            self.report is not None and self.report_file.absolute().parent.is_dir()
+        ):  # else it is made, as the result's is
             check_output_file(self.report_file, self.overwrite)
 
     def write(self, engine: Engine) -> None:

@@ -14,6 +14,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
+from ..dicom.derived import was_denoised
 from ..dicom.headers import label, one_line, open_dicom
 from ..dose.image_noise import noise_sd_hu
 from ..errors import BioAttError
@@ -101,6 +102,8 @@ def scope_of(fields: Mapping[str, Any]) -> Scope:
 class CheckScoped(MapTransform):
     """Warns where a volume lies outside the scope of the weights; in ``meta["outside_scope"]`` for what is written.
 
+    It also warns of axial pixels that are not square, and of a series that BioAtt denoised before.
+
     What cannot be looked at is told and goes on: a warning never refuses a series.
 
     Args:
@@ -119,7 +122,8 @@ class CheckScoped(MapTransform):
         looked = dict(data)
         for key in self.key_iterator(looked):
             volume = looked[key]
-            outside = self._look(volume)
+            outside = [*_not_square(volume), *self._look(volume)]
+            _warn_of_second_time(volume.meta.get("header_file", ""))
             volume.meta["outside_scope"] = "; ".join(outside)
             if outside:
                 logger.warning("outside what the weights were trained on: %s", volume.meta["outside_scope"])
@@ -133,6 +137,23 @@ class CheckScoped(MapTransform):
         except Exception as error:  # whatever it is, the series itself was read
             logger.warning("nobody knows whether the input is like what the weights saw (%s)", one_line(error))
             return []
+
+
+def _not_square(volume: MetaTensor) -> list[str]:
+    """Words about axial pixels that are longer one way than the other: the weights saw square ones."""
+    rows_mm, columns_mm = np.linalg.norm(np.asarray(volume.affine)[:3, :2], axis=0)
+    if abs(rows_mm / columns_mm - 1) <= TOLERANCE:
+        return []
+    return [f"pixels of {rows_mm:.3g} x {columns_mm:.3g} mm (rows x columns) in axial slices, trained on square ones"]
+
+
+def _warn_of_second_time(file: str) -> None:
+    try:
+        header = open_dicom(Path(file), stop_before_pixels=True) if file else None
+    except BioAttError:  # it was read a moment ago
+        return
+    if header is not None and was_denoised(header):
+        logger.warning("BioAtt denoised this series before; denoise the original, or its detail goes twice")
 
 
 def facts_of_volume(volume: MetaTensor) -> Facts:
