@@ -236,6 +236,14 @@ def test_an_unknown_spacing_is_refused(volume):
         SlicePriorInferer(strength=choose_strength())(volume, eraser)
 
 
+def test_a_volume_that_monai_label_makes_a_batch_of_keeps_its_spacing():
+    """MONAI Label takes the first axis on by indexing with None, and moves the volume to a device."""
+    one = MetaTensor(hu_to_network(torch.from_numpy(body()))[None, :, :, None], affine=affine_of(0.5, 0.9))
+    out = SlicePriorInferer(strength=choose_strength())(one[None].to("cpu"), eraser).as_tensor()
+    expected = denoise(body(), eraser, choose_strength(), spacing=(0.5, 0.9))
+    np.testing.assert_allclose(network_to_hu(out[0, 0, ..., 0]).numpy(), expected, atol=1e-3)
+
+
 def test_pixels_too_coarse_for_the_anchor_are_warned_of(caplog):
     hu = body()
     out = denoise(hu, eraser, choose_strength("standard"), spacing=(4.0, 4.0))

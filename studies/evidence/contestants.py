@@ -10,6 +10,8 @@ import numpy as np
 from scripts.dose.image_noise import noise_sd_hu
 from scripts.evaluation.rivals import bm3d, gaussian, non_local_means
 from scripts.evaluation.texture import noise_power_spectrum_2d
+from scripts.hu import VALID_RANGE_HU
+from scripts.strengths import choose_strength
 
 from .denoisers import open_network
 from .judging import Contestant, Filter, JudgedSlice, Setting
@@ -25,12 +27,19 @@ BLENDS = (1.0, 0.75, 0.5)
 
 
 def anchored(anchor_mm: float, grain: float = 0.0) -> Setting:
-    """A strength: ``G f + (1 - G)(net + grain (f - net))``, G a Gaussian of `anchor_mm`; 0 leaves the network alone."""
+    """A strength as it ships, see `scripts.inference.anchored`; 0 leaves the network alone."""
+    import torch
+    from scripts.inference import anchored as anchored_slices
+
+    if not anchor_mm:
+        return lambda image_hu, output_hu, spacing_mm: image_hu - (1.0 - grain) * (image_hu - output_hu)
+    strength = choose_strength(anchor_mm=anchor_mm, grain=grain)
 
     def at_strength(image_hu: np.ndarray, output_hu: np.ndarray, spacing_mm: float) -> np.ndarray:
-        taken = image_hu - output_hu
-        coarse = gaussian(taken, anchor_mm, spacing_mm) if anchor_mm else 0.0
-        return image_hu - (1.0 - grain) * (taken - coarse)
+        image, output = (torch.from_numpy(np.array(one[None], np.float32)) for one in (image_hu, output_hu))
+        inside = (image >= VALID_RANGE_HU[0]) & (image <= VALID_RANGE_HU[1])
+        result = anchored_slices(image, output, inside, (spacing_mm, spacing_mm), strength).clamp(*VALID_RANGE_HU)
+        return torch.where(inside, result, image)[0].numpy()
 
     return at_strength
 
