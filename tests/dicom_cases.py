@@ -271,3 +271,19 @@ def _item(**elements):
 def read_slice(file):
     """Stored values and header of a file's first frame."""
     return next(read_frames(file))
+
+
+#: What no page, log or file without headers may show.
+MARK = "XMARKX"
+
+
+def marked(dataset, _):
+    """Put a mark into every element of the Patient, Study and related modules that can hold it."""
+    for keyword in (
+        "PatientName PatientID IssuerOfPatientID OtherPatientNames PatientAddress PatientComments EthnicGroup "
+        "PatientMotherBirthName AdditionalPatientHistory Occupation StudyDescription StudyID AccessionNumber "
+        "ReferringPhysicianName PhysiciansOfRecord NameOfPhysiciansReadingStudy AdmittingDiagnosesDescription "
+        "InstitutionName InstitutionAddress StationName OperatorsName PerformingPhysicianName ImageComments"
+    ).split():
+        setattr(dataset, keyword, MARK)
+    dataset.PatientBirthDate, dataset.PatientAge = "19010203", "099Y"

@@ -23,7 +23,7 @@ from scripts.app.command_line import main
 from scripts.dicom.phantom import write_ct_series
 from scripts.volumes import load_volume
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-label" / "bin" / "python"
 NAME = "ct_low_dose_denoising_bioatt"
 pytestmark = [

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from dicom_cases import MARK, marked
 from made_studies import save_network, save_with_recipe
 from PIL import Image
 from scripts.app.command_line import main
@@ -16,7 +17,6 @@ from scripts.networks import BioAtt
 from scripts.report.explain import map_to_image
 from scripts.volumes import load_volume, radiological_slices
 from scripts.workflow import open_workflow
-from test_dicom_security import MARK, marked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Invalid value for VR")
 BLOCKS = ("attention0", "attention1", "attention2")

@@ -18,7 +18,7 @@ from scripts.app.command_line import main
 from scripts.dicom import read_volume, select_series
 from scripts.dicom.phantom import write_ct_series
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 APP = ROOT / "deploy" / "app"
 PYTHON = ROOT / ".venv-deploy" / "bin" / "python"
 MR = changed(Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4")

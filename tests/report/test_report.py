@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dicom_cases import MARK, marked
 from made_studies import as_nifti, save_network, save_with_recipe
 from PIL import Image
 from scripts.app.command_line import main
@@ -28,7 +29,6 @@ from scripts.report.handler import warning_without_names, without_names
 from scripts.report.page import noise_words
 from scripts.volumes import load_volume, radiological_slices
 from scripts.workflow import report_file
-from test_dicom_security import MARK, marked
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Invalid value for VR")
 HEADINGS = ["Slices", "Noise", "HU", "Prior along the patient", "Attention in slice", "Warnings", "What made it"]

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 import pydicom
 import pytest
-from dicom_cases import changed, derive, in_slice, together
+from dicom_cases import MARK, changed, derive, in_slice, marked, together
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 from scripts.app.command_line import main
@@ -19,19 +19,6 @@ from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Invalid value for VR")  # pydicom's, while series are made
-MARK = "XMARKX"
-
-
-def marked(dataset, _):
-    """Put a mark into every element of the Patient, Study and related modules that can hold it."""
-    for keyword in (
-        "PatientName PatientID IssuerOfPatientID OtherPatientNames PatientAddress PatientComments EthnicGroup "
-        "PatientMotherBirthName AdditionalPatientHistory Occupation StudyDescription StudyID AccessionNumber "
-        "ReferringPhysicianName PhysiciansOfRecord NameOfPhysiciansReadingStudy AdmittingDiagnosesDescription "
-        "InstitutionName InstitutionAddress StationName OperatorsName PerformingPhysicianName ImageComments"
-    ).split():
-        setattr(dataset, keyword, MARK)
-    dataset.PatientBirthDate, dataset.PatientAge = "19010203", "099Y"
 
 
 def cut(file):

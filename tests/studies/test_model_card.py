@@ -13,7 +13,7 @@ from scripts.networks import weights_sha256
 from studies.evidence.pages import PAGES, write_pages
 from studies.model_card import eval_metrics, fill, limits_list, sections, verdicts
 
-EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
+EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
 RESULTS = EVIDENCE / "results"
 
 

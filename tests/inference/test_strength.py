@@ -63,7 +63,7 @@ def test_what_is_no_strength_is_refused(given, message):
 
 
 def test_the_page_has_the_table():
-    page = (Path(__file__).parents[1] / "docs" / "anchoring.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "anchoring.md").read_text()
     rows = page.partition("<!-- strengths -->")[2].partition("<!-- /strengths -->")[0].strip().splitlines()[2:]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
     assert cells == [

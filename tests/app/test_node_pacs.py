@@ -28,7 +28,7 @@ pytestmark = [
         not all(map(shutil.which, ("Orthanc", "storescu"))), reason="needs Orthanc and DCMTK (make test-pacs)"
     ),
 ]
-BUNDLE = Path(__file__).parents[1] / "bundle"
+BUNDLE = Path(__file__).parents[2] / "bundle"
 SERIES = {"shape": (64, 64), "spacing": (1.0, 1.0), "noise_sd": 40.0}
 #: Sent on by Orthanc as soon as a series is there; what the node sends back is routed too, and must end there.
 ROUTE = """

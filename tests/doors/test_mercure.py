@@ -17,7 +17,7 @@ from scripts.app.command_line import main as bioatt
 from scripts.dicom import read_volume, select_series
 from scripts.dicom.phantom import write_ct_series
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONTAINER = ROOT / "deploy" / "container"
 SMALL = {"shape": (128, 128), "spacing": (2.5, 2.5), "slices": 5, "noise_sd": 25.0}
 MR = changed(Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
