@@ -136,8 +136,9 @@ DIRECTIONS = {
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_every_orientation_is_denoised_with_the_shipped_weights_and_their_scope(tmp_path, direction, caplog):
-    source = write_ct_series(tmp_path / "in", orientation=DIRECTIONS[direction], shape=(48, 40), slices=6)
-    overrides = {"dataset_dir": str(source), "output_dir": str(tmp_path / "out"), "report": True, "anchor_mm": 20.0}
+    grid = {"shape": (48, 40), "spacing": (1.0, 1.0), "slices": 6}
+    source = write_ct_series(tmp_path / "in", orientation=DIRECTIONS[direction], **grid)
+    overrides = {"dataset_dir": str(source), "output_dir": str(tmp_path / "out"), "report": True}
     with caplog.at_level(logging.WARNING):
         run_workflow("inference", ["inference.json"], overrides | {"progress": False})
     before, after = select_series(source), select_series(tmp_path / "out")
