@@ -72,9 +72,17 @@ image:  ## a container image by podman, docker or buildah; BASE names an image w
 
 RESULTS := docs/evidence/results
 
-evidence: setup  ## measure the shipped weights, write pages and model card; BIOATT_DATA must name the data; about half an hour
-	PYTHONPATH=bundle $(BIN)/python -m studies.evidence $(BIOATT_DATA) $(RESULTS) --work runs/evidence --pages $(EVIDENCE_OPTIONS)
+OLD := runs/0.3.2
+OLD_FILES := $(addprefix $(OLD)/,model.pt $(addprefix prior/,open_clip_config.json open_clip_model.safetensors tokenizer.json tokenizer_config.json))
+
+evidence: setup $(OLD_FILES)  ## measure the shipped weights, write pages and model card; BIOATT_DATA must name the data; an hour; installs BM3D, which is not for commercial use
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt bm3d
+	PYTHONPATH=bundle $(BIN)/python -m studies.evidence $(BIOATT_DATA) $(RESULTS) --work runs/evidence --pages \
+	  --old $(OLD)/model.pt --old-prior local-dir:$(OLD)/prior --bm3d $(EVIDENCE_OPTIONS)
 	PYTHONPATH=bundle $(BIN)/python -m studies.model_card $(RESULTS)
+
+$(OLD_FILES): $(OLD)/%:  # what 0.3.2 shipped
+	mkdir -p $(@D) && git show 54ddd63:bundle/models/$* > $@
 
 RIVALS := runs/rivals
 SECOND_STAGE := -m monai.bundle run training --dataset_dir $(abspath $(BIOATT_DATA))/ct --target_weights ../runs/first.pt \

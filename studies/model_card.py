@@ -58,16 +58,18 @@ def limits_list(parts: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines[:1] + [""] * bool(broken) + lines[1:])
 
 
-def lesion_line(lesions: dict[str, Any]) -> str:
-    """How much contrast lesions of each size keep, over all contrasts."""
-    sizes = sorted({row["diameter_mm"] for row in lesions["rows"]})
-    kept = {size: [row["mean"] for row in lesions["rows"] if row["diameter_mm"] == size] for size in sizes}
-    told = ", ".join(f"{size:g} mm {min(one):.0%} to {max(one):.0%}" for size, one in kept.items())
-    contrasts = sorted({abs(row["contrast_hu"]) for row in lesions["rows"]})
-    return (
-        f"Contrast left of lesions of {contrasts[0]:g} to {contrasts[-1]:g} HU at a dose of "
-        f"{lesions['dose_fraction']:g}, by diameter: {told}. No limit is set for it."
-    )
+def lesion_line(plane: dict[str, Any]) -> str:
+    """How much noise is left and contrast kept at each strength, over the patients left out."""
+    lines = []
+    for strength, of in plane["figures"]["network"].items():
+        noise = [one["noise_left"] for one in of.values()]
+        kept = {}
+        for diameter in ("4", "6", "10", "15"):
+            shares = [one["contrast"][diameter] for one in of.values() if diameter in one["contrast"]]
+            kept[diameter] = f"{diameter} mm {min(shares):.0%} to {max(shares):.0%}"
+        lines.append(f"- {strength}: noise {min(noise):.0%} to {max(noise):.0%}; {', '.join(kept.values())}")
+    head = f"Noise left and contrast kept of discs of 20 to 40 HU at a dose of {plane['dose_fraction']:g}, by patient:"
+    return "\n".join([head, "", *lines])
 
 
 def verdicts(detectability: dict[str, Any]) -> str:
@@ -106,7 +108,7 @@ def sections(results: Path) -> dict[str, str]:
     return {
         "weights": f"`models/model.pt`, sha256 `{shipped}`",
         "performance": performance_table(quality),
-        "limits": "\n\n".join([limits_list(parts), verdicts(parts["detectability"]), lesion_line(parts["lesions"])]),
+        "limits": "\n\n".join([limits_list(parts), verdicts(parts["detectability"]), lesion_line(parts["plane"])]),
         "priors": prior_table(quality),
     }
 

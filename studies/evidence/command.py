@@ -16,19 +16,22 @@ from scripts.evaluation.results import write_json
 from scripts.strengths import DEFAULT, STRENGTHS
 from scripts.workflow import BUNDLE_ROOT, CONFIGS, quiet_libraries
 
+from .bench import HELD_OUT, Bench
 from .denoisers import RETUNED, Denoiser, bundle_denoiser, nlm_denoiser, rival
 from .lcd import measure_lcd
-from .lesions import measure_lesions
 from .pages import write_pages
 from .patients import Patient
 from .phantom import measure_phantom
+from .plane import measure_plane
 from .quality import NETWORK, measure_doses, measure_quality, quality_pictures
 from .rivals import measure_rivals
 from .series import measure_series
 from .volumes import measure_volumes
 
-#: The public patients that the shipped weights were not trained on.
-HELD_OUT = ("CRLM-CT-1004", "CRLM-CT-1006")
+#: Of the patients left out, those whose slices touch, so that whole volumes can be looked at.
+WHOLE = ("CRLM-CT-1004", "CRLM-CT-1006")
+#: Slices of a patient for the plane; and for BM3D, which is slow, with the side of the window that it gets.
+PLANE_SLICES, FEW_SLICES, FEW_WINDOW = 8, 2, 256
 #: Priors that the same weights are asked with besides their own.
 OTHER_PRIORS = ("uniform", "random:0")
 
@@ -93,9 +96,27 @@ class Evidence:
         """The model observer on the LCD phantom."""
         return measure_lcd(self.options.data / "lcd_ct" / "fbp", [self.network, nlm_denoiser()])
 
-    def lesions(self) -> dict[str, Any]:
-        """Contrast of lesions put into real slices."""
-        return measure_lesions(self.patients, self.network, seed=self.options.seed)
+    def plane(self) -> dict[str, Any]:
+        """Noise left against contrast kept, and the error against the truth, on all patients left out."""
+        options = self.options
+        bench, few = (
+            Bench(options.data, self.work / "bench", options.judged, count, options.seed, window)
+            for count, window in ((PLANE_SLICES, 0), (FEW_SLICES, FEW_WINDOW))
+        )
+        return measure_plane(
+            bench,
+            few if options.bm3d else None,
+            weights=options.weights,
+            network_config=options.network,
+            prior=options.prior,
+            strengths=STRENGTHS,
+            old=(options.old, options.old_prior) if options.old else None,
+        )
+
+    @property
+    def work(self) -> Path:
+        """Where what takes long is kept for the next time."""
+        return self.options.work or self.options.output / "work"
 
     def volumes(self) -> dict[str, Any]:
         """Steps between slices; reformats."""
@@ -104,8 +125,7 @@ class Evidence:
     def series(self) -> dict[str, Any]:
         """The routine-dose series themselves."""
         options = self.options
-        work = options.work or options.output / "denoised"
-        return measure_series(options.data / "ct", options.weights, work, options.output, options.network)
+        return measure_series(options.data / "ct", options.weights, self.work, options.output, options.network)
 
     def _bundle(self, name: str, prior: str, strength: str = DEFAULT) -> Denoiser:
         options = self.options
@@ -116,11 +136,11 @@ class Evidence:
 
 
 PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {
+    "plane": Evidence.plane,
     "quality": Evidence.quality,
     "doses": Evidence.doses,
     "phantom": Evidence.phantom,
     "detectability": Evidence.detectability,
-    "lesions": Evidence.lesions,
     "volumes": Evidence.volumes,
     "series": Evidence.series,
     "rivals": Evidence.rivals,
@@ -167,7 +187,7 @@ def record(evidence: Evidence) -> dict[str, Any]:
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     made = argparse.ArgumentParser(prog="python -m studies.evidence", description=__doc__)
-    made.add_argument("data", type=Path, help="folder with ct/PATIENT/*.dcm and lcd_ct/")
+    made.add_argument("data", type=Path, help="folder with ct/PATIENT/*.dcm, ct_patients/ and lcd_ct/")
     made.add_argument("output", type=Path, help="folder for the JSON files and pictures")
     made.add_argument("--parts", nargs="*", choices=PARTS, help="some of them; all by default")
     made.add_argument(
@@ -183,7 +203,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=WEIGHTS.pt:NETWORK.json",
         help="another network, with curve.csv beside its weights",
     )
-    made.add_argument("--held-out", nargs="+", default=HELD_OUT, help="patients that the weights were not trained on")
+    made.add_argument("--judged", nargs="+", default=HELD_OUT, help="patients that the weights were not trained on")
+    made.add_argument("--held-out", nargs="+", default=WHOLE, help="of them, those whose slices touch, for volumes")
+    made.add_argument("--old", type=Path, help="weights of 0.3.2, to be judged beside")
+    made.add_argument("--old-prior", default="compact", help="the prior that they had")
+    made.add_argument("--bm3d", action="store_true", help="judge BM3D too")
     made.add_argument("--prior", default="compact")
     made.add_argument("--slices", type=int, default=10, help="about so many of a patient")
     made.add_argument("--realisations", type=int, default=50, help="of the phantom's noise")

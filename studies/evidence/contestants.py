@@ -62,7 +62,7 @@ def network_contestant(
         prior_of_slice = opened.prior(one.low_hu, one.key)
         return lambda image: opened.output(image, prior_of_slice)
 
-    return Contestant(name=name, tuned_to=tuned_to, settings=settings, record=opened.record)
+    return Contestant(name=name, tuned_to=tuned_to, settings=settings)
 
 
 def blends() -> dict[str, Setting]:
@@ -85,7 +85,7 @@ def non_local() -> list[Contestant]:
 
 
 def block_matching(insertions: int = 1) -> list[Contestant]:
-    """BM3D at every setting; it takes half a minute an image, so one insertion has to do."""
+    """BM3D at every setting, in the window alone; it is slow, so one insertion has to do."""
     return [
         Contestant(name="BM3D", tuned_to=_bm3d(noise), settings={_told(noise): _as_it_is}, insertions=insertions)
         for noise in BM3D_NOISES
@@ -117,11 +117,17 @@ def _bm3d(told: float | str) -> Any:
         noise = noise_sd_hu(one.low_hu, one.plane.flat)
         if told == "spectrum" and one.plane.squares:
             squares = np.stack([one.low_hu[part] for part in one.plane.squares])
-            spectrum = spectrum_for_bm3d(squares, one.spacing_mm, one.low_hu.shape)
-            return lambda image: bm3d(image, spectrum)
-        return lambda image: bm3d(image, noise * (told if isinstance(told, float) else 1.0))
+            spectrum = spectrum_for_bm3d(squares, one.spacing_mm, one.low_hu[one.window].shape)
+            return lambda image: _in_window(one, image, spectrum)
+        return lambda image: _in_window(one, image, noise * (told if isinstance(told, float) else 1.0))
 
     return tuned_to
+
+
+def _in_window(one: JudgedSlice, image_hu: np.ndarray, noise_hu: float | np.ndarray) -> np.ndarray:
+    result = np.array(image_hu)
+    result[one.window] = bm3d(image_hu[one.window], noise_hu)
+    return result
 
 
 def spectrum_for_bm3d(squares_hu: np.ndarray, spacing_mm: float, shape: tuple[int, int]) -> np.ndarray:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 from scripts.dose import DoseSimulator, ParallelBeam, match_noise
-from scripts.dose.image_noise import TISSUES_HU
+from scripts.dose.image_noise import TISSUES_HU, tissue_mask
 from scripts.errors import BioAttError
-from scripts.evaluation import image_quality, tissue_bias
+from scripts.evaluation import image_quality
+from scripts.evaluation.edges import edge_widths
 from scripts.evaluation.lesions import Lesion
 from scripts.evaluation.plane import Disc, PlanePoint, PlaneSlice, insert_discs
-from scripts.evaluation.truth import measured_alpha2, pooled, region_errors, truth_regions
+from scripts.evaluation.truth import BODY_HU, measured_alpha2, pooled, region_errors, truth_regions
 from scripts.hu import VALID_RANGE_HU
 from scripts.priors import SliceKey
 from scripts.staging import staged_file
@@ -46,14 +47,12 @@ class Contestant:
             so that the slice with discs is denoised just as the slice without.
         settings: by name; all work on one output of the filter, so they cost little.
         insertions: how many of a slice's insertions are denoised; all by default.
-        record: what is told of it.
     """
 
     name: str
     tuned_to: Callable[[JudgedSlice], Filter]
     settings: Mapping[str, Setting] = field(default_factory=lambda: {"": as_it_is})
     insertions: int | None = None
-    record: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +66,7 @@ class JudgedSlice:
         spacing_mm: of the pixels.
         insertions: see `insert_discs`.
         alpha2: var(low - full) / var(noise of full); NaN for a real pair, whose noises are not of one scan.
+        window: the part that is looked at, for what is slow; filters may leave the rest as it is.
     """
 
     index: int
@@ -76,18 +76,29 @@ class JudgedSlice:
     spacing_mm: float
     insertions: Sequence[Sequence[Disc]]
     alpha2: float = math.nan
+    window: tuple[slice, slice] = (slice(None), slice(None))
 
     @cached_property
     def plane(self) -> PlaneSlice:
         """Its noise and discs."""
         return PlaneSlice(
-            low_hu=self.low_hu, anatomy_hu=self.full_hu, spacing_mm=self.spacing_mm, insertions=self.insertions
+            low_hu=self.low_hu,
+            anatomy_hu=self.full_hu,
+            spacing_mm=self.spacing_mm,
+            insertions=self.insertions,
+            window=self.window,
         )
 
     @cached_property
     def regions(self) -> dict[str, np.ndarray]:
         """Where the error is measured."""
-        return truth_regions(self.full_hu, self.spacing_mm)
+        regions = truth_regions(self.full_hu, self.spacing_mm)
+        return {name: mask & self.plane.seen for name, mask in regions.items()}
+
+    @cached_property
+    def tissues(self) -> dict[str, np.ndarray]:
+        """Where the HU of a tissue should be kept."""
+        return {tissue: tissue_mask(self.full_hu, tissue) & self.plane.seen for tissue in TISSUES_HU}
 
     def measure(self, outputs_hu: Sequence[np.ndarray]) -> SliceFigures:
         """What became of ``plane.images()``."""
@@ -95,13 +106,17 @@ class JudgedSlice:
         errors = {}
         if not math.isnan(self.alpha2):
             errors = region_errors(out, self.full_hu, self.low_hu - self.full_hu, self.alpha2, self.regions)
-        changed = tissue_bias(self.full_hu + (out - self.low_hu), self.full_hu)
+        change = np.asarray(out, np.float64) - self.low_hu
         return SliceFigures(
             index=self.index,
             point=self.plane.measure(outputs_hu),
             errors=errors,
-            psnr_db=image_quality(out, self.full_hu, "abdomen", ["psnr"])["psnr_db"],
-            bias_hu={tissue: (one.mean_hu, one.pixels) for tissue, one in changed.items()},
+            psnr_db=image_quality(out[self.window], self.full_hu[self.window], "abdomen", ["psnr"])["psnr_db"],
+            bias_hu={
+                tissue: (float(change[x].mean()) if x.any() else math.nan, int(x.sum()))
+                for tissue, x in self.tissues.items()
+            },
+            output_hu=out,
         )
 
 
@@ -114,6 +129,7 @@ class SliceFigures:
     errors: Mapping[str, tuple[float, int]]
     psnr_db: float
     bias_hu: Mapping[str, tuple[float, int]]
+    output_hu: np.ndarray
 
 
 def patient_figures(slices: Sequence[SliceFigures]) -> dict[str, Any]:
@@ -126,6 +142,13 @@ def patient_figures(slices: Sequence[SliceFigures]) -> dict[str, Any]:
         "psnr_db": float(np.mean([one.psnr_db for one in slices])),
         "bias_hu": {tissue: pooled(one.bias_hu[tissue] for one in slices) for tissue in TISSUES_HU},
     }
+
+
+def edge_figures(slices: Sequence[JudgedSlice], found: Sequence[SliceFigures]) -> dict[str, list[float]]:
+    """10-90% width in mm of body and bone edges, input and output; kinds of which there are too few are left out."""
+    images = {"in": [one.low_hu for one in slices], "out": [one.output_hu for one in found]}
+    widths = edge_widths([one.full_hu for one in slices], images, slices[0].spacing_mm)
+    return {edge: [of["in"], of["out"]] for edge, of in widths.items()}
 
 
 def judge(contestant: Contestant, slices: Iterable[JudgedSlice]) -> dict[str, list[SliceFigures]]:
@@ -170,7 +193,9 @@ class JudgedPatient:
         }
 
 
-def simulated_patient(folder: Path, count: int, *, dose_fraction: float = 0.25, seed: int = 0) -> JudgedPatient:
+def simulated_patient(
+    folder: Path, count: int, *, dose_fraction: float = 0.25, seed: int = 0, window: int = 0
+) -> JudgedPatient:
     """A series at full dose, and low doses whose noise matches its own (`match_noise`).
 
     Args:
@@ -178,6 +203,7 @@ def simulated_patient(folder: Path, count: int, *, dose_fraction: float = 0.25, 
         count: slices at most.
         dose_fraction: k; alpha2 is ``1 / k - 1``.
         seed: of noise and places.
+        window: side of the square in the middle of the body that is looked at, in pixels; 0 for all.
     """
     series = radiological_slices(folder)
     keys = slice_keys_from_meta(series.meta, len(series))
@@ -187,8 +213,14 @@ def simulated_patient(folder: Path, count: int, *, dose_fraction: float = 0.25, 
     def full(index: int) -> np.ndarray:
         return series[index].clip(*VALID_RANGE_HU)
 
+    def anatomy(index: int) -> np.ndarray:
+        image = np.full_like(full(index), -1000.0)
+        seen = middle_window(full(index), window)
+        image[seen] = full(index)[seen]
+        return image
+
     slices, measured = [], []
-    for index, insertions in with_room(len(series), full, series.spacing_mm, count, seed):
+    for index, insertions in with_room(len(series), anatomy, series.spacing_mm, count, seed):
         (added,) = match.noise(full(index), [dose_fraction], np.random.default_rng([seed, index]))
         one = JudgedSlice(
             index=index,
@@ -198,6 +230,7 @@ def simulated_patient(folder: Path, count: int, *, dose_fraction: float = 0.25, 
             spacing_mm=series.spacing_mm,
             insertions=insertions,
             alpha2=alpha2,
+            window=middle_window(full(index), window),
         )
         slices.append(one)
         measured.append(measured_alpha2(one.full_hu, added, one.plane.flat))
@@ -208,6 +241,52 @@ def simulated_patient(folder: Path, count: int, *, dose_fraction: float = 0.25, 
         alpha2=(alpha2, float(np.nanmedian(measured))),
         noise=str(match),
     )
+
+
+def middle_window(full_hu: np.ndarray, side: int) -> tuple[slice, slice]:
+    """A square of `side` pixels in the middle of the body, within the slice (H, W); all of it for 0."""
+    if not side:
+        return slice(None), slice(None)
+    middle = np.argwhere(full_hu > BODY_HU).mean(axis=0) if (full_hu > BODY_HU).any() else np.array(full_hu.shape) / 2
+    starts = [
+        int(np.clip(round(m) - side // 2, 0, max(0, n - side))) for m, n in zip(middle, full_hu.shape, strict=True)
+    ]
+    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
+
+
+def real_patient(low_folder: Path, full_folder: Path, count: int, *, seed: int = 0) -> JudgedPatient:
+    """A pair of real doses of one scan, slice by slice; discs are put into the real low dose, so no truth is needed.
+
+    Args:
+        low_folder, full_folder: the two series.
+        count: slices at most.
+        seed: of the places.
+
+    Raises:
+        BioAttError: the series do not lie on one grid.
+    """
+    low, full = radiological_slices(low_folder), radiological_slices(full_folder)
+    grids = [np.asarray(series.meta["affine"], np.float64) for series in (low, full)]
+    if len(low) != len(full) or low[0].shape != full[0].shape or not np.allclose(*grids, atol=0.01):
+        raise BioAttError(
+            f"{low_folder.name} and {full_folder.name} are no pair: {len(low)} and {len(full)} slices, or other "
+            "places; give two reconstructions of one scan"
+        )
+    keys = slice_keys_from_meta(low.meta, len(low))
+    slices = [
+        JudgedSlice(
+            index=index,
+            key=keys[index],
+            full_hu=full[index].clip(*VALID_RANGE_HU),
+            low_hu=low[index].clip(*VALID_RANGE_HU),
+            spacing_mm=low.spacing_mm,
+            insertions=insertions,
+        )
+        for index, insertions in with_room(
+            len(full), lambda i: full[i].clip(*VALID_RANGE_HU), full.spacing_mm, count, seed
+        )
+    ]
+    return JudgedPatient(name=low_folder.name, slices=slices)
 
 
 def _geometry(spacing_mm: float) -> ParallelBeam:
@@ -239,11 +318,13 @@ def with_room(
 NOISE = "matched"
 
 
-def kept_patient(folder: Path, count: int, work: Path, *, dose_fraction: float = 0.25, seed: int = 0) -> JudgedPatient:
+def kept_patient(
+    folder: Path, count: int, work: Path, *, dose_fraction: float = 0.25, seed: int = 0, window: int = 0
+) -> JudgedPatient:
     """`simulated_patient`, kept in a file under `work` for the next time."""
-    path = work / f"{folder.name}-{NOISE}-{count}-{dose_fraction:g}-{seed}.npz"
+    path = work / f"{folder.name}-{NOISE}-{count}-{dose_fraction:g}-{seed}-{window}.npz"
     if not path.is_file():
-        _keep(path, simulated_patient(folder, count, dose_fraction=dose_fraction, seed=seed))
+        _keep(path, simulated_patient(folder, count, dose_fraction=dose_fraction, seed=seed, window=window))
     with np.load(path) as kept:
         spacing_mm = float(kept["spacing_mm"])
         slices = [
@@ -255,6 +336,7 @@ def kept_patient(folder: Path, count: int, work: Path, *, dose_fraction: float =
                 spacing_mm=spacing_mm,
                 insertions=_discs(kept["discs"][kept["discs"][:, 0] == index]),
                 alpha2=float(kept["alpha2"][0]),
+                window=middle_window(full, window),
             )
             for index, uid, full, low in zip(kept["index"], kept["uid"], kept["full"], kept["low"], strict=True)
         ]

@@ -10,7 +10,8 @@ from typing import Any
 from scripts.errors import BioAttError
 from scripts.provenance import NOT_FOR_DIAGNOSIS
 
-from .quality_page import doses_section, lesions_section, quality_section, series_section, volumes_section
+from .plane_page import plane_section
+from .quality_page import doses_section, quality_section, series_section, volumes_section
 from .rivals_page import rivals_section
 from .texture_page import detectability_section, phantom_section
 
@@ -80,14 +81,14 @@ _TITLES = {
 }
 #: Which result files each page shows, in order.
 PAGES = {
-    "quality.md": ("quality", "doses", "lesions", "volumes", "series"),
+    "quality.md": ("plane", "quality", "doses", "volumes", "series"),
     "texture.md": ("phantom", "detectability"),
     RIVALS: ("rivals",),
 }
 _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
+    "plane": plane_section,
     "quality": quality_section,
     "doses": doses_section,
-    "lesions": lesions_section,
     "volumes": volumes_section,
     "series": series_section,
     "phantom": phantom_section,

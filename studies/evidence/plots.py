@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +60,40 @@ def plot_detectability(path: Path, doses: Mapping[str, Any]) -> None:
         panels[0].legend()
 
 
-def plot_lesions(path: Path, rows: list[Mapping[str, Any]]) -> None:
-    """Contrast recovery against diameter, a line per contrast, bars of one SD over places."""
-    with _Axes(path, "diameter (mm)", "contrast left") as (axes,):
-        for i, contrast in enumerate(sorted({row["contrast_hu"] for row in rows})):
-            own = [row for row in rows if row["contrast_hu"] == contrast]
-            x = [row["diameter_mm"] + 0.15 * i for row in own]
-            y, sd = [row["mean"] for row in own], [row["sd"] or 0.0 for row in own]
-            style = {"color": COLOURS[i % 7], "linestyle": STYLES[i % 7], "marker": "osD^v<>"[i % 7], "capsize": 3}
-            axes.errorbar(x, y, yerr=sd, label=f"{contrast:+g} HU", **style)
-        axes.axhline(1.0, color="0.7", linewidth=0.8)
-        axes.legend()
+def plot_plane(path: Path, found: Mapping[str, Any], few: Mapping[str, Any], diameters: Sequence[str]) -> None:
+    """Contrast kept against noise left, means over patients: a panel per diameter, a line per contestant's settings.
+
+    Small dots are the patients of the network.
+    """
+    lines = [*((name, found[name]) for name in found), *((name, few[name]) for name in few if name not in found)]
+    with _Axes(path, "noise left (SD, output over input)", "contrast kept", len(diameters)) as panels:
+        for axes, diameter in zip(panels, diameters, strict=True):
+            for i, (name, settings) in enumerate(lines):
+                points = [_mean_point(of, diameter) for of in settings.values()]
+                points = sorted(point for point in points if point is not None)
+                style = {
+                    "color": COLOURS[i % 7],
+                    "marker": "osD^v<>"[i % 7],
+                    "markersize": 4 if i else 8,
+                    "zorder": 3 - i / 9,
+                }
+                axes.plot(*zip(*points, strict=True), linestyle=STYLES[i % 7], label=name, **style)
+            for of in next(iter(found.values())).values():
+                known = [one for one in of.values() if diameter in one["contrast"]]
+                x, y = [one["noise_left"] for one in known], [one["contrast"][diameter] for one in known]
+                axes.plot(x, y, linestyle="none", marker=".", color=COLOURS[0], alpha=0.4)
+            axes.set(xlim=(0.0, 1.02), ylim=(0.0, 1.05), title=f"disc of {diameter} mm")
+        panels[0].legend(loc="lower right")
+
+
+def _mean_point(of: Mapping[str, Any], diameter: str) -> tuple[float, float] | None:
+    known = [one for one in of.values() if diameter in one["contrast"]]
+    if not known:
+        return None
+    return (
+        sum(one["noise_left"] for one in known) / len(known),
+        sum(one["contrast"][diameter] for one in known) / len(known),
+    )
 
 
 def plot_curves(path: Path, curves: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from scripts.evaluation.edges import EDGES_HU
 
-from . import plots
 from .quality import NETWORK
 from .tables import limits_table, number, table
 
@@ -115,27 +114,6 @@ image that asks for little. `strength` is that of `bioatt denoise`; numbers are 
 half input. Edges are the 10-90% width of the mean profile.
 
 {table(head, rows)}"""
-
-
-def lesions_section(one: Results, results: Path) -> str:
-    """Lesions put into real slices."""
-    plots.plot_lesions(results / "lesions.png", one["rows"])
-    contrasts = sorted({row["contrast_hu"] for row in one["rows"]})
-    rows = []
-    for diameter in sorted({row["diameter_mm"] for row in one["rows"]}):
-        own = {row["contrast_hu"]: row for row in one["rows"] if row["diameter_mm"] == diameter}
-        cells = [f"{own[c]['mean']:.0%} ({own[c]['min']:.0%})" for c in contrasts]
-        rows.append((f"{diameter:g} mm", *cells, own[contrasts[0]]["n"]))
-    return f"""## Lesions put into real slices
-
-Discs with the edge of a scanner's blur (SD {one["edge_sd_mm"]:g} mm) in even soft tissue of the full dose,
-before the low dose of {one["dose_fraction"]:g} is simulated. Contrast left: mean of the output with the lesion
-less the output without it, both with the same noise, over the half-contrast disc, as a share of what was put
-in; mean over places (lowest). The full dose has 100%.
-
-{table(("diameter", *(f"{c:+g} HU" for c in contrasts), "places each"), rows)}
-
-![Contrast left against diameter](results/lesions.png)"""
 
 
 def volumes_section(one: Results, results: Path) -> str:

@@ -3,82 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scripts.evaluation.plane import contrast_at_noise
-from scripts.evaluation.results import write_json
 from scripts.networks import weights_sha256
 from scripts.workflow import quiet_libraries
 
+from .bench import HELD_OUT, Bench, Figures
 from .contestants import blends, gaussians, network_contestant, parse_settings
-from .judging import NOISE, Contestant, JudgedPatient, judge, kept_patient, patient_figures
 from .tables import number, table
-
-#: Patients that no weights were trained on, by folder under the data.
-HELD_OUT = (
-    "ct/CRLM-CT-1004",
-    "ct/CRLM-CT-1006",
-    "ct_patients/LIDC-IDRI-0003",
-    "ct_patients/HCC_015",
-    "ct_patients/C3L-00189",
-    "ct_patients/ACRIN-NSCLC-FDG-PET-042",
-)
-Figures = Mapping[str, Mapping[str, Any]]  # of one setting: patient to figures
-
-
-class Bench:
-    """The patients, and the figures of what was judged on them, kept under `work`.
-
-    Args:
-        data: folder with the patients' folders.
-        work: where simulated slices and figures are kept.
-        held_out: folders under `data`.
-        slices: of a patient.
-        seed: of noise and places.
-    """
-
-    def __init__(
-        self, data: Path, work: Path, held_out: Sequence[str] = HELD_OUT, slices: int = 4, seed: int = 0
-    ) -> None:
-        self.data, self.work, self.held_out, self.slices, self.seed = data, work, held_out, slices, seed
-
-    @cached_property
-    def patients(self) -> list[JudgedPatient]:
-        """Read when first asked for."""
-        return [kept_patient(self.data / name, self.slices, self.work, seed=self.seed) for name in self.held_out]
-
-    def figures(self, key: str, settings: Sequence[str], make: Callable[[], Contestant]) -> dict[str, Figures]:
-        """Setting to patient to `patient_figures`; read if they were kept under this key.
-
-        Args:
-            key: all that decides the figures besides patients and settings.
-            settings: names of the settings.
-            make: the contestant, made only if it has to be judged.
-        """
-        decides = [key, *settings, *self.held_out, str(self.slices), str(self.seed), NOISE]
-        path = self.work / f"figures-{hashlib.sha256(chr(0).join(decides).encode()).hexdigest()[:16]}.json"
-        if not path.is_file():
-            contestant = make()
-            found: dict[str, dict[str, Any]] = {name: {} for name in settings}
-            for patient in self.patients:
-                for name, slices in judge(contestant, patient.slices).items():
-                    found[name][patient.name] = patient_figures(slices)
-            write_json(path, found)
-        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table; figures that were measured before are read."""
     options = parser().parse_args(arguments)
     quiet_libraries()
-    bench = Bench(options.data, options.work, options.held_out, options.slices, options.seed)
+    bench = Bench(options.data, options.work, options.held_out, options.slices, options.seed, pairs=options.pairs)
     plain = gaussians()
     baseline = bench.figures("Gaussian", list(plain.settings), lambda: plain)
     rows, old = [], None
@@ -122,7 +65,7 @@ def row(name: str, setting: str, of: Figures, baseline: Mapping[str, Figures], o
         for d in ("4", "6", "10")
     }
     errors = {
-        region: [ratio(one["error_hu2"][region], old[p]["error_hu2"][region]) for p, one in of.items()]
+        region: [ratio(one["error_hu2"].get(region), old[p]["error_hu2"].get(region)) for p, one in of.items()]
         for region in ("body", "edges", "flat")
     }
     return (
@@ -147,6 +90,13 @@ def _cell(values: Sequence[float], form: str, worst: Callable[[Sequence[float]],
     return f"{np.mean(known):{form}} ({worst(known):{form}})" if known else "-"
 
 
+def _pair(text: str) -> tuple[Path, Path]:
+    low, equals, full = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text}: wanted LOW=FULL, two folders")
+    return Path(low), Path(full)
+
+
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
     made = argparse.ArgumentParser(prog="python -m studies.evidence.quick", description=__doc__)
@@ -163,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--old-prior", default="compact")
     made.add_argument("--work", type=Path, default=Path("runs/judge"), help="where slices and figures are kept")
     made.add_argument("--held-out", nargs="+", default=HELD_OUT)
+    made.add_argument("--pairs", nargs="+", type=_pair, default=[], metavar="LOW=FULL", help="folders of real doses")
     made.add_argument("--slices", type=int, default=4, help="of a patient")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--by-patient", action="store_true", help="a line for each patient too")

@@ -25,6 +25,7 @@ from studies.evidence.judging import (
     judge,
     kept_patient,
     patient_figures,
+    real_patient,
     simulated_patient,
     with_room,
 )
@@ -132,7 +133,7 @@ def test_slices_are_chosen_by_rule_where_there_is_room():
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "A"
+    folder = tmp_path_factory.mktemp("data") / "ct" / "A"
     write_ct_series(folder, shape=(160, 160), spacing=(2.2, 2.2), slices=3, noise_sd=12.0, seed=0)
     return folder
 
@@ -151,7 +152,7 @@ def test_a_simulated_patient_has_four_times_the_noise_power_and_is_kept(series, 
 
 def test_the_quick_table_compares_weights_and_strengths(series, tmp_path, capsys):
     weights = save_default_network(tmp_path / "w.pt")
-    command = [str(series.parent), "--held-out", "A", "--work", str(tmp_path / "work"), "--prior", "uniform"]
+    command = [str(series.parents[1]), "--held-out", "A", "--work", str(tmp_path / "work"), "--prior", "uniform"]
     command += ["--weights", str(weights), "--settings", "1.0", "1.0:0.3", "--slices", "1"]
     quick.main(command)
     table = capsys.readouterr().out
@@ -160,6 +161,22 @@ def test_the_quick_table_compares_weights_and_strengths(series, tmp_path, capsys
     quick.main(command)
     assert capsys.readouterr().out == table and sorted((tmp_path / "work").iterdir()) == files
     assert json.loads(next(f for f in files if f.suffix == ".json").read_text())
+
+
+def test_a_real_pair_is_judged_without_a_truth(series, tmp_path, capsys):
+    low = tmp_path / "low"
+    write_ct_series(low, shape=(160, 160), spacing=(2.2, 2.2), slices=3, noise_sd=24.0, seed=0)
+    weights = save_default_network(tmp_path / "w.pt")
+    command = [str(tmp_path), "--pairs", f"{low}={series}", "--work", str(tmp_path / "work"), "--prior", "uniform"]
+    quick.main([*command, "--weights", str(weights), "--settings", "1.0", "--slices", "1"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("| w.pt | 1.0 |") and line.count("| - ") >= 3
+    short = tmp_path / "short"
+    write_ct_series(short, shape=(160, 160), spacing=(2.2, 2.2), slices=2, noise_sd=24.0, seed=0)
+    with pytest.raises(BioAttError, match="short and A are no pair: 2 and 3 slices"):
+        real_patient(short, series, 1)
+    with pytest.raises(SystemExit):
+        quick.main([*command[:2], "one"])
 
 
 def test_a_network_is_asked_with_the_prior_of_the_slice_without_discs(one, tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 from ..dose.image_noise import flat_regions, flat_soft_tissue, noise_sd_hu
 from ..errors import BioAttError
 from .lesions import Lesion, contrast_recovery, place_lesions
-from .measures import FEWEST_REGION_PIXELS, REGION_MM
+from .measures import FEWEST_REGION_PIXELS
 from .texture import noise_power_spectrum
 
 DIAMETERS_MM = (4.0, 6.0, 10.0, 15.0)
@@ -28,6 +28,9 @@ NEEDED_MM = (4.0, 6.0, 10.0)
 TRIES = 3
 #: Discs of each diameter that one insertion tries to place; small ones scatter most.
 DISCS_AN_INSERTION = {4.0: 5, 6.0: 4, 10.0: 2, 15.0: 1}
+
+#: Side of the flat squares whose noise spectrum is taken, and the range of their local means.
+SQUARE_MM, SQUARE_HU = 20.0, (-60.0, 160.0)
 
 
 @dataclass(frozen=True)
@@ -86,24 +89,48 @@ class PlaneSlice:
         anatomy_hu: the same slice at the best dose there is; decides the flat places.
         spacing_mm: of the pixels.
         insertions: see `insert_discs`.
+        window: the part of the slice that is looked at; the discs must lie in it.
     """
 
     low_hu: np.ndarray
     anatomy_hu: np.ndarray
     spacing_mm: float
     insertions: Sequence[Sequence[Disc]]
+    window: tuple[slice, slice] = (slice(None), slice(None))
 
     @cached_property
     def flat(self) -> np.ndarray:
-        """Flat soft tissue, (H, W)."""
-        return flat_soft_tissue(self.anatomy_hu)
+        """Flat soft tissue in the window, (H, W)."""
+        return flat_soft_tissue(self.anatomy_hu) & self.seen
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """The window as a mask, (H, W)."""
+        mask = np.zeros(self.low_hu.shape, bool)
+        mask[self.window] = True
+        return mask
 
     @cached_property
     def squares(self) -> list[tuple[slice, slice]]:
         """Flat squares of soft tissue, for noise power spectra."""
-        side = max(FEWEST_REGION_PIXELS, 2 * round(REGION_MM / self.spacing_mm / 2))
-        corners = flat_regions(self.anatomy_hu, side)
+        side = max(FEWEST_REGION_PIXELS, 2 * round(SQUARE_MM / self.spacing_mm / 2))
+        corners = flat_regions(np.where(self.seen, self.anatomy_hu, -1000.0), side, SQUARE_HU)
         return [(slice(row, row + side), slice(column, column + side)) for row, column in corners]
+
+    @cached_property
+    def noise_hu(self) -> float:
+        """Noise of the slice in the flat places."""
+        return noise_sd_hu(self.low_hu, self.flat)
+
+    @cached_property
+    def cores(self) -> list[list[tuple[Disc, tuple[slice, slice], np.ndarray]]]:
+        """By insertion: each disc with the part of the slice that it covers, and its profile there."""
+        return [[(one, *self._core(one.lesion)) for one in discs] for discs in self.insertions]
+
+    def _core(self, lesion: Lesion) -> tuple[tuple[slice, slice], np.ndarray]:
+        reach = int(np.ceil(lesion.diameter_mm / 2 / self.spacing_mm)) + 1
+        part = tuple(slice(max(0, middle - reach), middle + reach + 1) for middle in lesion.center)
+        return part, lesion.profile(self.low_hu.shape, self.spacing_mm)[part]
 
     def inserted(self, discs: Sequence[Disc]) -> np.ndarray:
         """What is added to the slice, (H, W) in HU."""
@@ -126,17 +153,13 @@ class PlaneSlice:
             (
                 one.lesion.diameter_mm,
                 one.contrast_hu,
-                contrast_recovery(
-                    np.asarray(output, np.float64) - without,
-                    one.lesion.profile(without.shape, self.spacing_mm),
-                    one.contrast_hu,
-                ),
+                contrast_recovery(np.asarray(output[part], np.float64) - without[part], profile, one.contrast_hu),
             )
-            for output, discs in zip(outputs_hu[1:], self.insertions, strict=False)
-            for one in discs
+            for output, discs in zip(outputs_hu[1:], self.cores, strict=False)
+            for one, part, profile in discs
         ]
         return PlanePoint(
-            noise_hu=[(noise_sd_hu(self.low_hu, self.flat), noise_sd_hu(without, self.flat))],
+            noise_hu=[(self.noise_hu, noise_sd_hu(without, self.flat))],
             shares=shares,
             squares=[(self.low_hu[part], without[part]) for part in self.squares],
             spacing_mm=self.spacing_mm,

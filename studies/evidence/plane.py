@@ -1,0 +1,183 @@
+"""The plane of noise left against contrast kept and the error against the truth, on all patients left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scripts.dose.image_noise import TISSUES_HU
+from scripts.evaluation.plane import contrast_at_noise
+from scripts.networks import weights_sha256
+
+from .bench import Bench, Figures
+from .contestants import anchored, blends, block_matching, gaussians, network_contestant, non_local
+from .judging import Contestant
+from .limits import Limit
+from .quality import NETWORK
+
+#: Names of the contestants in the results.
+GAUSSIAN, NLM, BM3D, OLD = "Gaussian", "non-local means", "BM3D", "0.3.2"
+#: What is promised: contrast by diameter and noise at standard, contrast of 4 mm at low, points above a Gaussian there.
+STANDARD_CONTRAST = {"4": 0.80, "6": 0.89, "10": 0.95}
+STANDARD_NOISE, LOW_CONTRAST, POINTS_ABOVE = 0.45, 0.88, 3.0
+FREQUENCY_LEFT, ERROR_TO_OLD, BIAS_HU = 0.5, 0.85, 0.5
+#: An edge is wider if it is by more than the measurement resolves.
+EDGE_MM = 0.02
+
+Found = dict[str, dict[str, Figures]]  # contestant to setting to patient to figures
+
+
+def measure_plane(
+    bench: Bench,
+    few: Bench | None,
+    *,
+    weights: Path,
+    network_config: str = "",
+    prior: str = "compact",
+    strengths: Mapping[str, tuple[float, float]],
+    old: tuple[Path, str] | None = None,
+) -> dict[str, Any]:
+    """Judge the network at its strengths beside the filters and 0.3.2.
+
+    Args:
+        bench: the patients.
+        few: the same patients with fewer slices and a window, for BM3D, which is slow; without it BM3D is left out.
+        weights, network_config, prior: of the network.
+        strengths: name to (anchor in mm, share of the grain).
+        old: weights of 0.3.2 and their prior; left out without them.
+
+    Returns:
+        ``patients``; ``strengths``; ``figures`` by contestant, setting and patient (see `patient_figures`); ``few``,
+        the same for BM3D and what it is compared with, on its slices; ``limits``.
+    """
+    ours = _Network(NETWORK, weights, network_config, prior, {n: anchored(*s) for n, s in strengths.items()}, strengths)
+    theirs = [ours]
+    if old is not None:
+        theirs.append(_Network(OLD, old[0], "", old[1], blends(), {}))
+    found: Found = {one.name: one.judged(bench) for one in theirs}
+    found[GAUSSIAN] = _filter(bench, gaussians())
+    found[NLM] = _filters(bench, non_local())
+    slow: Found = {}
+    if few is not None:
+        slow = {one.name: one.judged(few) for one in theirs} | {GAUSSIAN: _filter(few, gaussians())}
+        slow[BM3D] = _filters(few, block_matching())
+    return {
+        "dose_fraction": bench.patients[0].dose_fraction,
+        "patients": {one.name: one.about() for one in bench.patients},
+        "strengths": {name: list(values) for name, values in strengths.items()},
+        "figures": found,
+        "few": {"slices": few.slices if few else 0, "window": few.window if few else 0, "figures": slow},
+        "limits": [one.as_dict() for one in plane_limits(found, slow)],
+    }
+
+
+class _Network:
+    """A network to be judged, opened only if its figures are not there."""
+
+    def __init__(
+        self, name: str, weights: Path, config: str, prior: str, settings: Mapping[str, Any], numbers: Mapping[str, Any]
+    ) -> None:
+        self.name, self.settings = name, settings
+        self._key = f"{weights_sha256(weights)} {config} {prior} {sorted(numbers.items())}"
+        self._make = lambda: network_contestant(name, weights, settings, network_config=config, prior=prior)
+
+    def judged(self, bench: Bench) -> dict[str, Figures]:
+        return bench.figures(self._key, list(self.settings), self._make)
+
+
+def _filter(bench: Bench, contestant: Contestant) -> dict[str, Figures]:
+    return bench.figures(contestant.name, list(contestant.settings), lambda: contestant)
+
+
+def _filters(bench: Bench, contestants: Sequence[Contestant]) -> dict[str, Figures]:
+    return {name: of for one in contestants for name, of in _filter(bench, one).items()}
+
+
+def above_gaussian(found: Found, figures: Mapping[str, Any], patient: str, diameter: str) -> float:
+    """Points of contrast that are kept above a Gaussian which leaves as much noise; NaN without such a disc."""
+    if diameter not in figures["contrast"]:
+        return math.nan
+    curve = [of[patient] for of in found[GAUSSIAN].values()]
+    return 100.0 * (figures["contrast"][diameter] - contrast_at_noise(curve, figures["noise_left"], diameter))
+
+
+def best_error(found: Found, who: str, patient: str, region: str) -> float:
+    """Least error of a contestant over its settings, each patient and region with the setting that serves it best."""
+    return min(_known(of[patient]["error_hu2"][region]) for of in found[who].values())
+
+
+def plane_limits(found: Found, slow: Found) -> list[Limit]:
+    """What the weights are held to, and whether they keep it."""
+    limits = [limit for name, of in found[NETWORK].items() for limit in _plane(found, name, of)]
+    limits += _named(found)
+    limits += [limit for patient in found[NETWORK]["high"] for limit in _errors(found, slow, patient)]
+    if OLD in found:
+        ratios = [
+            _known(of["error_hu2"]["body"]) / best_error(found, OLD, patient, "body")
+            for patient, of in found[NETWORK]["high"].items()
+        ]
+        limits.append(Limit("high: error over 0.3.2's, mean", float(np.mean(ratios)), "<", ERROR_TO_OLD, ""))
+    return limits
+
+
+def _plane(found: Found, strength: str, of: Figures) -> list[Limit]:
+    limits = []
+    for diameter in STANDARD_CONTRAST:
+        points = {p: above_gaussian(found, one, p, diameter) for p, one in of.items()}
+        limits += [
+            Limit(f"{patient}, {strength}: {diameter} mm above a Gaussian", value, ">=", 0.0, "points")
+            for patient, value in points.items()
+        ]
+        if diameter == "4":
+            mean = float(np.mean(list(points.values())))
+            limits.append(Limit(f"{strength}: 4 mm above a Gaussian, mean", mean, ">=", POINTS_ABOVE, "points"))
+    for patient, one in of.items():
+        biases = [abs(_known(one["bias_hu"][tissue])) for tissue in TISSUES_HU]
+        worst = max(bias for bias in biases if not math.isnan(bias))
+        limits.append(Limit(f"{patient}, {strength}: HU of every tissue kept", worst, "<", BIAS_HU, "HU"))
+        limits += [
+            Limit(f"{patient}, {strength}: {edge} edge wider", after - before, "<", EDGE_MM, "mm")
+            for edge, (before, after) in one["edges_mm"].items()
+        ]
+    return limits
+
+
+def _named(found: Found) -> list[Limit]:
+    """What low and standard promise by themselves."""
+    standard, low = found[NETWORK]["standard"], found[NETWORK]["low"]
+    limits = [
+        Limit(f"standard: {diameter} mm kept, mean", _mean(standard, diameter), ">=", bound, "")
+        for diameter, bound in STANDARD_CONTRAST.items()
+    ]
+    noise, frequency = (
+        float(np.median([_known(one[key]) for one in standard.values()])) for key in ("noise_left", "frequency_left")
+    )
+    return [
+        *limits,
+        Limit("standard: noise left, median series", noise, "<", STANDARD_NOISE, ""),
+        Limit("standard: mean frequency left, median series", frequency, ">=", FREQUENCY_LEFT, ""),
+        Limit("low: 4 mm kept, mean", _mean(low, "4"), ">=", LOW_CONTRAST, ""),
+    ]
+
+
+def _errors(found: Found, slow: Found, patient: str) -> list[Limit]:
+    limits = []
+    for region in ("body", "edges"):
+        for rivals, figures in (((NLM, OLD), found), ((BM3D,), slow)):
+            for rival in (one for one in rivals if one in figures):
+                ours = _known(figures[NETWORK]["high"][patient]["error_hu2"][region])
+                ratio = ours / best_error(figures, rival, patient, region)
+                limits.append(Limit(f"{patient}, high: error of {region} over that of {rival}", ratio, "<", 1.0, ""))
+    return limits
+
+
+def _mean(of: Figures, diameter: str) -> float:
+    return float(np.mean([one["contrast"][diameter] for one in of.values() if diameter in one["contrast"]]))
+
+
+def _known(value: float | None) -> float:
+    """JSON's null as NaN."""
+    return math.nan if value is None else value
