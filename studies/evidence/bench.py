@@ -90,11 +90,11 @@ class Bench:
                 contestant = contestant or make()
                 patient = self.patients[number]
                 judged = judge(contestant, patient.slices)
+                edges = contestant.edges and not self.window
                 write_json(
                     path,
                     {
-                        setting: patient_figures(of)
-                        | {"edges_mm": {} if self.window else edge_figures(patient.slices, of)}
+                        setting: patient_figures(of) | {"edges_mm": edge_figures(patient.slices, of) if edges else {}}
                         for setting, of in judged.items()
                     },
                 )

@@ -19,7 +19,7 @@ from .judging import Contestant, Filter, JudgedSlice, Setting
 #: SD of the baseline in mm; 0 is the input itself, where its curve begins.
 GAUSSIANS_MM = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0, 6.0)
 #: Strength h of non-local means as a share of the noise.
-NLM_STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.3)
+NLM_STRENGTHS = (0.5, 0.7, 0.9, 1.2)
 #: What BM3D is told of the noise: white, of so many times the measured SD; or the measured spectrum.
 BM3D_NOISES = (1.0, 1.5, "spectrum")
 #: Share of the output that 0.3.2's ``--strength`` mixed with the input.
@@ -62,7 +62,7 @@ def network_contestant(
         prior_of_slice = opened.prior(one.low_hu, one.key)
         return lambda image: opened.output(image, prior_of_slice)
 
-    return Contestant(name=name, tuned_to=tuned_to, settings=settings)
+    return Contestant(name=name, tuned_to=tuned_to, settings=settings, edges=True)
 
 
 def blends() -> dict[str, Setting]:

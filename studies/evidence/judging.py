@@ -47,12 +47,14 @@ class Contestant:
             so that the slice with discs is denoised just as the slice without.
         settings: by name; all work on one output of the filter, so they cost little.
         insertions: how many of a slice's insertions are denoised; all by default.
+        edges: whether the widths of edges are measured too.
     """
 
     name: str
     tuned_to: Callable[[JudgedSlice], Filter]
     settings: Mapping[str, Setting] = field(default_factory=lambda: {"": as_it_is})
     insertions: int | None = None
+    edges: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

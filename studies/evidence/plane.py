@@ -153,7 +153,7 @@ def _named(found: Found) -> list[Limit]:
         for diameter, bound in STANDARD_CONTRAST.items()
     ]
     noise, frequency = (
-        float(np.median([_known(one[key]) for one in standard.values()])) for key in ("noise_left", "frequency_left")
+        float(np.nanmedian([_known(one[key]) for one in standard.values()])) for key in ("noise_left", "frequency_left")
     )
     return [
         *limits,

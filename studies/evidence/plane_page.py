@@ -70,9 +70,8 @@ squared error against the noise-free image is estimated without bias (docs/evalu
 {table(_ERROR_HEAD, _error_rows(found, few))}
 
 BM3D is slow: it is judged on {one["few"]["slices"]} slices a patient, in the middle {one["few"]["window"]} x
-{one["few"]["window"]} pixels of the body, and told as a multiple of the error that `network` at high has there. Error of `network` at high
-over that of the others, mean:
-{_ratios(found)}.
+{one["few"]["window"]} pixels of the body, and told as a multiple of the error that `network` at high has there. Mean of
+the error of `network` at high over that of the others: {_ratios(found)}.
 
 How the low doses came about. alpha² is the variance of the added noise over that of the full dose's own, nominal and as
 measured in flat tissue:

@@ -71,7 +71,7 @@ def row(name: str, setting: str, of: Figures, baseline: Mapping[str, Figures], o
     return (
         *(name, setting),
         f"{np.median([one['noise_left'] for one in of.values()]):.0%}",
-        f"{np.median([one['frequency_left'] or math.nan for one in of.values()]):.0%}",
+        f"{np.nanmedian([one['frequency_left'] or math.nan for one in of.values()]):.0%}",
         *(_cell(shares, ".0%", min) for shares in contrast.values()),
         *(_cell(points, "+.1f", min) for points in above.values()),
         *(_cell(ratios, ".3f", max) for ratios in errors.values()),

@@ -37,6 +37,21 @@ def test_every_diameter_meets_every_contrast(one):
     assert len(set(places)) == len(places), "each insertion has places of its own"
 
 
+def test_the_images_hold_the_discs_and_nothing_else(one):
+    images = one.images()
+    np.testing.assert_array_equal(images[0], one.low_hu.astype(np.float32))
+    for image, discs in zip(images[1:], one.insertions, strict=True):
+        whole = sum(disc.contrast_hu * disc.lesion.profile(image.shape, SPACING_MM) for disc in discs)
+        np.testing.assert_allclose(image - images[0], whole, atol=1e-3)
+
+
+def test_a_window_is_all_that_is_looked_at(one):
+    window = (slice(60, 200), slice(60, 200))
+    seen = PlaneSlice(low_hu=one.low_hu, anatomy_hu=one.anatomy_hu, spacing_mm=SPACING_MM, insertions=[], window=window)
+    assert seen.flat[window].any() and seen.flat.sum() == seen.flat[window].sum()
+    assert seen.squares and all(60 <= part.start and part.stop <= 200 for square in seen.squares for part in square)
+
+
 def test_the_identity_keeps_everything(one):
     figures = one.measure(one.images()).summary()
     assert (figures["noise_left"], figures["frequency_left"]) == pytest.approx((1.0, 1.0))

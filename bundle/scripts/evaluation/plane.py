@@ -16,7 +16,7 @@ import numpy as np
 
 from ..dose.image_noise import flat_regions, flat_soft_tissue, noise_sd_hu
 from ..errors import BioAttError
-from .lesions import Lesion, contrast_recovery, place_lesions
+from .lesions import EDGE_SD_MM, Lesion, contrast_recovery, place_lesions
 from .measures import FEWEST_REGION_PIXELS
 from .texture import noise_power_spectrum
 
@@ -124,23 +124,24 @@ class PlaneSlice:
 
     @cached_property
     def cores(self) -> list[list[tuple[Disc, tuple[slice, slice], np.ndarray]]]:
-        """By insertion: each disc with the part of the slice that it covers, and its profile there."""
+        """By insertion: each disc with the part of the slice that it reaches, and its profile there."""
         return [[(one, *self._core(one.lesion)) for one in discs] for discs in self.insertions]
 
     def _core(self, lesion: Lesion) -> tuple[tuple[slice, slice], np.ndarray]:
-        reach = int(np.ceil(lesion.diameter_mm / 2 / self.spacing_mm)) + 1
-        part = tuple(slice(max(0, middle - reach), middle + reach + 1) for middle in lesion.center)
-        return part, lesion.profile(self.low_hu.shape, self.spacing_mm)[part]
-
-    def inserted(self, discs: Sequence[Disc]) -> np.ndarray:
-        """What is added to the slice, (H, W) in HU."""
-        shape = self.low_hu.shape
-        return sum(one.contrast_hu * one.lesion.profile(shape, self.spacing_mm) for one in discs).astype(np.float32)
+        reach = math.ceil((lesion.diameter_mm / 2 + 6 * EDGE_SD_MM) / self.spacing_mm)  # beyond it lies nothing
+        starts = [max(0, middle - reach) for middle in lesion.center]
+        stops = [min(n, middle + reach + 1) for n, middle in zip(self.low_hu.shape, lesion.center, strict=True)]
+        moved = Lesion(lesion.diameter_mm, tuple(m - start for m, start in zip(lesion.center, starts, strict=True)))
+        shape = tuple(stop - start for start, stop in zip(starts, stops, strict=True))
+        return tuple(map(slice, starts, stops)), moved.profile(shape, self.spacing_mm)
 
     def images(self) -> np.ndarray:
         """The slice without discs and with those of each insertion, (1 + insertions, H, W) in HU."""
-        low = np.asarray(self.low_hu, np.float32)
-        return np.stack([low, *(low + self.inserted(discs) for discs in self.insertions)])
+        images = np.repeat(np.asarray(self.low_hu, np.float32)[None], 1 + len(self.insertions), axis=0)
+        for image, discs in zip(images[1:], self.cores, strict=True):
+            for one, part, profile in discs:
+                image[part] += one.contrast_hu * profile
+        return images
 
     def measure(self, outputs_hu: Sequence[np.ndarray]) -> PlanePoint:
         """What became of `images`.
