@@ -31,7 +31,7 @@ from .volumes import measure_volumes
 #: Of the patients left out, those whose slices touch, so that whole volumes can be looked at.
 WHOLE = ("CRLM-CT-1004", "CRLM-CT-1006")
 #: Slices of a patient for the plane; and for BM3D, which is slow, with the side of the window that it gets.
-PLANE_SLICES, FEW_SLICES, FEW_WINDOW = 6, 2, 256
+PLANE_SLICES, FEW_SLICES, FEW_WINDOW = 4, 2, 256
 #: Priors that the same weights are asked with besides their own.
 OTHER_PRIORS = ("uniform", "random:0")
 

@@ -21,7 +21,7 @@ GAUSSIANS_MM = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7,
 #: Strength h of non-local means as a share of the noise.
 NLM_STRENGTHS = (0.5, 0.7, 0.9, 1.2)
 #: What BM3D is told of the noise: white, of so many times the measured SD; or the measured spectrum.
-BM3D_NOISES = (1.0, 1.5, "spectrum")
+BM3D_NOISES = (1.0, "spectrum")
 #: Share of the output that 0.3.2's ``--strength`` mixed with the input.
 BLENDS = (1.0, 0.75, 0.5)
 
@@ -76,10 +76,12 @@ def gaussians() -> Contestant:
     return Contestant(name="Gaussian", tuned_to=lambda one: lambda image: image, settings=settings)
 
 
-def non_local() -> list[Contestant]:
+def non_local(insertions: int = 1) -> list[Contestant]:
     """Non-local means at every setting, one after the other; sigma is the noise of the slice's flat soft tissue."""
     return [
-        Contestant(name="non-local means", tuned_to=_non_local(h), settings={f"h {h:g}": _as_it_is})
+        Contestant(
+            name="non-local means", tuned_to=_non_local(h), settings={f"h {h:g}": _as_it_is}, insertions=insertions
+        )
         for h in NLM_STRENGTHS
     ]
 

@@ -111,7 +111,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--prior", default="compact")
     made.add_argument("--old-prior", default="compact")
-    made.add_argument("--work", type=Path, default=Path("runs/judge"), help="where slices and figures are kept")
+    made.add_argument(
+        "--work", type=Path, default=Path("runs/evidence/bench"), help="where slices and figures are kept"
+    )
     made.add_argument("--held-out", nargs="+", default=HELD_OUT)
     made.add_argument("--pairs", nargs="+", type=_pair, default=[], metavar="LOW=FULL", help="folders of real doses")
     made.add_argument("--slices", type=int, default=4, help="of a patient")
