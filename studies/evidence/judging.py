@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scripts.dose import DoseSimulator, ParallelBeam, match_noise
 from scripts.dose.image_noise import TISSUES_HU, tissue_mask
 from scripts.errors import BioAttError
 from scripts.evaluation import image_quality
@@ -24,7 +23,7 @@ from scripts.staging import staged_file
 from scripts.volumes import radiological_slices
 from scripts.volumes.reader import slice_keys_from_meta
 
-from .patients import VIEWS
+from .patients import Patient
 
 #: An image (H, W) in HU to one of the same shape.
 Filter = Callable[[np.ndarray], np.ndarray]
@@ -207,32 +206,28 @@ def simulated_patient(
         seed: of noise and places.
         window: side of the square in the middle of the body that is looked at, in pixels; 0 for all.
     """
-    series = radiological_slices(folder)
-    keys = slice_keys_from_meta(series.meta, len(series))
-    match = match_noise(DoseSimulator(geometry=_geometry(series.spacing_mm)), series)
-    alpha2 = 1.0 / dose_fraction - 1.0
-
-    def full(index: int) -> np.ndarray:
-        return series[index].clip(*VALID_RANGE_HU)
+    patient = Patient.read(folder, seed)
+    spacing_mm, alpha2 = patient.slices.spacing_mm, 1.0 / dose_fraction - 1.0
 
     def anatomy(index: int) -> np.ndarray:
-        image = np.full_like(full(index), -1000.0)
-        seen = middle_window(full(index), window)
-        image[seen] = full(index)[seen]
+        full = patient.full(index)
+        image, seen = np.full_like(full, -1000.0), middle_window(full, window)
+        image[seen] = full[seen]
         return image
 
     slices, measured = [], []
-    for index, insertions in with_room(len(series), anatomy, series.spacing_mm, count, seed):
-        (added,) = match.noise(full(index), [dose_fraction], np.random.default_rng([seed, index]))
+    for index, insertions in with_room(len(patient), anatomy, spacing_mm, count, seed):
+        full = patient.full(index)
+        (added,) = patient.match.noise(full, [dose_fraction], np.random.default_rng([seed, index]))
         one = JudgedSlice(
             index=index,
-            key=keys[index],
-            full_hu=full(index),
-            low_hu=full(index) + added,
-            spacing_mm=series.spacing_mm,
+            key=patient.keys[index],
+            full_hu=full,
+            low_hu=full + added,
+            spacing_mm=spacing_mm,
             insertions=insertions,
             alpha2=alpha2,
-            window=middle_window(full(index), window),
+            window=middle_window(full, window),
         )
         slices.append(one)
         measured.append(measured_alpha2(one.full_hu, added, one.plane.flat))
@@ -241,7 +236,7 @@ def simulated_patient(
         slices=slices,
         dose_fraction=dose_fraction,
         alpha2=(alpha2, float(np.nanmedian(measured))),
-        noise=str(match),
+        noise=str(patient.match),
     )
 
 
@@ -289,10 +284,6 @@ def real_patient(low_folder: Path, full_folder: Path, count: int, *, seed: int =
         )
     ]
     return JudgedPatient(name=low_folder.name, slices=slices)
-
-
-def _geometry(spacing_mm: float) -> ParallelBeam:
-    return ParallelBeam(views=VIEWS, spacing_mm=spacing_mm, projector="fourier", detectors_per_pixel=2)
 
 
 def with_room(

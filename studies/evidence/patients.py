@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from scripts.dose import DoseSimulator, ParallelBeam, calibrate_on_series
+from scripts.dose import DoseSimulator, NoiseMatch, ParallelBeam, match_noise
 from scripts.hu import VALID_RANGE_HU
 from scripts.volumes import radiological_slices
 from scripts.volumes.orientation import RadiologicalSlices
@@ -18,8 +18,8 @@ VIEWS = 600
 class Patient:
     """One series at full dose, and what it looks like at lower ones.
 
-    The photons are calibrated on the series itself; a low dose hangs on seed, slice, dose and realisation alone. HU
-    are whole numbers, as a scanner stores them. The projector is the fast one (`ParallelBeam`).
+    The noise is that of the series' own spectrum (`match_noise`); a low dose hangs on seed, slice, dose and realisation
+    alone. HU are whole numbers, as a scanner stores them.
 
     Args:
         name: of the patient in the tables: a public collection's, or a pseudonym.
@@ -33,8 +33,9 @@ class Patient:
         self.slices = slices
         self.seed = seed
         self.keys = slice_keys_from_meta(slices.meta, len(slices))
-        geometry = ParallelBeam(views=views, spacing_mm=slices.spacing_mm, projector="fourier")
-        self.simulator: DoseSimulator = calibrate_on_series(DoseSimulator(geometry=geometry), slices)
+        spacing = slices.spacing_mm
+        geometry = ParallelBeam(views=views, spacing_mm=spacing, projector="fourier", detectors_per_pixel=2)
+        self.match: NoiseMatch = match_noise(DoseSimulator(geometry=geometry), slices)
 
     @classmethod
     def read(cls, folder: Path, seed: int = 0) -> Patient:
@@ -53,13 +54,11 @@ class Patient:
         """Slice `index` (H, W) in HU."""
         return self.slices[index].clip(*VALID_RANGE_HU)
 
-    def low(
-        self, index: int, dose_fraction: float, realisation: int = 0, full_hu: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Slice `index` (H, W) in HU at `dose_fraction`; of `full_hu` in its place, where something was put into it."""
-        full = self.full(index) if full_hu is None else full_hu
+    def low(self, index: int, dose_fraction: float, realisation: int = 0) -> np.ndarray:
+        """Slice `index` (H, W) in HU at `dose_fraction`."""
+        full = self.full(index)
         if dose_fraction == 1.0:
             return full
         name = zlib.crc32((self.keys[index].sop_instance_uid or str(index)).encode())
         generator = np.random.default_rng([self.seed, name, round(dose_fraction * 1000), realisation])
-        return np.rint(self.simulator.low_dose(full, dose_fraction, generator)).clip(*VALID_RANGE_HU)
+        return np.rint(full + self.match.noise(full, [dose_fraction], generator)[0]).clip(*VALID_RANGE_HU)

@@ -44,7 +44,7 @@ def quality_section(one: Results, results: Path) -> str:
 
 Full dose: routine CT from The Cancer Imaging Archive;
 {", ".join(f"{n} slices of {name}" for name, n in slices.items())}, evenly spread. Low dose: simulated at
-{one["dose_fraction"]:g} (docs/simulation.md; photons calibrated on each series). Window -160 to 240 HU; the
+{one["dose_fraction"]:g} (docs/simulation.md; noise of each series' own spectrum). Window -160 to 240 HU; the
 four columns of tissues are the mean of image minus full dose. `network` is the shipped weights; the rows with
 other priors are the same weights.
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from studies.evidence.bench import Bench
+from studies.evidence.contestants import anchored, network_contestant
 from studies.evidence.denoisers import Denoiser, bundle_denoiser
 from studies.evidence.patients import Patient
 from studies.evidence.quality import measure_quality
@@ -33,3 +35,20 @@ def test_the_shipped_weights_have_the_psnr_and_ssim_that_the_evidence_tells(data
         ours, theirs = measured["patients"][PATIENT][image], told["patients"][PATIENT][image]
         assert ours["psnr_db"] == pytest.approx(theirs["psnr_db"], abs=0.02)
         assert ours["ssim"] == pytest.approx(theirs["ssim"], abs=0.0005)
+
+
+def test_the_shipped_weights_keep_the_contrast_and_the_error_that_the_evidence_tells(data_dir, bundle_root, tmp_path):
+    told = json.loads((Path(__file__).parents[1] / "docs" / "evidence" / "results" / "plane.json").read_text())
+    settings = {name: anchored(*values) for name, values in told["strengths"].items()}
+    weights, prior = bundle_root / "models" / "model.pt", told["network"]["prior"]
+    slices = len(told["patients"][PATIENT]["slices"])
+    bench = Bench(data_dir, tmp_path, [PATIENT], slices=slices, seed=told["seed"])
+    measured = bench.figures(
+        "again", list(settings), lambda: network_contestant("network", weights, settings, prior=prior)
+    )
+    for strength, of in measured.items():
+        ours, theirs = of[PATIENT], told["figures"]["network"][strength][PATIENT]
+        assert ours["slices"] == theirs["slices"] and ours["discs"] == theirs["discs"]
+        assert ours["noise_left"] == pytest.approx(theirs["noise_left"], abs=0.005)
+        assert ours["contrast"] == pytest.approx(theirs["contrast"], abs=0.005)
+        assert ours["error_hu2"] == pytest.approx(theirs["error_hu2"], rel=0.01)
