@@ -1,4 +1,4 @@
-"""Figures of the model card and the metadata, taken from result files: ``python -m studies.model_card RESULTS``."""
+"""Figures of model card, README and metadata, from result files: ``python -m studies.model_card RESULTS``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from scripts.networks import weights_sha256
 from scripts.staging import staged_file
 from scripts.workflow import BUNDLE_ROOT, CONFIGS
 
+from .evidence.plane_page import conclusion
+
+README = BUNDLE_ROOT.parent / "README.md"
 #: Measures of the card's first table, with their titles and formats.
 COLUMNS = {"psnr_db": ("PSNR (dB)", ".2f"), "ssim": ("SSIM", ".4f"), "rmse_hu": ("RMSE (HU)", ".2f"),
            "noise_sd_hu": ("noise (HU)", ".1f")}  # fmt: skip
@@ -113,6 +116,11 @@ def sections(results: Path) -> dict[str, str]:
     }
 
 
+def readme_sections(results: Path) -> dict[str, str]:
+    """What stands between the markers of the repository's README: the plain conclusion of the plane."""
+    return {"plane": conclusion(json.loads((results / "plane.json").read_text())["figures"])}
+
+
 def fill(text: str, sections: dict[str, str]) -> str:
     """Put each section between its markers ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 
@@ -135,13 +143,15 @@ def main() -> None:
     options = parser.parse_args()
     card, metadata = BUNDLE_ROOT / "docs" / "README.md", CONFIGS / "metadata.json"
     filled = fill(card.read_text(), sections(options.results))
+    started = fill(README.read_text(), readme_sections(options.results))
     described = metadata.read_text()
     for measure, value in eval_metrics(json.loads((options.results / "quality.json").read_text())).items():
         described, count = re.subn(rf'("eval_metrics": {{[^}}]*"{measure}": )[0-9.]+', rf"\g<1>{value}", described)
         if count != 1:
             raise ValueError(f"metadata.json has no place for {measure} in eval_metrics")
-    with staged_file(card) as new_card, staged_file(metadata) as new_metadata:
+    with staged_file(card) as new_card, staged_file(metadata) as new_metadata, staged_file(README) as new_readme:
         new_card.write_text(filled)
+        new_readme.write_text(started)
         new_metadata.write_text(described)
 
 

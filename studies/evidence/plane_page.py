@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def plane_section(one: Results, results: Path) -> str:
     broken = [limit for limit in one["limits"] if not limit["kept"]]
     return f"""## Noise left and contrast kept, patients left out
 
-{_conclusion(found, one["limits"])}
+{conclusion(found)}
 
 {len(slices)} patients, {sum(slices.values())} slices evenly spread over those with room; low dose simulated at
 {one["dose_fraction"]:g} with noise of the series' own spectrum. Discs of {", ".join(DIAMETERS)} mm at -20, +20 and
@@ -94,7 +94,7 @@ _ERROR_HEAD = (
 _ABOUT_HEAD = ("patient", "slices", "pixel (mm)", "noise of the low dose (HU)", "alpha²", "measured", "noise")
 
 
-def _conclusion(found: Mapping[str, Any], limits: Sequence[Mapping[str, Any]]) -> str:
+def conclusion(found: Mapping[str, Any]) -> str:
     """The plain sentence that comes first."""
     standard = found[NETWORK]["standard"]
     noise = np.median([one["noise_left"] for one in standard.values()])
