@@ -51,14 +51,22 @@ def prior_table(quality: dict[str, Any]) -> str:
 
 
 def limits_list(parts: dict[str, dict[str, Any]]) -> str:
-    """How many limits are kept, and each that is not, with what was measured."""
-    limits = [limit for part in parts.values() for limit in part.get("limits", [])]
+    """How many limits are kept, and each that is not, with what was measured; the plane's by their number."""
+    plane = parts.get("plane", {}).get("limits", [])
+    limits = [limit for name, part in parts.items() if name != "plane" for limit in part.get("limits", [])]
     broken = [limit for limit in limits if not limit["kept"]]
     lines = [f"Of {len(limits)} limits {len(limits) - len(broken)} are kept." + (" Not kept:" if broken else "")]
     for one in broken:
         value = "not measurable" if one["value"] is None else f"{one['value']:.3f}"
         lines.append(f"- {one['name']}: {value} {one['unit']}, wanted {one['comparison']} {one['bound']:g}")
-    return "\n".join(lines[:1] + [""] * bool(broken) + lines[1:])
+    text = "\n".join(lines[:1] + [""] * bool(broken) + lines[1:])
+    if not plane:
+        return text
+    kept = sum(limit["kept"] for limit in plane)
+    return (
+        f"{text}\n\nOf {len(plane)} limits on noise, contrast and error against the truth, by patient and strength, "
+        f"{kept} are kept; docs/evidence/quality.md of the repository names the others."
+    )
 
 
 def lesion_line(plane: dict[str, Any]) -> str:

@@ -70,7 +70,11 @@ def plot_plane(path: Path, found: Mapping[str, Any], few: Mapping[str, Any], dia
         for axes, diameter in zip(panels, diameters, strict=True):
             for i, (name, settings) in enumerate(lines):
                 points = [_mean_point(of, diameter) for of in settings.values()]
-                points = sorted(point for point in points if point is not None)
+                points = [point for point in points if point is not None]
+                if not points:
+                    continue
+                if name == "Gaussian":  # beyond it neighbouring tissue runs into the flat places
+                    points = points[: points.index(min(points)) + 1]
                 style = {
                     "color": COLOURS[i % 7],
                     "marker": "osD^v<>"[i % 7],

@@ -222,23 +222,17 @@ class PlanePoint:
 
 
 def contrast_at_noise(curve: Sequence[Mapping[str, Any]], noise_left: float, diameter: str) -> float:
-    """Contrast that a filter keeps at the setting where it leaves so much noise, between settings by a straight line.
+    """Contrast that a filter keeps where it leaves so much noise, between its settings by a straight line.
+
+    A wide Gaussian draws neighbouring tissue into flat places, so from some width on the SD there rises again: the
+    curve ends where it is least. Where less noise is wanted than any setting leaves, the filter is given the contrast
+    that it keeps there, which is more than it would keep with less noise.
 
     Args:
-        curve: `PlanePoint.summary` of the filter at each setting, one of them the identity.
-        noise_left: as a share of the input's.
+        curve: `PlanePoint.summary` of the filter at each setting, from the identity to the strongest.
+        noise_left: as a share of the input's; the identity's contrast stands for more than all of it.
         diameter: key of ``contrast``.
-
-    Returns:
-        The identity's where more noise is left than there was.
-
-    Raises:
-        BioAttError: the curve does not reach down to so little noise.
     """
-    points = sorted((one["noise_left"], one["contrast"][diameter]) for one in curve)
-    x, y = zip(*points, strict=True)
-    if noise_left < x[0]:
-        raise BioAttError(
-            f"the baseline leaves {x[0]:.0%} of the noise or more, {noise_left:.0%} is wanted; filter more"
-        )
-    return float(np.interp(noise_left, x, y))
+    noise = [one["noise_left"] for one in curve]
+    points = sorted((one["noise_left"], one["contrast"][diameter]) for one in curve[: int(np.argmin(noise)) + 1])
+    return float(np.interp(noise_left, *zip(*points, strict=True)))
