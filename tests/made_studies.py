@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from scripts.dicom.phantom import write_ct_series
 from scripts.networks import BioAtt, BioAttUNet, Denoiser, Recipe, write_recipe
+from scripts.priors import SliceKey
+from scripts.training.pairs import CachedPair
 from scripts.volumes import load_volume
 
 #: Overrides of train.json that make a training small; studies and epochs are each test's own.
@@ -57,6 +59,24 @@ def write_patients(root: Path, names: str, slices: int) -> Path:
     for seed, name in enumerate(names):
         write_ct_series(root / name, shape=(96, 96), spacing=(3.5, 3.5), slices=slices, noise_sd=12.0, seed=seed)
     return root
+
+
+def random_pairs(folder: Path, count: int, shape: tuple[int, int]) -> list[dict[str, Any]]:
+    """Items of `training_pairs` whose slices are numbers by chance, with three simulated realisations each."""
+    items = []
+    for number in range(count):
+        generator = np.random.default_rng(number)
+        full = generator.integers(-50, 150, shape).astype(np.int16)
+        low = (full + generator.normal(0.0, 40.0, (3, *shape))).round().astype(np.int16)
+        path = folder / f"random{number}.npz"
+        np.savez(path, full=full, low=low)
+        priors = np.full((3, 11), 1 / 11, dtype=np.float32)
+        name = f"P-{number}"
+        pair = CachedPair(
+            path=path, priors=priors, patient=name, key=SliceKey(number, name), uid=name, dose_fractions=(0.2,) * 3
+        )
+        items.append({"pair": pair, "patient": name, "region": "unknown", "uid": name})
+    return items
 
 
 def as_nifti(series: Path, path: Path, *, axes: tuple[int, int, int] = (0, 1, 2), flip: tuple[int, ...] = ()) -> Path:

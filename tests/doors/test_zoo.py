@@ -202,13 +202,18 @@ def test_metadata_is_valid_for_monai_against_the_schema_it_names(bundle_root, da
         ("train.json", "train", "training"),
         ("train.json,paper.json", "train", "training"),
         ("train.json,resume.json", "train", "training"),
-        ("train.json,second_stage.json,network_redcnn32.json", "train", "training"),
+        ("train.json,shipped.json,network_redcnn32.json", "train", "training"),
         ("train.json,evaluate.json", "train", "evaluation"),  # the zoo checks an override of train.json as training
     ],
 )
 def test_no_property_is_missing_or_misnamed(bundle_root, elsewhere, configs, kind, run_id):
     paper = "paper" in configs  # whose split is within each patient
     data = write_patients(elsewhere / "data", "ABC", slices=5 if paper else 1)
+    if "shipped" in configs:
+        (data / "ct").mkdir()
+        (data / "ct_patients").mkdir()
+        for name, folder in zip("ABC", ("ct", "ct", "ct_patients"), strict=True):
+            (data / name).rename(data / folder / name)
     overrides = {"dataset_dir": str(data), "output_dir": str(elsewhere / "out"), "prior": "uniform"}
     if kind == "train":
         overrides |= {"views": 30}
@@ -234,7 +239,7 @@ def test_configs_have_the_keys_that_the_zoo_asks_for(bundle_root):
     for key in (
         *("bundle_root", "device", "dataset_dir", "output_dir", "network_def", "val_interval"),
         *("train#trainer", "train#trainer#max_epochs", "train#dataset", "train#dataset#data", "train#handlers"),
-        *("train#preprocessing", "train#inferer", "validate#preprocessing", "validate#postprocessing"),
+        *("train#dataloader", "train#inferer", "validate#preprocessing", "validate#postprocessing"),
         *("validate#evaluator", "validate#handlers", "validate#dataset", "validate#dataset#data", "validate#inferer"),
     ):
         assert key in parser, key

@@ -17,8 +17,6 @@ from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS, SliceKey, TemperedPrior, make_prior
 from scripts.priors.clip import load_clip
 from scripts.priors.dense import over_whole_slice, place_embeddings
-from scripts.training import RandPairPatchesd
-from scripts.training.patches import GridPatchd, prior_of_patch
 from scripts.volumes import radiological_slices
 
 
@@ -184,34 +182,6 @@ class TestOverWholeSlice:
         prior = dense(make_slices(1, (64, 96)), keys_of(1))
         assert prior.shape == (1, 11, 4, 6)
         torch.testing.assert_close(prior.sum(1), torch.ones(1, 4, 6))
-
-
-class TestPatches:
-    """A patch has the prior of its place."""
-
-    def test_is_what_the_network_interpolates_for_the_whole_slice(self):
-        prior = torch.rand(11, 4, 6, generator=torch.Generator().manual_seed(0))
-        whole = F.interpolate(prior[None], size=(96, 144), mode="bilinear", align_corners=False)[0]
-        for rows, columns in ((slice(0, 24), slice(0, 32)), (slice(50, 74), slice(112, 144))):
-            found = prior_of_patch(prior, (96, 144), (rows, columns), (24, 32))
-            torch.testing.assert_close(found, whole[:, rows, columns])
-
-    @pytest.mark.parametrize("shrunk", [0.0, 1.0])
-    def test_is_turned_and_averaged_down_like_its_patch(self, shrunk):
-        rows, columns = torch.meshgrid(torch.arange(120.0), torch.arange(100.0), indexing="ij")
-        ramp = (rows + 0.01 * columns)[None]  # tells each pixel's place, and its average is its centre's
-        draw = RandPairPatchesd(
-            ["image", "label"], (24, 24), 40, shrink_probability=shrunk, shrink_factors=(2, 3), shift_hu=0.0
-        )
-        draw.set_random_state(seed=0)
-        for item in draw({"image": ramp, "label": ramp, "prior": ramp / 1000}):
-            assert item["prior"].shape == (1, 24, 24)
-            torch.testing.assert_close(item["prior"] * 1000, item["label"], rtol=1e-4, atol=1e-2)
-
-    def test_patches_of_the_papers_grid_refuse_it(self):
-        data = {"image": torch.zeros(1, 60, 60), "corner": (0, 0), "prior": torch.zeros(11, 4, 4)}
-        with pytest.raises(BioAttError, match="prior_form=vector"):
-            GridPatchd("image", (55, 55))(data)
 
 
 def test_training_and_evaluation_take_dense_and_tempered_priors(tmp_path):

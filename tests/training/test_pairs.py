@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import logging
+
 import numpy as np
 import pytest
 import torch
 from made_studies import as_nifti
 from scripts.dicom.phantom import write_ct_series
+from scripts.dose.matching import DEFAULT_FILTER, DEFAULT_PHOTONS
 from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS, make_prior, write_prior_table
 from scripts.training import LoadPaird, find_studies, make_split, training_pairs
@@ -97,10 +101,39 @@ def test_patients_are_chosen_repeated_and_thinned(dataset, tmp_path):
     assert [pair["pair"].key.index for pair in thin] == [1]
 
 
-def test_a_series_without_soft_tissue_cannot_be_calibrated(tmp_path):
-    write_ct_series(tmp_path / "data" / "air", slices=2, degrade=lambda hu, i: hu * 0 - 1000)
-    with pytest.raises(BioAttError, match="P-.*no slice shows enough flat soft tissue.*leave this patient out"):
-        pairs_of(tmp_path / "data", tmp_path / "cache")
+def test_a_series_without_soft_tissue_takes_stated_defaults(tmp_path, caplog):
+    def bone_in_air(hu, i):
+        return np.where(hu > 300, 600, -1000)
+
+    write_ct_series(tmp_path / "data" / "air", shape=(96, 96), slices=2, degrade=bone_in_air)
+    with caplog.at_level(logging.INFO):
+        pairs = pairs_of(tmp_path / "data", tmp_path / "cache")
+    assert f"{pseudonym_of('air')}: noise filter {DEFAULT_FILTER}, {DEFAULT_PHOTONS:.3g} photons" in caplog.text
+    assert "no flat tissue, so no spectrum and no noise: the default filter and photons" in caplog.text
+    assert len(pairs) == 2 and pairs[0]["pair"].load()[1].shape == (2, 96, 96)
+
+
+def test_the_match_of_the_noise_is_kept_told_and_found_again(dataset, tmp_path, monkeypatch):
+    first = pairs_of(dataset, tmp_path, patients=["A"])
+    (kept,) = tmp_path.rglob("*.noise.json")
+    match = json.loads(kept.read_text())
+    assert match["photons"] > 0 and match["words"] == first[0]["pair"].noise
+    assert match["filter_name"] in match["words"] and kept.parent == first[0]["pair"].path.parent
+    from scripts.training import pairs
+
+    monkeypatch.setattr(pairs, "find_match", lambda *a: pytest.fail("found again"))
+    assert [one["pair"].noise for one in pairs_of(dataset, tmp_path, patients=["A"])] == [match["words"]] * 3
+    monkeypatch.undo()
+    kept.write_text("{")  # damaged: it is found anew, the same
+    assert pairs_of(dataset, tmp_path, patients=["A"])[0]["pair"].noise == match["words"]
+    assert json.loads(kept.read_text()) == match
+
+
+def test_several_processes_simulate_the_same(dataset, tmp_path):
+    one = pairs_of(dataset, tmp_path / "one", patients=["A", "B"])
+    two = pairs_of(dataset, tmp_path / "two", patients=["A", "B"], processes=2)
+    for first, second in zip(one, two, strict=True):
+        assert all(map(np.array_equal, first["pair"].load(), second["pair"].load()))
 
 
 def test_load_pair_gives_one_realisation_with_its_own_prior(dataset, tmp_path):
@@ -184,10 +217,10 @@ def test_a_damaged_file_is_made_again_the_same(dataset, tmp_path, damage):
 
 def test_the_cache_keeps_its_names(dataset, tmp_path):
     """Caches made before are found again: folder and file names are pinned."""
-    recipe = {"dose_fractions": [0.5, 0.25, 0.1], "filter_names": ["hann", "hamming", "cosine"], "views": 600}
+    recipe = {"dose_fractions": [0.2, 0.2, 0.2], "views": 600}
     (item,) = pairs_of(dataset, tmp_path, patients=["A"], slices_per_patient=1, **recipe)
     pinned = item["pair"]
-    assert pinned.path.relative_to(tmp_path).as_posix() == f"3f0b420ac85a357c/{pinned.key.sop_instance_uid}.npz"
+    assert pinned.path.relative_to(tmp_path).as_posix() == f"013c969f4223754d/{pinned.key.sop_instance_uid}.npz"
 
 
 def test_the_region_is_the_headers_else_the_priors(tmp_path):

@@ -63,7 +63,8 @@ def test_a_damaged_scope_is_refused():
         scope_of({"kvp": 3})
 
 
-def test_training_data_gives_the_ranges_it_shows(tmp_path):
+@pytest.mark.parametrize("gains", [(1.0, 2.0), (0.5, 2.0)])
+def test_training_data_gives_the_ranges_it_shows(tmp_path, gains):
     data = write_patients(tmp_path / "data", "AB", 3)
     write_ct_series(data / "C", shape=(96, 96), spacing=(3.0, 3.0), slices=3, noise_sd=30.0, seed=5)
     overrides = {
@@ -73,7 +74,7 @@ def test_training_data_gives_the_ranges_it_shows(tmp_path):
         "prior": "uniform",
         "views": 40,
         "dose_fractions": [0.5],
-        "augmentation#noise_gain": [1.0, 2.0],
+        "augmentation#noise_gain": list(gains),
     }
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.pt").write_bytes(b"trained before")
@@ -83,8 +84,8 @@ def test_training_data_gives_the_ranges_it_shows(tmp_path):
     scope = scope_of(recipe.scope)
     assert scope.patients == 2 and scope.pixel_spacing_mm == (3.0, 3.5)
     lowest, highest = scope.noise_sd_hu
-    assert lowest == pytest.approx(12.0 * 2**0.5, rel=0.25), "of the quieter patient, at half dose"
-    assert highest == pytest.approx(30.0 * np.sqrt(1 + 2**2), rel=0.3), "twice the added noise of the other"
+    assert lowest == pytest.approx(12.0 * np.sqrt(1 + gains[0] ** 2), rel=0.25), "of the quieter patient"
+    assert highest == pytest.approx(30.0 * np.sqrt(1 + gains[1] ** 2), rel=0.3), "twice the added noise of the other"
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 from .batches import Augmentation, PatchBatches
 from .load_pair import LoadPaird
 from .loop import (
+    Attached,
     Checkpoints,
     EarlyStop,
     ProbedSquaredError,
     StopOnNaN,
+    TargetLoss,
     WeightAverage,
     begin_with,
     clip_gradients,
@@ -14,6 +16,7 @@ from .loop import (
     join_processes,
     leave_processes,
     local_device,
+    on_targets,
     published_weights,
     step_loss,
 )
@@ -25,6 +28,7 @@ from .splits import make_split
 from .studies import find_studies
 
 __all__ = [
+    "Attached",
     "Augmentation",
     "Checkpoints",
     "EarlyStop",
@@ -36,6 +40,7 @@ __all__ = [
     "ProbedSquaredError",
     "SeededDataset",
     "StopOnNaN",
+    "TargetLoss",
     "WeightAverage",
     "begin_with",
     "clip_gradients",
@@ -46,6 +51,7 @@ __all__ = [
     "leave_processes",
     "local_device",
     "make_split",
+    "on_targets",
     "published_weights",
     "step_loss",
     "training_pairs",

@@ -252,6 +252,45 @@ class ProbedSquaredError(nn.Module):
         return loss
 
 
+class TargetLoss(nn.Module):
+    """Any loss of an image and its target, of batches that hold more than both.
+
+    Patches that are shown with a structure, structures and weights are left out. Targets without bias are noisy: only a
+    squared error leads from them to the truth.
+
+    Args:
+        loss: called with the network's output and the target, (B, 1, h, w) each.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, pred: Tensor, label: Tensor) -> Tensor:
+        """Return the loss of `pred` (B + P, 1, h, w) and `label` (B, 1, h, w), or (B, 3, h, w) of `PatchBatches`."""
+        return self.loss(pred[: len(label)], label[:, :1])
+
+
+def on_targets(loss: nn.Module) -> nn.Module:
+    """`loss` as a training takes it: `ProbedSquaredError` itself, any other on targets alone."""
+    return loss if isinstance(loss, ProbedSquaredError) else TargetLoss(loss)
+
+
+class Attached:
+    """Attaches a part that a config names elsewhere: MONAI's checks read each handler of a config as a component.
+
+    Args:
+        part: has ``attach``.
+    """
+
+    def __init__(self, part: Any) -> None:
+        self.part = part
+
+    def attach(self, engine: Engine) -> None:
+        """Attach the part to an engine."""
+        self.part.attach(engine)
+
+
 class WeightAverage:
     """The running average of a network's weights over the steps of its training: what is validated and kept.
 
