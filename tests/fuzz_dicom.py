@@ -1,6 +1,5 @@
-"""Mutated DICOM through reader and writer: `python tests/fuzz_dicom.py --inputs 20000 --seed 1`.
+"""DICOM for the fuzz run (tests/fuzz.py): seeds, mutations, and what an examination asks.
 
-Each input is made from a seed file by a generator of (seed, number), so a failure can be made again by its number.
 Seeds are pydicom's own test files and small synthetic CT. Half of the mutations change elements (value, length, VR,
 presence; nested ones too), the others bytes. Every input must give the right volume, and a derived series that reads
 back to it, or our one error class; without a crash, without 10 s of work, and without a file outside the output folder.
@@ -8,37 +7,24 @@ back to it, or our one error class; without a crash, without 10 s of work, and w
 
 from __future__ import annotations
 
-import argparse
 import io
-import logging
-import multiprocessing
-import resource
 import shutil
 import signal
-import sys
-import tempfile
 import warnings
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pydicom
+from dicom_cases import PROVENANCE, SYNTAXES, changed, code, units, write_enhanced_ct
 from pydicom.data import get_testdata_file
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.uid import RLELossless
-
-if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "bundle")]
-
-from dicom_cases import PROVENANCE, SYNTAXES, changed, code, units, write_enhanced_ct
 from scripts.dicom import find_series, read_volume, write_derived_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
-STAGES = ("parsing", "pixels", "writer", "right")
 SECONDS = 10.0
-MEMORY = 4 << 30
 #: pydicom's files: CT as it is, and others that are made CT to get further.
 CT_FILES = ("CT_small.dcm", "693_J2KI.dcm", "J2K_pixelrep_mismatch.dcm")
 OTHER_FILES = (
@@ -52,27 +38,27 @@ OTHER_FILES = (
 ).split()
 
 
-def seed_files(folder):
+def seeds(folder):
     """(name, content) of each file to start from; synthetic CT and CT_small weigh most."""
-    seeds = []
+    made = []
     small = {"shape": (32, 40), "slices": 1}
     for i, syntax in enumerate(SYNTAXES):
         for signed in (False, True):
             more = {"padding": -2000} if signed else {"bits_stored": 12, "slope": 0.5 if i % 2 else 2.0}
             source = write_ct_series(folder / f"{i}{signed}", transfer_syntax=syntax, signed=signed, **more, **small)
-            seeds.append((f"synthetic {syntax.name}", (source / "0001.dcm").read_bytes()))
+            made.append((f"synthetic {syntax.name}", (source / "0001.dcm").read_bytes()))
     sequences = changed(DerivationCodeSequence=code("113087", "DCM"), RealWorldValueMappingSequence=units("[hnsf'U]"))
     mapped = write_ct_series(folder / "mapped", modify=sequences, **small)
-    seeds.append(("synthetic mapped", (mapped / "0001.dcm").read_bytes()))
+    made.append(("synthetic mapped", (mapped / "0001.dcm").read_bytes()))
     for syntax in (None, SYNTAXES[-1]):
         file, _ = write_enhanced_ct(folder / f"enhanced{syntax}", shape=(32, 40), slices=3, syntax=syntax)
-        seeds.append(("synthetic enhanced", file.read_bytes()))
+        made.append(("synthetic enhanced", file.read_bytes()))
     whole = [(name, Path(get_testdata_file(name, download=False)).read_bytes()) for name in CT_FILES]
     others = []
     for name in OTHER_FILES:
         content = Path(get_testdata_file(name, download=False)).read_bytes()
         others += [(name, content), (f"{name} as CT", as_ct(content))]
-    return [*seeds * 8, *whole[:1] * 16, *whole[1:] * 4, *others]
+    return [*made * 16, *whole[:1] * 32, *whole[1:] * 8, *others]
 
 
 def as_ct(content):
@@ -179,7 +165,7 @@ def _interesting(rng):
 def mutate_bytes(content, rng):
     """Flip, cut, repeat or insert bytes, anywhere or in the pixels."""
     data = bytearray(content)
-    start = max(data.rfind(b"\xe0\x7f\x10\x00"), 0) if rng.random() < 0.6 else 0
+    start = max(data.rfind(b"\xe0\x7f\x10\x00"), 0) if rng.random() < 0.75 else 0
     if len(data) - start < 16:
         start = 0
     for _ in range(int(rng.integers(1, 6))):
@@ -209,26 +195,47 @@ def _too_slow(*_):
 
 
 def examine(content, scratch):
-    """Take one input through reader and writer.
+    """Take one input through reader and writer; see `examined`."""
+
+    def steps(source, target):
+        series = find_series(source)[0]
+        yield "pixels"
+        volume = read_volume(series)
+        yield "writer"
+        write_derived_series(series, volume, target, PROVENANCE)
+        back = read_volume(find_series(target)[0])
+        yield "right"
+        yield _differences(source / "IM0", volume, back, series)
+
+    stage, wrong = examined(steps, {"IM0": content}, scratch)
+    if stage != "right" and (scratch / "out").exists():
+        wrong = wrong or "an output folder after an error"
+    return stage, wrong
+
+
+def examined(steps, files, scratch):
+    """Take files through the steps of an examination.
+
+    Args:
+        steps: of the input's and the result's folder; yields the stages that were reached, the last one is "right", and
+            then what is wrong with the result, "" for nothing.
+        files: name and content of the input's files.
+        scratch: a folder for both.
 
     Returns:
         the stage where it ended, and what is wrong with that (empty if nothing).
     """
     source, target = scratch / "in", scratch / "out"
-    shutil.rmtree(target, ignore_errors=True)
-    source.mkdir(exist_ok=True)
-    (source / "IM0").write_bytes(content)
-    stage = "parsing"
+    for place in (source, target):
+        shutil.rmtree(place, ignore_errors=True)
+    source.mkdir()
+    for name, content in files.items():
+        (source / name).write_bytes(content)
+    stage, wrong = "parsing", ""
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
-        series = find_series(source)[0]
-        stage = "pixels"
-        volume = read_volume(series)
-        stage = "writer"
-        write_derived_series(series, volume, target, PROVENANCE)
-        back = read_volume(find_series(target)[0])
-        stage = "right"
-        wrong = _differences(source / "IM0", volume, back, series)
+        for told in steps(source, target):
+            stage, wrong = ("right", told) if stage == "right" else (told, "")
     except BioAttError as error:
         wrong = "\n" * (str(error).count("\n")) or ("out of memory" if _is_memory(error) else "")
     except TooSlow:
@@ -238,10 +245,9 @@ def examine(content, scratch):
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
     found = {path.relative_to(scratch).as_posix() for path in scratch.rglob("*")}
-    if not found <= {"in", "in/IM0", "out", "out/0001.dcm"} or (source / "IM0").read_bytes() != content:
-        wrong = f"files elsewhere, or a changed source: {sorted(found)}"
-    if stage != "right" and target.exists():
-        wrong = wrong or "an output folder after an error"
+    known = {"in", "out", "out/0001.dcm"} | {f"{place}/{name}" for place in ("in", "out") for name in files}
+    if not found <= known or any((source / name).read_bytes() != content for name, content in files.items()):
+        wrong = f"files elsewhere, or a changed source: {sorted(found - known)}"
     return stage, wrong
 
 
@@ -284,78 +290,3 @@ def _differences(file, volume, back, series):
     if not np.allclose(volume[0], expected.astype(np.float32), rtol=1e-6):
         return "pydicom reads other HU"
     return ""
-
-
-def work(seed, numbers, connection):
-    """Examine inputs in a process of its own and tell of each."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    signal.signal(signal.SIGPROF, _too_slow)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    with tempfile.TemporaryDirectory() as folder:
-        seeds = seed_files(Path(folder))
-        (Path(folder) / "scratch").mkdir()
-        for number in numbers:
-            connection.send(("begins", number, "", ""))
-            name, content = make_input(seeds, seed, number)
-            stage, wrong = examine(content, Path(folder) / "scratch")
-            connection.send((stage, number, name, wrong))
-    connection.send(("done", 0, "", ""))
-
-
-def make_input(seeds, seed, number):
-    """Input `number` of the run `seed`: the name of its seed file, and its content."""
-    rng = np.random.default_rng([seed, number])
-    name, content = seeds[int(rng.integers(len(seeds)))]
-    return name, mutate(content, rng)
-
-
-def run(seed, inputs, tell=print):
-    """Examine `inputs` inputs; return how many ended at each stage, and the failures."""
-    counts, failures, numbers = Counter(), [], range(inputs)
-    context = multiprocessing.get_context("spawn")
-    while numbers:
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=work, args=(seed, numbers, theirs))
-        process.start()
-        theirs.close()
-        number = None
-        try:
-            while (message := ours.recv())[0] != "done":
-                stage, number, name, wrong = message
-                if stage == "begins":
-                    continue
-                counts[stage] += 1
-                if wrong:
-                    failures.append((number, name, stage, wrong))
-                    tell(f"input {number} from {name}, {stage}: {wrong}")
-                if sum(counts.values()) % 1000 == 0:
-                    tell(f"{sum(counts.values())} inputs: {dict(counts)}, {len(failures)} failures")
-            numbers = range(0)
-        except EOFError:  # the process died
-            if number is None:
-                raise RuntimeError("the seeds could not be made") from None
-            counts["crash"] += 1
-            failures.append((number, "", "crash", "the process died"))
-            tell(f"input {number}: the process died")
-            numbers = range(number + 1, inputs)
-        process.join()
-    return counts, failures
-
-
-def main():
-    """Run and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--inputs", type=int, default=20000)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    counts, failures = run(options.seed, options.inputs, lambda line: print(line, flush=True))
-    total = sum(counts.values())
-    for stage in (*STAGES, "crash"):
-        print(f"{stage:<8} {counts[stage]:>7} {counts[stage] / total:>7.1%}")
-    print(f"{total} inputs, seed {options.seed}, {len(failures)} failures")
-    return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -81,3 +81,12 @@ def test_checksums_are_those_of_the_files(bundle_root):
     assert {name for _, name in lines} == {"model.pt", "prior/open_clip_model.safetensors"}
     for digest, name in lines:
         assert hashlib.sha256((models / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_evaluation_judges_the_precision_that_denoising_has(bundle_root):
+    """On a GPU training runs in bfloat16; `denoise` does not unless it is asked to."""
+    parser = ConfigParser()
+    parser.read_config([bundle_root / "configs" / name for name in ("train.json", "evaluate.json")])
+    parser["device"] = "cuda:0"
+    denoising = ConfigParser.load_config_file(bundle_root / "configs" / "inference.json")["bf16"]
+    assert parser.get_parsed_content("bf16") is denoising is False

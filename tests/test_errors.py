@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from scripts.errors import BioAttError, find_bioatt_error
 
 
@@ -77,6 +78,13 @@ def test_error_behind_a_joint_of_two_is_found_in_a_long_chain():
         outer.__cause__ = error
         error = outer
     assert find_bioatt_error(error) is ours
+
+
+def test_a_full_gpu_is_one_line_wherever_it_happens():
+    outer = RuntimeError("Failed to instantiate")
+    outer.__cause__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+    told = str(find_bioatt_error(outer))
+    assert "is full (CUDA out of memory)" in told and "--batch-size 1" in told and "--device cpu" in told
 
 
 @pytest.mark.parametrize("error", [None, ValueError("other"), KeyboardInterrupt()])

@@ -19,12 +19,18 @@ class BioAttError(Exception):
 def find_bioatt_error(error: BaseException | None) -> BioAttError | None:
     """Return the BioAttError that `error` is or was caused by, else None.
 
-    MONAI wraps what a config component raises in a RuntimeError; the chain of causes still holds ours.
+    MONAI wraps what a config component raises in a RuntimeError; the chain of causes still holds ours. A GPU whose
+    memory is full is told as one of ours, wherever it happens.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, BioAttError):
             return error
+        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported here
+            return BioAttError(
+                f"the memory of the GPU is full ({str(error).partition('. ')[0]}); use smaller batches "
+                "(--batch-size 1, in training batch_size), end what else runs there, or use --device cpu"
+            )
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None

@@ -154,6 +154,40 @@ def test_other_shapes_are_refused(shape):
         SlicePriorInferer()(torch.zeros(shape), prior_network)
 
 
+class SmallMemory(torch.nn.Module):
+    """A network whose memory holds so many slices; `seen` are the batches that came."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.seen = most, []
+
+    def forward(self, image, prior=None):
+        self.seen.append(len(image))
+        if len(image) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return prior_network(image, prior)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_batches_that_memory_does_not_hold_become_smaller(volume, caplog, in_place):
+    expected = SlicePriorInferer(prior_source=IndexPrior(), batch_size=4)(volume.clone(), prior_network)
+    inferer, network = SlicePriorInferer(prior_source=IndexPrior(), batch_size=4, in_place=in_place), SmallMemory(1)
+    torch.testing.assert_close(inferer(volume.clone(), network), expected, rtol=0, atol=0)
+    assert network.seen[:3] == [4, 2, 1] and set(network.seen[3:]) == {1}, "it does not try again"
+    assert caplog.text.count("out of memory") == 2
+
+
+def test_a_slice_that_memory_does_not_hold_is_told_in_one_line(volume):
+    with pytest.raises(BioAttError, match="does not hold the network with one slice of .* --device cpu"):
+        SlicePriorInferer(batch_size=3)(volume, SmallMemory(0))
+
+
+def test_a_missing_prior_is_told_once_a_volume(volume, caplog):
+    caplog.set_level("INFO")
+    SlicePriorInferer()(volume, lively_network())
+    assert caplog.text.count("the uniform one") == 1
+
+
 def test_batch_size_must_be_positive():
     with pytest.raises(BioAttError, match="batch_size must be at least 1"):
         SlicePriorInferer(batch_size=0)

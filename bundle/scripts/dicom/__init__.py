@@ -8,12 +8,13 @@ from .find import find_series, select_series
 from .isolated import read_volume_isolated
 from .padding import padding_mask
 from .pixels import read_frames
-from .read import read_volume
+from .read import MAX_VOXELS, read_volume
 from .rules import DerivedRules
 from .series import Series
 from .write import WriteSummary, write_derived_series
 
 __all__ = [
+    "MAX_VOXELS",
     "DerivedRules",
     "Series",
     "WriteSummary",

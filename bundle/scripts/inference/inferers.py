@@ -83,12 +83,15 @@ class SlicePriorInferer(Inferer):
         in_place = self.in_place and values.dtype == torch.float32
         result = values if in_place else torch.empty_like(values, dtype=torch.float32)
         priors: Tensor | None = None
+        if self.prior_source is None and getattr(network, "attention", "") == "prior":
+            logger.info("no source of priors: the network uses the uniform one")
         with torch.inference_mode(), bar(values.shape[0] * values.shape[-1], "denoising", self.progress) as advance:
             for number, (item, out) in enumerate(zip(values, result, strict=True)):
                 keys = slice_keys_from_meta(meta, values.shape[-1], number)
                 spacing = None if self.strength is None else _anchor_spacing(meta, number, self.strength)
-                for start in range(0, values.shape[-1], self.batch_size):
-                    part = slice(start, start + self.batch_size)
+                size = self.batch_size
+                for start in range(0, values.shape[-1], size):
+                    part = slice(start, start + size)
                     stack = item[0, ..., part].movedim(-1, 0)
                     prior = None
                     if self.prior_source is not None:
@@ -110,12 +113,48 @@ class SlicePriorInferer(Inferer):
         network: Callable[..., Tensor],
         spacing_mm: tuple[float, float] | None,
     ) -> Tensor:
-        """Denoise slices (n, H, W) and put back what the network has no business with."""
+        """Denoise slices (n, H, W), in smaller batches from then on where the memory of the GPU does not hold them."""
+        done: list[Tensor] = []
+        while (start := sum(map(len, done))) < len(stack):
+            part = slice(start, start + self.batch_size)
+            try:
+                some = None if prior is None else prior[part]
+                done.append(self._denoise_batch(stack[part], some, network, spacing_mm))
+            except torch.OutOfMemoryError as error:
+                self.batch_size = _smaller_batch(stack[part], error)
+        return done[0] if len(done) == 1 else torch.cat(done)
+
+    def _denoise_batch(
+        self,
+        stack: Tensor,
+        prior: Tensor | None,
+        network: Callable[..., Tensor],
+        spacing_mm: tuple[float, float] | None,
+    ) -> Tensor:
+        """Denoise slices (n, H, W) at once and put back what the network has no business with."""
         image, inside = network_input(stack)
         with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
             denoised = network(image, None if prior is None else prior.to(image))
         denoised = _finish(image[:, 0], denoised[:, 0], inside, spacing_mm, self.strength)
         return torch.where(inside, denoised, stack.float())
+
+
+def _smaller_batch(stack: Tensor, error: torch.OutOfMemoryError) -> int:
+    """Half as many slices as the (n, H, W) that did not fit into memory.
+
+    Raises:
+        BioAttError: it was a single one.
+    """
+    count, rows, columns = stack.shape
+    if count == 1:
+        raise BioAttError(
+            f"{stack.device}: its memory does not hold the network with one slice of {rows} x {columns}; end what else "
+            "runs there, or use --bf16 or --device cpu"
+        ) from error
+    if stack.device.type == "cuda":
+        torch.cuda.empty_cache()
+    logger.warning("%s: out of memory with %d slices at a time, going on with %d", stack.device, count, count // 2)
+    return count // 2
 
 
 def network_input(slices: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 from torch import Tensor
 
@@ -25,8 +23,6 @@ def fill_prior(prior: Tensor | None, image: Tensor, num_descriptors: int) -> Ten
         ValueError: neither (B, K) nor dense (B, K, h, w).
     """
     if prior is None:
-        if not torch.jit.is_scripting():
-            _tell_uniform()
         uniform = 1.0 / num_descriptors
         return torch.full([image.shape[0], num_descriptors], uniform, dtype=image.dtype, device=image.device)
     if (prior.dim() != 2 and prior.dim() != 4) or prior.shape[0] != image.shape[0] or prior.shape[1] != num_descriptors:
@@ -35,8 +31,3 @@ def fill_prior(prior: Tensor | None, image: Tensor, num_descriptors: int) -> Ten
             f"({image.shape[0]}, {num_descriptors}, h, w), got {list(prior.shape)}"
         )
     return prior.to(image.dtype)
-
-
-@torch.jit.ignore
-def _tell_uniform() -> None:
-    logging.getLogger(__name__).info("no prior given: the network uses the uniform one")

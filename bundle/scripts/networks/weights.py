@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
             state = load_file(file)
         else:
+            check_size(file)
             state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BioAttError(
@@ -44,6 +46,19 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             f"weights file {file} cannot be read as weights: it is damaged, or none; copy or save it again"
         ) from error
     return check_state_dict(state, str(file))
+
+
+def check_size(file: Path) -> None:
+    """Refuse a file of PyTorch's that would grow when it is unpacked: torch.save packs nothing, a bomb does.
+
+    Raises:
+        ValueError: its parts are larger than the file.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as parts:
+            size = sum(one.file_size for one in parts.infolist())
+        if size > file.stat().st_size:
+            raise ValueError(f"its parts make {size} bytes, more than the file has")
 
 
 def check_state_dict(state: object, name: str) -> dict[str, Tensor]:

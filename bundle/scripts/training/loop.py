@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from ..errors import BioAttError
 from ..networks.recipe import Recipe, recipe_path, write_recipe
-from ..networks.weights import fit_weights, read_state_dict
+from ..networks.weights import check_size, fit_weights, read_state_dict
 from ..staging import staged_file
 
 logger = logging.getLogger(__name__)
 
 #: Names of the files in a training's output folder.
 CHECKPOINT, BEST, FINAL = "checkpoint.pt", "best.pt", "model.pt"
+_REMEDY = f"take {BEST} beside it as weights, or name another output folder"
 
 
 class Checkpoints:
@@ -126,18 +127,21 @@ class Checkpoints:
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        except (ValueError, KeyError) as error:
+        except Exception as error:  # whatever PyTorch meets in what is damaged, or of another class
             raise BioAttError(f"{path} does not fit this optimizer or schedule ({error}); use its config") from error
         if state["epoch_length"] != engine.state.epoch_length:
             raise BioAttError(
                 f"{path} comes from epochs of {state['epoch_length']} steps, here they have "
                 f"{engine.state.epoch_length}; go on with the same data and batch, or name another output folder"
             )
-        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
-        self.best = state["best"]
-        if state.get("early_stop") and hasattr(engine.state, "early_stop"):
-            engine.state.early_stop.load_state_dict(state["early_stop"])
-        _set_random_states(state["random"])
+        try:
+            engine.state.epoch, engine.state.iteration = int(state["epoch"]), int(state["iteration"])
+            self.best = float(state["best"])
+            if state.get("early_stop") and hasattr(engine.state, "early_stop"):
+                engine.state.early_stop.load_state_dict(state["early_stop"])
+            _set_random_states(state["random"])
+        except Exception as error:
+            raise BioAttError(f"checkpoint {path} is damaged ({error}); {_REMEDY}") from error
         logger.info("going on after epoch %d of %d", state["epoch"], engine.state.max_epochs)
 
     def save(self, engine: Engine) -> None:
@@ -410,12 +414,11 @@ def _save(path: Path, state: Any) -> None:
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
+        check_size(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         missing = {"network", "optimizer", "lr_scheduler", "epoch", "iteration", "epoch_length", "random"} - set(state)
     except Exception as error:  # torch, zipfile and pickle each have their own for a damaged file
-        raise BioAttError(
-            f"checkpoint {path} cannot be read; take {BEST} beside it as weights, or name another output folder"
-        ) from error
+        raise BioAttError(f"checkpoint {path} cannot be read; {_REMEDY}") from error
     if missing:
         raise BioAttError(f"checkpoint {path} lacks {', '.join(sorted(missing))}; name another output folder")
     return state

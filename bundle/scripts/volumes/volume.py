@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..dicom import read_volume, read_volume_isolated, select_series
+from ..dicom import MAX_VOXELS, read_volume, read_volume_isolated, select_series
 from ..errors import BioAttError
 from ..progress import bar
 from .plausible import check_hu
@@ -134,6 +135,7 @@ def read_nifti(path: str | os.PathLike[str], *, assume_hu: bool = False) -> Volu
     """
     image = _open_nifti(path)
     shape, others = _checked_shape(image, path), (0,) * (len(image.shape) - 3)  # further axes have length 1
+    _check_size(image, shape, Path(path))
     try:
         hu = np.empty(shape, np.float32, order="F")
         for i in range(hu.shape[-1]):  # slice by slice: the stored numbers would stand in memory beside these
@@ -200,6 +202,19 @@ def _checked_shape(image, path: str | os.PathLike[str]) -> tuple[int, int, int]:
     if len(shape) not in (2, 3) or 0 in shape:
         raise BioAttError(f"{path} has shape {image.shape}, wanted one 3-D volume; split it into volumes")
     return (*shape, *((1,) * (3 - len(shape))))
+
+
+def _check_size(image, shape: tuple[int, int, int], path: Path) -> None:  # noqa: ANN001 (nibabel has no types)
+    """Refuse a header that claims more than the file can hold, before memory is taken for it.
+
+    Deflate packs 1032 bytes into one at best (zlib's technical details).
+    """
+    voxels, size = math.prod(shape), path.stat().st_size
+    wanted = image.dataobj.offset + voxels * image.get_data_dtype().itemsize
+    if voxels > MAX_VOXELS:
+        raise BioAttError(f"{path} has shape {image.shape}, 2**31 voxels or more; split it")
+    if wanted > size * (1 if path.suffix.lower() == ".nii" else 1032):
+        raise BioAttError(f"{path} is cut short: its header promises {wanted} bytes, it has {size}; copy it again")
 
 
 def _checked_affine(image, path: str | os.PathLike[str]) -> np.ndarray:  # noqa: ANN001 (nibabel has no types)
