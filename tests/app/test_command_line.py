@@ -10,7 +10,9 @@ import pydicom
 import pytest
 import torch
 from scripts.app.command_line import build_parser, main
+from scripts.app.demo import check_former_demo
 from scripts.dicom.phantom import write_ct_series
+from scripts.errors import BioAttError
 from scripts.networks import BioAtt, load_weights
 from scripts.networks.reference import to_reference
 from scripts.strengths import STRENGTHS
@@ -116,7 +118,8 @@ def test_demo_denoises_and_leaves_dicom_and_a_picture(tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(demo, "SLICES", 2)
     assert main(["demo", str(tmp_path / "demo")]) == 0
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "denoised this series before" not in err and "denoised it before" not in err  # its own second reading
     lines = [line for line in out.splitlines()[-8:-1] if "." in line and "PSNR" not in line]
     rows = {line[:10].strip(): [float(x) for x in line[10:].split()] for line in lines}
     assert list(rows) == ["low dose", *STRENGTHS]
@@ -137,6 +140,10 @@ def test_demo_denoises_and_leaves_dicom_and_a_picture(tmp_path, capsys, monkeypa
     ]
     assert (tmp_path / "demo" / "demo.png").read_bytes()[:4] == b"\x89PNG"
     assert len(list((tmp_path / "demo" / "denoised").glob("*.dcm"))) == 2
+    check_former_demo(tmp_path / "demo")
+    (tmp_path / "demo" / "thesis.txt").write_text("years of work")
+    with pytest.raises(BioAttError, match="holds thesis.txt, which no demo wrote"):
+        check_former_demo(tmp_path / "demo")
 
 
 def test_demo_replaces_only_a_former_demo(tmp_path, capsys):

@@ -22,7 +22,6 @@ SPACING_MM = 1.0
 SLICES = 6
 DOSE_FRACTION = 0.25
 MARK = ".bioatt-demo"
-MADE = ("low_dose", "truth", "denoised", "demo.png")
 
 
 def run_demo(folder: Path) -> None:
@@ -42,10 +41,7 @@ def run_demo(folder: Path) -> None:
     """
     from ..workflow import run_workflow
 
-    if folder.exists() and not (folder / MARK).is_file():
-        raise BioAttError(f"{folder} exists and is no former demo; name another folder")
-    if folder.exists() and (others := sorted({file.name for file in folder.iterdir()} - {MARK, *MADE})):
-        raise BioAttError(f"{folder} holds {others[0]}, which no demo wrote, and is not replaced; name another folder")
+    check_former_demo(folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / MARK).write_text("made by `bioatt demo`, which may replace this folder\n")
@@ -81,6 +77,20 @@ def _with_organs(hu: np.ndarray, i: int) -> np.ndarray:
         spot = (rows - row * hu.shape[0]) ** 2 + (columns - column * hu.shape[1]) ** 2 < radius**2
         hu = hu + contrast_hu * (spot & soft)
     return gaussian_filter(hu, 0.7)
+
+
+def check_former_demo(folder: Path) -> None:
+    """Raise where `folder` exists and is no former demo, or holds what no demo wrote.
+
+    Raises:
+        BioAttError: says which.
+    """
+    if folder.exists() and not (folder / MARK).is_file():
+        raise BioAttError(f"{folder} exists and is no former demo; name another folder")
+    made = {MARK, "low_dose", "truth", "demo.png", *(_result(folder, strength).name for strength in STRENGTHS)}
+    others = sorted({file.name for file in folder.iterdir()} - made) if folder.exists() else []
+    if others:
+        raise BioAttError(f"{folder} holds {others[0]}, which no demo wrote, and is not replaced; name another folder")
 
 
 def _result(folder: Path, strength: str) -> Path:
