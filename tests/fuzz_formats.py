@@ -21,8 +21,10 @@ from scripts.cohort import read_list
 from scripts.networks import load_weights
 from scripts.priors import DESCRIPTORS, SliceKey, TablePrior, UniformPrior, write_prior_table
 from scripts.training import Checkpoints
+from scripts.volumes.formats.nifti import geometry as nifti_geometry
+from scripts.volumes.formats.nifti import write as write_nifti
 from scripts.volumes.scope import read_scope
-from scripts.volumes.volume import load_volume, nifti_geometry, write_nifti
+from scripts.volumes.volume import load_volume
 from torch import nn
 
 NUMBERS = "-1 0 1 2 nan inf 1e400 0x10 1_0 ٣ 99999999999999999999 1e-400 0.0909090909 -0.0".split()

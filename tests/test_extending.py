@@ -13,11 +13,9 @@ from scripts.workflow import run_workflow
 
 BACKBONE = """
 import torch
+from scripts.networks import Denoiser
 
-class Blur(torch.nn.Module):
-    num_descriptors = 11
-    title = "Blur"
-
+class Blur(Denoiser):
     def __init__(self, side=3):
         super().__init__()
         self.conv = torch.nn.Conv2d(1, 1, side, padding=side // 2, padding_mode="replicate", bias=False)
@@ -106,3 +104,41 @@ def test_a_data_layout_is_one_function(tmp_path, monkeypatch):
     }
     assert "full and low" in describe(found)
     assert {"A", "other"} == set(found.folders.values())
+
+
+FORMAT = """
+import numpy as np
+
+NAME = "NumPy"
+SUFFIXES = (".npz",)
+
+def read(path):
+    with np.load(path) as stored:
+        return stored["hu"].astype(np.float32), stored["affine"]
+
+def geometry(path):
+    hu, affine = read(path)
+    return hu.shape, affine
+
+def write(source, hu, target):
+    np.savez(target, hu=hu, affine=read(source)[1])
+    return 0
+"""
+
+
+def test_a_format_of_volumes_is_one_file(series, module, tmp_path, monkeypatch):
+    from scripts.volumes import formats
+
+    module("numpy_format", FORMAT)
+    import numpy_format
+
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, numpy_format))  # as a file in formats/ is found
+    volume = load_volume(series)
+    (tmp_path / "in").mkdir()
+    np.savez(tmp_path / "in" / "ct.npz", hu=volume.hu, affine=volume.affine)
+    for source, target in ((series, "dicom"), (tmp_path / "in", "numpy")):
+        overrides = {"dataset_dir": str(source), "output_dir": str(tmp_path / target), "prior": "uniform"}
+        run_workflow("inference", ["inference.json"], overrides)
+    after = load_volume(tmp_path / "numpy" / "ct.npz")
+    np.testing.assert_allclose(after.hu, load_volume(tmp_path / "dicom").hu, atol=0.51)
+    np.testing.assert_array_equal(after.affine, volume.affine)

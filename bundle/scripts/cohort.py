@@ -18,6 +18,7 @@ from urllib.parse import quote
 from . import LOADED_AT
 from .errors import BioAttError, find_bioatt_error
 from .staging import staged_file
+from .volumes.formats import suffix_of
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def denoise_cohort(
     Args:
         list_file: see `read_list`.
         output_dir: folder of the results; made if it is not there.
-        config_names, overrides: of `commands.run_workflow`, but for ``dataset_dir`` and ``output_dir``.
+        config_names, overrides: of `run_workflow`, but for ``dataset_dir`` and ``output_dir``.
         resume: leave out what is finished; series that failed are tried again.
 
     Returns:
@@ -126,7 +127,7 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
         # a comment                                        patients/b/low.nii.gz,b
 
     Columns may be parted by semicolons. Without outputs, a result is named like the last part of its input, without
-    .nii or .nii.gz. A third column, series, names one of several series in a folder, by UID or number.
+    the suffix of its format. A third column, series, names one of several series in a folder, by UID or number.
 
     Raises:
         BioAttError: unreadable, empty, a CSV without these columns, or two results at one place or outside.
@@ -168,12 +169,8 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
 
 
 def _name(source: str) -> str:
-    """Last part of a path, without what NIfTI is named."""
-    name = Path(source).name
-    for suffix in (".nii.gz", ".nii"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+    """Last part of a path, without the suffix of a format."""
+    return Path(source).name.removesuffix(suffix_of(source))
 
 
 def _check(jobs: Sequence[Job], root: Path, resume: bool, overrides: dict[str, Any]) -> None:

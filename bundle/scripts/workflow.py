@@ -25,8 +25,9 @@ from .networks import Denoiser, weights_sha256
 from .priors import PriorSource
 from .provenance import Provenance
 from .strengths import Strength, as_strength
+from .volumes.formats import format_of
 from .volumes.save import check_places
-from .volumes.volume import find_inputs, is_nifti, load_volume
+from .volumes.volume import find_inputs, load_volume
 
 logger = logging.getLogger(__name__)
 
@@ -202,9 +203,10 @@ def check_inference(
     if report_file and not overwrite and Path(report_file).exists():
         raise BioAttError(f"report {report_file} exists; name another output folder, or replace both with --overwrite")
     for path in inputs:
-        if is_nifti(path) and (series or len(inputs) > 1):  # a lone file is read right away: one look is enough
+        is_file = format_of(path) is not None
+        if is_file and (series or len(inputs) > 1):  # a lone file is read right away: one look is enough
             load_volume(path, series=series, assume_hu=assume_hu)
-        elif not is_nifti(path):
+        elif not is_file:
             select_series(
                 path, series or None, tell=False, allow_gaps=allow_gaps, assume_hu=assume_hu, one_scan=one_scan
             )

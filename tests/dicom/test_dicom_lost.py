@@ -158,9 +158,7 @@ FOLDERS = {
     "hidden": ([".a", ".b/c"], "no files, but 2 hidden ones"),
     "archive": (["study.zip"], r"no DICOM in 1 files, but 1 archive \(study.zip\); unpack it"),
     "packed slices": (["1.dcm.gz", "2.dcm.gz"], r"2 archives \(1.dcm.gz and so on\); unpack it"),
-    "MetaImage": (["ct.mha"], r"1 MetaImage file \(ct.mha\); convert it to NIfTI in HU, e.g. SimpleITK"),
-    "MetaImage of two files": (["ct.mhd", "ct.raw"], r"1 MetaImage file \(ct.mhd\); convert"),
-    "NRRD": (["a/ct.NRRD"], r"1 NRRD file in subfolders \(a/ct.NRRD\); convert"),
+    "NRRD": (["a/ct.NRRD"], r"1 NRRD file in subfolders \(a/ct.NRRD\); name the file itself"),
     "Analyze": (["ct.hdr", "ct.img"], r"2 Analyze or paired NIfTI files \(ct.hdr and so on\); convert"),
     "NIfTI below": (
         ["s1/ct.nii.gz", "s2/ct.nii.gz", "meta.csv"],
@@ -202,7 +200,6 @@ def test_a_folder_of_cut_files_names_them(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("ct.nrrd", b"NRRD0004", "ct.nrrd is a NRRD file; convert it to NIfTI"),
         ("study.tar", b"words", "study.tar is an archive; unpack it"),
         ("slice", b"", r"slice is not a DICOM file, it is empty \(0 bytes\)"),
         ("slice.png", b"\x89PNG", "slice.png is a picture; a picture holds no HU"),

@@ -24,8 +24,8 @@ from scripts.errors import BioAttError
 from scripts.networks.weights import read_state_dict
 from test_dicom_security import READ, in_a_child
 
-NIFTI = READ.replace("read_volume(select_series(sys.argv[1]))", "read_nifti(sys.argv[1], assume_hu=True)")
-NIFTI = f"from scripts.volumes.volume import read_nifti\n{NIFTI}"
+NIFTI = READ.replace("read_volume(select_series(sys.argv[1]))", "load_volume(sys.argv[1], assume_hu=True)")
+NIFTI = f"from scripts.volumes.volume import load_volume\n{NIFTI}"
 
 
 def raw(keyword, vr, content):

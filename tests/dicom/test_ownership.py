@@ -10,7 +10,7 @@ from made_studies import as_nifti
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.ownership import check_replaceable
-from scripts.volumes.save import write_nifti_result
+from scripts.volumes.save import write_file_result
 from scripts.volumes.volume import load_volume
 
 
@@ -21,7 +21,7 @@ def results(tmp_path):
     derive(source, tmp_path / "dicom")
     nifti = as_nifti(source, tmp_path / "ct.nii.gz")
     (tmp_path / "nifti").mkdir()
-    write_nifti_result(nifti, load_volume(nifti).hu, tmp_path / "nifti", PROVENANCE)
+    write_file_result(nifti, load_volume(nifti).hu, tmp_path / "nifti", PROVENANCE)
     return tmp_path
 
 

@@ -181,16 +181,16 @@ def test_a_failure_in_the_second_nifti_leaves_nothing(series, weights, tmp_path,
     (tmp_path / "in").mkdir()
     for name in ("a.nii", "b.nii"):
         as_nifti(series, tmp_path / "in" / name)
-    from scripts.volumes import save
+    from scripts.volumes.formats import nifti
 
-    real = save.write_nifti
+    real = nifti.write
 
     def full_disk(source, *arguments):
         if source.name == "b.nii":
             raise OSError(28, "No space left on device")
         return real(source, *arguments)
 
-    monkeypatch.setattr(save, "write_nifti", full_disk)
+    monkeypatch.setattr(nifti, "write", full_disk)
     assert denoise(tmp_path / "in", tmp_path / "out", weights, "--prior", "uniform") == 2
     assert "No space left on device; nothing was written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -15,7 +15,7 @@ from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS
 from scripts.training import find_studies
-from scripts.training.pairing import dicom_stack, nifti_stack, pair_slices
+from scripts.training.pairing import dicom_stack, file_stack, pair_slices
 from scripts.training.studies import describe, pseudonym_of, without_names
 from scripts.volumes import load_volume, radiological_slices
 from scripts.volumes.regions import region_of_header, region_of_prior
@@ -211,7 +211,7 @@ def test_a_missing_slice_does_not_shift_its_neighbours(tmp_path):
 def test_positions_are_those_of_the_slices_as_they_are_read(tmp_path, position):
     write_ct_series(tmp_path / "a", shape=(40, 30), spacing=(6.0, 5.0), patient_position=position)
     of_dicom = stack(tmp_path / "a")
-    of_nifti = nifti_stack(as_nifti(tmp_path / "a", tmp_path / "a.nii", axes=(1, 2, 0), flip=(1,)))
+    of_nifti = file_stack(as_nifti(tmp_path / "a", tmp_path / "a.nii", axes=(1, 2, 0), flip=(1,)))
     for one in (of_dicom, of_nifti):
         assert one.shape == radiological_slices(one.path)[0].shape == (40, 30)
         np.testing.assert_allclose(one.steps_mm, [[0, -6, 0], [-5, 0, 0]], atol=1e-4)  # to posterior, to the left
@@ -333,7 +333,7 @@ def test_nifti_uids_follow_the_content(tmp_path):
         image = nibabel.Nifti1Image(np.full((4, 4, 2), value, np.int16), np.diag([1.0, 1, 3, 1]))
         image.header.set_sform(image.affine, 1)
         nibabel.save(image, tmp_path / name)
-        return nifti_stack(tmp_path / name).uids
+        return file_stack(tmp_path / name).uids
 
     assert write("a.nii", 1) == write("b.nii", 1) != write("a.nii", 2)
 

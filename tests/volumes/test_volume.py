@@ -11,7 +11,7 @@ from made_studies import as_nifti
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import find_inputs, load_volume
-from scripts.volumes.volume import read_nifti, write_nifti
+from scripts.volumes.formats.nifti import write as write_nifti
 
 
 def write(path, array, affine=None, slope=None, intercept=None):
@@ -33,7 +33,7 @@ def hu_array(dtype=np.int16, shape=(6, 5, 4)):
 def test_nifti_round_trip_keeps_values_type_and_affine(tmp_path, suffix, dtype):
     affine = np.array([[0, -0.7, 0, 10], [0.8, 0, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1.0]])
     source = write(tmp_path / f"in{suffix}", hu_array(dtype), affine)
-    volume = read_nifti(source)
+    volume = load_volume(source)
     assert write_nifti(source, volume.hu, tmp_path / f"out{suffix}") == 0
     back, original = nibabel.load(tmp_path / f"out{suffix}"), nibabel.load(source)
     assert back.get_data_dtype() == original.get_data_dtype() == dtype
@@ -45,7 +45,7 @@ def test_nifti_round_trip_keeps_values_type_and_affine(tmp_path, suffix, dtype):
 def test_nifti_slope_and_intercept_are_kept(tmp_path):
     stored = np.arange(120, dtype=np.uint16).reshape(6, 5, 4) * 20
     source = write(tmp_path / "in.nii.gz", stored, slope=1.0, intercept=-1024.0)
-    volume = read_nifti(source)
+    volume = load_volume(source)
     np.testing.assert_allclose(volume.hu, stored * 1.0 - 1024)
     write_nifti(source, volume.hu + 0.4, tmp_path / "out.nii.gz")
     back = nibabel.load(tmp_path / "out.nii.gz")
@@ -81,7 +81,7 @@ def test_a_nifti_is_written_slice_by_slice_as_nibabel_writes_it_whole(tmp_path, 
     image.header["descrip"] = b"from somewhere"
     source = tmp_path / f"source{suffix}"
     nibabel.save(image, source)
-    volume = read_nifti(source)
+    volume = load_volume(source)
     assert np.array_equal(volume.hu, values.reshape(volume.hu.shape).astype(np.float32))
     write_nifti(source, volume.hu, tmp_path / f"out{suffix}")
     unpack = gzip.decompress if suffix.endswith("gz") else bytes
@@ -92,12 +92,12 @@ def test_a_nifti_that_ends_too_early_is_refused(tmp_path):
     source = write(tmp_path / "whole.nii", hu_array())
     (tmp_path / "cut.nii").write_bytes(source.read_bytes()[:-10])
     with pytest.raises(BioAttError, match="cut.nii is cut short: .*; copy it again"):
-        read_nifti(tmp_path / "cut.nii")
+        load_volume(tmp_path / "cut.nii")
 
 
 def test_one_slice_nifti(tmp_path):
     source = write(tmp_path / "in.nii", hu_array(shape=(6, 5)))
-    volume = read_nifti(source)
+    volume = load_volume(source)
     assert volume.hu.shape == (6, 5, 1)
     write_nifti(source, volume.hu, tmp_path / "out.nii")
     assert nibabel.load(tmp_path / "out.nii").shape == (6, 5)
@@ -126,31 +126,31 @@ def test_what_is_not_hu_is_refused_with_the_remedy(tmp_path, message):
     source = write(tmp_path / "in.nii", BAD[message])
     remedy = "if you know that its values are HU, go on with --assume-hu"
     with pytest.raises(BioAttError, match=f"in.nii does not look like HU: .*{message}.*{remedy}"):
-        read_nifti(source)
-    assert read_nifti(source, assume_hu=True).hu.shape == (5, 4, 3)
+        load_volume(source)
+    assert load_volume(source, assume_hu=True).hu.shape == (5, 4, 3)
 
 
 def test_nan_is_kept_but_nothing_but_nan_is_refused(tmp_path):
     array = hu_array(np.float32)
     array[0] = np.nan
-    assert np.isnan(read_nifti(write(tmp_path / "some.nii", array)).hu[0]).all()
+    assert np.isnan(load_volume(write(tmp_path / "some.nii", array)).hu[0]).all()
     with pytest.raises(BioAttError, match="no finite value"):
-        read_nifti(write(tmp_path / "all.nii", np.full((3, 3, 3), np.nan, np.float32)))
+        load_volume(write(tmp_path / "all.nii", np.full((3, 3, 3), np.nan, np.float32)))
 
 
 def test_other_niftis_are_refused(tmp_path):
     colour = np.zeros((4, 4, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     with pytest.raises(BioAttError, match="wanted numbers in HU"):
-        read_nifti(write(tmp_path / "colour.nii", colour))
+        load_volume(write(tmp_path / "colour.nii", colour))
     with pytest.raises(BioAttError, match="wanted one 3-D volume"):
-        read_nifti(write(tmp_path / "time.nii", hu_array(shape=(4, 4, 2, 5))))
+        load_volume(write(tmp_path / "time.nii", hu_array(shape=(4, 4, 2, 5))))
     (tmp_path / "text.nii.gz").write_text("no image")
     with pytest.raises(BioAttError, match="no readable NIfTI"):
-        read_nifti(tmp_path / "text.nii.gz")
+        load_volume(tmp_path / "text.nii.gz")
     whole = write(tmp_path / "whole.nii", hu_array(shape=(40, 40, 4))).read_bytes()
     (tmp_path / "cut.nii").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BioAttError, match="cut.nii is cut short"):
-        read_nifti(tmp_path / "cut.nii")
+        load_volume(tmp_path / "cut.nii")
     with pytest.raises(BioAttError, match="--series chooses among DICOM series"):
         load_volume(tmp_path / "cut.nii", series="1.2")
 
@@ -160,13 +160,13 @@ def test_a_nifti_without_geometry_is_refused(tmp_path):
     image.header["qform_code"] = image.header["sform_code"] = 0
     nibabel.save(image, tmp_path / "codes.nii")
     with pytest.raises(BioAttError, match="codes.nii has no geometry"):
-        read_nifti(tmp_path / "codes.nii")
+        load_volume(tmp_path / "codes.nii")
     image.header["sform_code"], image.header["vox_offset"] = 1, 352
     for row in ("srow_x", "srow_y", "srow_z"):
         image.header[row] = [1.0, 1.0, 0.0, 0.0]
     (tmp_path / "flat.nii").write_bytes(image.header.binaryblock + bytes(4) + hu_array().tobytes(order="F"))
     with pytest.raises(BioAttError, match="no usable affine"):
-        read_nifti(tmp_path / "flat.nii")
+        load_volume(tmp_path / "flat.nii")
 
 
 def test_inputs_are_a_series_a_file_or_all_niftis_of_a_folder(tmp_path):

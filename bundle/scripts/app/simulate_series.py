@@ -19,8 +19,9 @@ from ..hu import VALID_RANGE_HU
 from ..progress import bar
 from ..provenance import SimulatedDose
 from ..staging import staged_folder
-from ..volumes.save import check_places, write_dicom_result, write_nifti_result
-from ..volumes.volume import Volume, find_inputs, is_nifti, load_volume
+from ..volumes.formats import format_of
+from ..volumes.save import check_places, write_dicom_result, write_file_result
+from ..volumes.volume import Volume, find_inputs, load_volume
 
 AIR_HU = -1000.0
 
@@ -126,7 +127,7 @@ def simulate_series(
     inputs = find_inputs(source)
     check_places(source, output_dir, overwrite)
     # One DICOM series is moved to its place by its writer, all else by us.
-    alone = simulation.realisations == 1 and not is_nifti(inputs[0])
+    alone = simulation.realisations == 1 and format_of(inputs[0]) is None
     lines = []
     with nullcontext(Path(output_dir)) if alone else staged_folder(output_dir, overwrite) as folder:
         for path in inputs:
@@ -304,4 +305,4 @@ def _write(volume: Volume, low_hu: np.ndarray, folder: Path, record: SimulatedDo
         write_dicom_result(volume.source, selection, low_hu, folder, record, overwrite=overwrite)
         return
     folder.mkdir(exist_ok=True)
-    write_nifti_result(volume.source, low_hu, folder, record)
+    write_file_result(volume.source, low_hu, folder, record)

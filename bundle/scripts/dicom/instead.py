@@ -27,6 +27,7 @@ _REMEDIES = {
     "NIfTI file": "name one of them, or write them into a list for --cohort",
     "archive": "unpack it, and name the folder",
     **{f"{form} file": _CONVERT for form in dict.fromkeys(_VOLUMES.values())},
+    **dict.fromkeys(("MetaImage file", "NRRD file"), "name the file itself"),
     "picture": "a picture holds no HU; export the series as DICOM",
 }
 

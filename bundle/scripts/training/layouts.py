@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BioAttError
-from ..volumes.volume import is_nifti
+from ..volumes.formats import format_of, suffix_of
 
 PARTS = ("train", "validate", "test")
 
@@ -105,7 +105,7 @@ def _only_pair(studies: dict[str, dict[str, Path]]) -> dict[str, dict[str, Path]
 
 
 def nifti_pairs(root: Path, folders: list[Path]) -> list[Entry]:
-    """NIfTI files, one volume a dose; .nii or .nii.gz. Without ``low`` the low dose is simulated.
+    """Files of `formats`, e.g. NIfTI, one volume a dose. Without ``low`` the low dose is simulated.
 
     ::
 
@@ -115,9 +115,9 @@ def nifti_pairs(root: Path, folders: list[Path]) -> list[Entry]:
     doses: dict[str, dict[str, Path]] = {}
     for folder in folders:
         for file in sorted(folder.iterdir()):
-            if not is_nifti(file) or file.name.startswith("."):
+            if format_of(file) is None or file.name.startswith("."):
                 continue
-            name = re.sub(r"\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
+            name = file.name.removesuffix(suffix_of(file))
             pair = {"low", "full"}
             patient, dose = (name, folder.name) if folder.name in pair else (folder.name, name)
             if dose in pair and doses.setdefault(patient, {}).setdefault(dose, file) != file:

@@ -19,8 +19,8 @@ from ..dicom.geometry import read_plane
 from ..dicom.headers import label, open_dicom
 from ..errors import BioAttError
 from ..priors import SliceKey
+from ..volumes.formats import format_of
 from ..volumes.orientation import RADIOLOGICAL_AXES
-from ..volumes.volume import nifti_geometry
 
 #: Closer than this, in mm, two pixels are at the same place: far below a pixel, far above rounding in headers.
 SAME_PLACE_MM = 0.1
@@ -95,13 +95,13 @@ def dicom_stack(series: Series, path: str | os.PathLike[str]) -> Stack:
     )
 
 
-def nifti_stack(path: str | os.PathLike[str]) -> Stack:
-    """The axial slices of a NIfTI file, however it is stored.
+def file_stack(path: str | os.PathLike[str]) -> Stack:
+    """The axial slices of a file of `formats`, however it is stored.
 
     Raises:
-        BioAttError: see `nifti_geometry`.
+        BioAttError: see `geometry` of its format.
     """
-    shape, stored = nifti_geometry(path)
+    shape, stored = format_of(path).geometry(path)
     affine = _turned(stored, shape)
     rows, columns, slices = (shape[int(axis)] for axis in _transform(stored)[:, 0].argsort())
     with open(path, "rb") as file:

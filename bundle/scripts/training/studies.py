@@ -15,10 +15,10 @@ from ..dicom import find_series
 from ..errors import BioAttError
 from ..progress import bar
 from ..staging import staged_file
+from ..volumes.formats import format_of
 from ..volumes.regions import region_of_header
-from ..volumes.volume import is_nifti
 from .layouts import Entry, find_entries
-from .pairing import Stack, dicom_stack, nifti_stack, pair_slices
+from .pairing import Stack, dicom_stack, file_stack, pair_slices
 
 logger = logging.getLogger(__name__)
 
@@ -249,9 +249,9 @@ def _read_entry(entry: Entry, refused: list[Refusal]) -> Iterator[Study]:
 
 
 def _stacks(path: Path, problems: list[BioAttError] | None) -> Iterator[Stack]:
-    """The axial volumes in a NIfTI file or a DICOM folder; of a folder, what cannot be used goes to `problems`."""
-    if is_nifti(path):
-        yield nifti_stack(path)
+    """The axial volumes in a file of `formats` or a DICOM folder, of which what cannot be used goes to `problems`."""
+    if format_of(path) is not None:
+        yield file_stack(path)
         return
     for series in find_series(path, problems):
         try:

@@ -1,4 +1,4 @@
-"""The Ignite handler that writes results: a derived DICOM series, or NIfTI as the source is stored."""
+"""The Ignite handler that writes results: a derived DICOM series, or a file as the source is stored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..ownership import check_replaceable
 from ..progress import bar
 from ..provenance import Derivation
 from ..staging import check_output_file, check_output_folder, staged_file, staged_folder
-from .volume import write_nifti
+from .formats import format_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 class SaveSeries:
     """Writes each result of an evaluator in the form of its source, all or nothing.
 
-    A DICOM series becomes a derived series, alone in the output folder; NIfTI files become files of the same names,
+    A DICOM series becomes a derived series, alone in the output folder; other files become files of the same names,
     each with a .json beside it that tells what made it. The folder appears when the run is complete.
 
     Args:
@@ -100,7 +100,7 @@ class SaveSeries:
                     complete=self._write_report,
                 )
             else:
-                self._write_nifti(Path(meta["filename_or_obj"]), hu, provenance)
+                self._write_file(Path(meta["filename_or_obj"]), hu, provenance)
 
     def finish(self, engine: Engine) -> None:
         """Move the finished folder to its place, and then the report to its own."""
@@ -114,11 +114,11 @@ class SaveSeries:
         self._staging.__exit__(type(error), error, error.__traceback__)
         raise error
 
-    def _write_nifti(self, source: Path, hu: np.ndarray, provenance: Derivation) -> None:
+    def _write_file(self, source: Path, hu: np.ndarray, provenance: Derivation) -> None:
         if self._folder is None:
             self._stage_report()  # what is entered first is moved last
             self._folder = self._staging.enter_context(staged_folder(self.output_dir, self.overwrite))
-        write_nifti_result(source, hu, self._folder, provenance)
+        write_file_result(source, hu, self._folder, provenance)
 
     def _stage_report(self) -> None:
         if self.report is not None and self._page is None:
@@ -162,9 +162,9 @@ def write_dicom_result(
         )
 
 
-def write_nifti_result(source: Path, hu: np.ndarray, folder: Path, provenance: Derivation) -> None:
+def write_file_result(source: Path, hu: np.ndarray, folder: Path, provenance: Derivation) -> None:
     """Write `hu` into `folder` as `source` is stored and named, with a .json beside it that tells what made it."""
-    clipped = write_nifti(source, hu, folder / source.name)
+    clipped = format_of(source).write(source, hu, folder / source.name)
     if clipped:
         logger.warning("%s: %d voxels were clipped to the range of its data type", source.name, clipped)
     record: dict[str, Any] = {"source": source.name, **provenance.as_dict()}

@@ -1,0 +1,108 @@
+"""MetaImage and NRRD files, by SimpleITK, which is an optional package."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...dicom import MAX_VOXELS
+from ...errors import BioAttError
+
+NAME = "MetaImage or NRRD"
+SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
+
+#: ITK's axes run to left, posterior and superior, ours to right, anterior and superior.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Values and affine of a 3-D file; `write` is the way back.
+
+    Raises:
+        BioAttError: SimpleITK is missing; unreadable, several values a voxel, or not 3-D.
+    """
+    affine = geometry(path)[1]
+    itk = _simple_itk()
+    try:
+        image = itk.ReadImage(os.fspath(path))  # owns the memory that is looked at below
+    except RuntimeError as error:
+        raise BioAttError(f"{path} cannot be decoded ({_reason(error)}); copy or export it again") from error
+    return np.asfortranarray(itk.GetArrayViewFromImage(image).transpose(2, 1, 0), dtype=np.float32), affine
+
+
+def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Shape and affine, 4x4, index to RAS in mm, by the header alone.
+
+    Raises:
+        BioAttError: see `read`.
+    """
+    header = _header(path)
+    shape = tuple(header.GetSize())
+    if len(shape) != 3 or 0 in shape or header.GetNumberOfComponents() != 1:
+        raise BioAttError(
+            f"{path} has shape {shape} with {header.GetNumberOfComponents()} values a voxel, wanted one 3-D volume in "
+            "HU; export it so"
+        )
+    if math.prod(shape) > MAX_VOXELS:
+        raise BioAttError(f"{path} has shape {shape}, 2**31 voxels or more; split it")
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(header.GetDirection(), (3, 3)) * header.GetSpacing()
+    affine[:3, 3] = header.GetOrigin()
+    return shape, LPS_TO_RAS @ affine
+
+
+def write(source: str | os.PathLike[str], hu: np.ndarray, target: str | os.PathLike[str]) -> int:
+    """Write `hu` (X, Y, Z) to `target` with the geometry, entries and data type of `source`, compressed.
+
+    Returns:
+        How many voxels had to be clipped to the data type.
+    """
+    itk, header = _simple_itk(), _header(source)
+    dtype = np.dtype(itk.GetArrayViewFromImage(itk.Image([1, 1, 1], header.GetPixelID())).dtype)
+    clipped = 0
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        hu = np.rint(np.nan_to_num(hu))
+        clipped = int(np.count_nonzero((hu < limits.min) | (hu > limits.max)))
+        hu = hu.clip(limits.min, limits.max)
+    image = itk.GetImageFromArray(np.ascontiguousarray(hu.transpose(2, 1, 0), dtype=dtype))
+    image.SetSpacing(header.GetSpacing())
+    image.SetOrigin(header.GetOrigin())
+    image.SetDirection(header.GetDirection())
+    for key in header.GetMetaDataKeys():
+        image.SetMetaData(key, header.GetMetaData(key))
+    try:
+        itk.WriteImage(image, os.fspath(target), useCompression=True)
+    except RuntimeError as error:
+        raise BioAttError(f"{target} cannot be written ({_reason(error)}); name another folder") from error
+    return clipped
+
+
+def _header(path: str | os.PathLike[str]) -> Any:
+    """What SimpleITK reads without the values."""
+    if not Path(path).is_file():
+        raise BioAttError(f"input {path} does not exist; name a MetaImage or NRRD file")
+    reader = _simple_itk().ImageFileReader()
+    reader.SetFileName(os.fspath(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise BioAttError(f"{path} is no readable {NAME} file ({_reason(error)}); copy or export it again") from error
+    return reader
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of SimpleITK's many."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
+def _simple_itk() -> Any:
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise BioAttError(f"{NAME} files need SimpleITK; python -m pip install 'bioatt[formats]'") from error
+    return SimpleITK

@@ -1,0 +1,116 @@
+"""NIfTI files, .nii and .nii.gz, by nibabel."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ...dicom import MAX_VOXELS
+from ...errors import BioAttError
+
+NAME = "NIfTI"
+SUFFIXES = (".nii.gz", ".nii")
+
+
+def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Values and affine of a 3-D NIfTI file (or 2-D: one slice); `write` is the way back.
+
+    Raises:
+        BioAttError: unreadable, not numeric, not 3-D, or without geometry.
+    """
+    image = _open(path)
+    shape, others = _checked_shape(image, path), (0,) * (len(image.shape) - 3)  # further axes have length 1
+    _check_size(image, shape, Path(path))
+    try:
+        hu = np.empty(shape, np.float32, order="F")
+        for i in range(hu.shape[-1]):  # slice by slice: the stored numbers would stand in memory beside these
+            hu[..., i] = image.dataobj[(slice(None), slice(None), i, *others)[: len(image.shape)]]
+    except Exception as error:
+        raise BioAttError(f"{path} cannot be decoded ({error}); copy or export it again") from error
+    return hu, _checked_affine(image, path)
+
+
+def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.ndarray]:
+    """Shape and affine (4x4, index to RAS in mm) of a NIfTI file, by its header alone.
+
+    Raises:
+        BioAttError: unreadable, not numeric, not 3-D, or without geometry.
+    """
+    image = _open(path)
+    return _checked_shape(image, path), _checked_affine(image, path)
+
+
+def write(source: str | os.PathLike[str], hu: np.ndarray, target: str | os.PathLike[str]) -> int:
+    """Write `hu` (X, Y, Z) to `target` as `source` is stored: its header, affine, data type, slope and intercept.
+
+    Returns:
+        How many voxels had to be clipped to the data type.
+    """
+    from nibabel.openers import ImageOpener
+
+    image = _open(source)
+    dtype, header = image.get_data_dtype(), image.header.copy()
+    slope, intercept = image.dataobj.slope, image.dataobj.inter
+    header.set_slope_inter(slope, intercept)
+    clipped = 0
+    with ImageOpener(str(target), "wb") as file:
+        header.write_to(file)  # with its extensions
+        file.write(bytes(header.get_data_offset() - file.tell()))
+        for i in range(hu.shape[-1]):  # slice by slice: memory holds no second volume
+            exact = (np.asarray(hu[..., i], dtype=np.float64) - intercept) / slope
+            if dtype.kind in "iu":
+                exact, limits = np.rint(np.nan_to_num(exact)), np.iinfo(dtype)
+                clipped += int(np.count_nonzero((exact < limits.min) | (exact > limits.max)))
+                exact = exact.clip(limits.min, limits.max)
+            file.write(exact.astype(dtype).tobytes(order="F"))
+    return clipped
+
+
+def _open(path: str | os.PathLike[str]):
+    import nibabel
+
+    if not Path(path).is_file():
+        raise BioAttError(f"input {path} does not exist; name a NIfTI file")
+    try:
+        return nibabel.load(path, mmap=False, keep_file_open=True)  # so that slices can be read one after another
+    except Exception as error:
+        raise BioAttError(f"{path} is no readable NIfTI file ({error}); copy or export it again") from error
+
+
+def _checked_shape(image, path: str | os.PathLike[str]) -> tuple[int, int, int]:  # noqa: ANN001 (nibabel has no types)
+    """The three axes, if the file holds one volume (or one slice) of numbers."""
+    if image.get_data_dtype().kind not in "iuf":
+        raise BioAttError(f"{path} holds {image.get_data_dtype()} values, wanted numbers in HU; export it as HU")
+    shape = image.shape[:3] if len(image.shape) > 3 and set(image.shape[3:]) == {1} else image.shape
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise BioAttError(f"{path} has shape {image.shape}, wanted one 3-D volume; split it into volumes")
+    return (*shape, *((1,) * (3 - len(shape))))
+
+
+def _check_size(image, shape: tuple[int, int, int], path: Path) -> None:  # noqa: ANN001 (nibabel has no types)
+    """Refuse a header that claims more than the file can hold, before memory is taken for it.
+
+    Deflate packs 1032 bytes into one at best (zlib's technical details).
+    """
+    voxels, size = math.prod(shape), path.stat().st_size
+    wanted = image.dataobj.offset + voxels * image.get_data_dtype().itemsize
+    if voxels > MAX_VOXELS:
+        raise BioAttError(f"{path} has shape {image.shape}, 2**31 voxels or more; split it")
+    if wanted > size * (1 if path.suffix.lower() == ".nii" else 1032):
+        raise BioAttError(f"{path} is cut short: its header promises {wanted} bytes, it has {size}; copy it again")
+
+
+def _checked_affine(image, path: str | os.PathLike[str]) -> np.ndarray:  # noqa: ANN001 (nibabel has no types)
+    """The affine, if the file says where its voxels lie: without it no slice is known to be axial."""
+    from nibabel.nifti1 import Nifti1Pair
+
+    affine = np.asarray(image.affine, dtype=np.float64)
+    voxel_mm3 = float(np.prod(np.linalg.norm(affine[:3, :3], axis=0)))  # a share of it: voxels may be micrometres
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * voxel_mm3:
+        raise BioAttError(f"{path} has no usable affine (it is singular or not finite); export it with its geometry")
+    if isinstance(image, Nifti1Pair) and not (image.header["qform_code"] or image.header["sform_code"]):
+        raise BioAttError(f"{path} has no geometry (qform_code and sform_code are 0); export it with its orientation")
+    return affine

@@ -1,0 +1,91 @@
+"""MetaImage and NRRD beside NIfTI: the same points in space, back as they were stored, and one file a format."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK
+from made_studies import as_nifti
+from scripts.dicom.phantom import write_ct_series
+from scripts.errors import BioAttError
+from scripts.volumes import find_inputs, load_volume
+from scripts.volumes.formats import FORMATS, format_of, suffix_of
+
+TURNED = (0.8, 0.6, 0, -0.6, 0.8, 0)
+NAMES = ["a.mha", "a.mhd", "a.nrrd", "a.nhdr"]
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "series"
+    return write_ct_series(
+        folder, shape=(48, 40), slices=3, spacing=(2.0, 3.0), orientation=(0.8, 0.6, 0, -0.6, 0.8, 0)
+    )
+
+
+def from_series(series, path):
+    """The series as ITK reads it from NIfTI."""
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(as_nifti(series, path.with_name("nifti.nii")))), str(path))
+    return path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_values_and_places_are_those_of_the_series(series, tmp_path, name):
+    file = from_series(series, tmp_path / name)
+    expected, found = load_volume(series), load_volume(file)
+    assert found.kind == "file" and found.hu.dtype == np.float32
+    np.testing.assert_array_equal(found.hu, expected.hu)
+    np.testing.assert_allclose(found.affine, expected.affine, atol=1e-4)
+    shape, affine = format_of(file).geometry(file)
+    assert shape == found.hu.shape
+    np.testing.assert_array_equal(affine, found.affine)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_written_as_stored_and_clipped_to_its_type(series, tmp_path, name):
+    image = SimpleITK.ReadImage(str(from_series(series, tmp_path / name)))
+    image.SetMetaData("remark", "kept")  # which MetaImage has no room for
+    SimpleITK.WriteImage(image, str(tmp_path / name))
+    hu = load_volume(tmp_path / name).hu + 0.4
+    hu[0, 0, 0] = 1e6
+    (tmp_path / "out").mkdir()
+    assert format_of(name).write(tmp_path / name, hu, tmp_path / "out" / name) == 1
+    back = SimpleITK.ReadImage(str(tmp_path / "out" / name))
+    assert back.GetPixelID() == image.GetPixelID()
+    assert name.endswith(("mha", "mhd")) or back.GetMetaData("remark") == "kept"
+    for part in ("Spacing", "Origin", "Direction"):
+        np.testing.assert_allclose(
+            getattr(back, f"Get{part}")(), getattr(image, f"Get{part}")(), rtol=1e-12, atol=1e-12
+        )
+    values, before = SimpleITK.GetArrayFromImage(back), SimpleITK.GetArrayFromImage(image)
+    assert values[0, 0, 0] == 32767
+    values[0, 0, 0] = before[0, 0, 0]
+    np.testing.assert_array_equal(values, before)
+
+
+def test_a_folder_of_files_is_its_files(series, tmp_path):
+    files = [from_series(series, tmp_path / name) for name in ("b.mha", "a.nrrd")]
+    (tmp_path / "nifti.nii").unlink()
+    assert find_inputs(tmp_path) == sorted(files)
+
+
+def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "text.mha").write_text("no image")
+    with pytest.raises(BioAttError, match="no readable MetaImage or NRRD file") as info:
+        load_volume(tmp_path / "text.mha")
+    assert "\n" not in str(info.value)
+    SimpleITK.WriteImage(SimpleITK.Image([4, 4], SimpleITK.sitkInt16), str(tmp_path / "flat.nrrd"))
+    with pytest.raises(BioAttError, match="wanted one 3-D volume"):
+        load_volume(tmp_path / "flat.nrrd")
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(BioAttError, match=r"need SimpleITK; python -m pip install 'bioatt\[formats\]'"):
+        load_volume(tmp_path / "flat.nrrd")
+
+
+def test_suffixes_are_known_as_they_are_spelt_and_belong_to_one_format():
+    assert suffix_of("a/CT.NII.gz") == ".NII.gz" and suffix_of("CT.dcm") == ""
+    assert format_of("x.NRRD").NAME == "MetaImage or NRRD" and format_of("folder") is None
+    suffixes = [one for form in FORMATS for one in form.SUFFIXES]
+    assert len(set(suffixes)) == len(suffixes)
