@@ -38,7 +38,7 @@ def test_the_shipped_weights_have_the_psnr_and_ssim_that_the_evidence_tells(data
 
 
 def test_the_shipped_weights_keep_the_contrast_and_the_error_that_the_evidence_tells(data_dir, bundle_root, tmp_path):
-    told = json.loads((Path(__file__).parents[1] / "docs" / "evidence" / "results" / "plane.json").read_text())
+    told = json.loads((Path(__file__).parents[2] / "docs" / "evidence" / "results" / "plane.json").read_text())
     settings = {name: anchored(*values) for name, values in told["strengths"].items()}
     weights, prior = bundle_root / "models" / "model.pt", told["network"]["prior"]
     slices = len(told["patients"][PATIENT]["slices"])
