@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from fuzz_dicom import examined, mutate_bytes
 from scripts.cohort import read_list
-from scripts.networks import load_weights
+from scripts.networks import load_weights, make_network, read_recipe
 from scripts.priors import DESCRIPTORS, SliceKey, TablePrior, UniformPrior, write_prior_table
 from scripts.training import Checkpoints
 from scripts.volumes.formats.nifti import geometry as nifti_geometry
 from scripts.volumes.formats.nifti import write as write_nifti
-from scripts.volumes.scope import read_scope
+from scripts.volumes.scope import scope_of
 from scripts.volumes.volume import load_volume
 from torch import nn
 
@@ -170,7 +170,7 @@ class List:
 
 
 class Checkpoint:
-    """Weights, checkpoints of a training, and scopes; torch's zip files are changed inside, too."""
+    """Weights, checkpoints of a training, and recipes; torch's zip files are changed inside, too."""
 
     @staticmethod
     def seeds(folder):
@@ -182,13 +182,21 @@ class Checkpoint:
         kept.save(SimpleNamespace(state=state))
         kept.finish(SimpleNamespace(state=state))
         ranges = dict.fromkeys(("slice_thickness_mm", "pixel_spacing_mm", "kvp", "noise_sd_hu"), [0.5, 3.0])
-        scope = json.dumps(ranges | {"regions": ["chest"], "patients": 3}).encode()
+        scope = ranges | {"regions": ["chest"], "patients": 3}
+        definition = {
+            "_target_": "BioAttUNet",
+            "widths": [2, 3],
+            "fold": 1,
+            "attention": "prior",
+            "num_descriptors": 11,
+        }
+        recipe = json.dumps({"network_def": definition, "prior_window_hu": [-160, 240], "scope": scope}).encode()
         checkpoint, weights = ((folder / name).read_bytes() for name in ("checkpoint.pt", "model.pt"))
         from safetensors.torch import save
 
         tensors = save({name: value.contiguous() for name, value in network.state_dict().items()})
         return [("checkpoint", b"C" + checkpoint), ("weights", b"W" + weights), ("safetensors", b"T" + tensors)] + [
-            ("scope", b"S" + scope)
+            ("recipe", b"S" + recipe)
         ]
 
     @staticmethod
@@ -228,7 +236,7 @@ class Checkpoint:
     def examine(content, scratch):
         """Go on from it, or load it into the network."""
         kind = content[:1]
-        name = {b"C": "checkpoint.pt", b"T": "model.safetensors", b"S": "model.scope.json"}.get(kind, "model.pt")
+        name = {b"C": "checkpoint.pt", b"T": "model.safetensors", b"S": "model.json"}.get(kind, "model.pt")
 
         def steps(source, target):
             network, optimizer, schedule = Checkpoint.parts()
@@ -236,7 +244,9 @@ class Checkpoint:
                 kept = Checkpoints(source, network, optimizer, schedule, None, resume=True)
                 kept.load(SimpleNamespace(state=SimpleNamespace(epoch_length=3, max_epochs=5)))
             elif kind == b"S":
-                read_scope(source / name)
+                recipe = read_recipe(source / "model.pt")
+                make_network(recipe)
+                scope_of(recipe.scope or {})
             else:
                 load_weights(network, source / name)
             yield "right"

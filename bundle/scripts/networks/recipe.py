@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from pydoc import locate
@@ -51,6 +51,27 @@ class Recipe:
     sha256: str = ""
 
 
+def _window(value: Any) -> tuple[float, float]:
+    lower, upper = map(float, value)
+    return lower, upper
+
+
+#: How each field is taken from JSON.
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    "network_def": lambda value: value if value is None else dict(value.items()),
+    "descriptors": lambda value: tuple(map(str, value)),
+    "prior": str,
+    "prior_digest": str,
+    "prior_preparation": str,
+    "prior_window_hu": _window,
+    "prior_form": str,
+    "prior_temperature": float,
+    "scope": lambda value: value if value is None else dict(value.items()),
+    "version": str,
+    "sha256": str,
+}
+
+
 def recipe_path(weights: str | os.PathLike[str]) -> Path:
     """Where the recipe of a weights file stands."""
     return Path(weights).with_suffix(".json")
@@ -81,11 +102,8 @@ def read_recipe(weights: str | os.PathLike[str]) -> Recipe:
 def _parse(path: Path) -> Recipe:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        for name, kind in {"descriptors": str, "prior_window_hu": float}.items():
-            if name in fields:
-                fields[name] = tuple(map(kind, fields[name]))
-        return Recipe(**fields)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        return Recipe(**{name: _CONVERT[name](value) for name, value in fields.items()})
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BioAttError(
             f"{path} is no recipe of weights ({error}); copy it again from where they are from"
         ) from error
@@ -120,5 +138,5 @@ def make_network(recipe: Recipe, otherwise: Denoiser | None = None) -> Denoiser:
         raise BioAttError(f"the recipe's network {name!r} is not one; wanted a scripts.networks.Denoiser")
     try:
         return kind(**arguments)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever a class makes of arguments that are none
         raise BioAttError(f"{name} of the recipe cannot be made ({error}); copy the recipe again") from error
