@@ -6,7 +6,7 @@ LABEL := .venv-label
 DEPLOY := .venv-deploy
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence rivals study benchmark lint format reference image
+.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence weights rivals study benchmark lint format reference image
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -84,23 +84,19 @@ evidence: setup $(OLD_FILES)  ## measure the shipped weights, write pages and mo
 $(OLD_FILES): $(OLD)/%:  # what 0.3.2 shipped
 	mkdir -p $(@D) && git show 54ddd63:bundle/models/$* > $@
 
-RIVALS := runs/rivals
-SECOND_STAGE := -m monai.bundle run training --dataset_dir $(abspath $(BIOATT_DATA))/ct --target_weights ../runs/first.pt \
-  --cache_dir ../$(RIVALS)/cache --val_interval 4 --config_file "['configs/train.json','configs/second_stage.json','configs/resume.json'
+SHIPPED := -m monai.bundle run training --dataset_dir $(abspath $(BIOATT_DATA)) --cache_dir ../runs/cache \
+  --config_file "['configs/train.json','configs/shipped.json','configs/resume.json'
 
-rivals: $(RIVALS)/fast/model.pt $(RIVALS)/redcnn32/model.pt  ## train what docs/evidence/rivals.md compares (two hours; goes on after a stop), measure it
-	$(MAKE) evidence EVIDENCE_OPTIONS="--parts rivals --rival 'fast, from chance=$(RIVALS)/fast/model.pt' \
-	  --rival 'RED-CNN, 32 maps=$(RIVALS)/redcnn32/model.pt:network_redcnn32.json'"
+weights: setup  ## train the shipped weights again, in runs/weights; BIOATT_DATA must name the data; hours, goes on after a stop
+	cd bundle && ../$(BIN)/python $(SHIPPED)]" --output_dir ../runs/weights
 
-$(RIVALS)/fast/model.pt: | setup runs/first.pt
-	cd bundle && ../$(BIN)/python $(SECOND_STAGE)]" --output_dir ../$(RIVALS)/fast
+RIVAL := runs/rivals/redcnn32
 
-$(RIVALS)/redcnn32/model.pt: | setup runs/first.pt
-	cd bundle && ../$(BIN)/python $(SECOND_STAGE),'configs/network_redcnn32.json']" --output_dir ../$(RIVALS)/redcnn32 \
-	  --learning_rate 1e-3 --targets#network '{"_target_":"BioAttUNet"}'
+rivals: $(RIVAL)/model.pt  ## train RED-CNN with 32 maps as the shipped weights (hours; goes on after a stop), measure it
+	$(MAKE) evidence EVIDENCE_OPTIONS="--parts rivals --rival 'RED-CNN, 32 maps=$(RIVAL)/model.pt:network_redcnn32.json'"
 
-runs/first.pt:  # the first stage's weights, of version 0.2.0
-	mkdir -p runs && git show 81c4677:bundle/models/model.pt > $@
+$(RIVAL)/model.pt: | setup
+	cd bundle && ../$(BIN)/python $(SHIPPED),'configs/network_redcnn32.json']" --output_dir ../$(RIVAL)
 
 study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study $(BIOATT_DATA)/ct runs/study/priors --steps 500 --page docs/evidence/prior_models.md

@@ -14,6 +14,7 @@ STUDIES = SCRIPTS.parents[1] / "studies"
 #: From the floor up; a room imports those before it. Nothing else stands in bundle/scripts.
 ROOMS = [
     *("__init__", "errors", "hu", "staging", "strengths", "provenance", "ownership", "device", "progress"),
+    "former_keys",
     *("networks", "priors", "dose", "dicom", "volumes", "evaluation", "inference", "training", "report"),
     "data",  # names of 0.3.2, for the configs of users
     *("workflow", "cohort", "ablation", "benchmark", "app"),

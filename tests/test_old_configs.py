@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from made_studies import SMALL_TRAINING, write_patients
 from scripts.dicom.phantom import write_ct_series
+from scripts.errors import BioAttError
+from scripts.former_keys import FORMER_KEYS
 from scripts.volumes import load_volume
+from scripts.workflow import check_configs, check_overrides, open_workflow
 
 OLD = Path(__file__).with_name("configs_0_3_2")
 
@@ -54,13 +58,35 @@ def test_inference_of_then_runs_when_told_so(bundle_root, series, tmp_path):
     assert load_volume(tmp_path / "out").hu.shape == load_volume(series).hu.shape
 
 
-def test_training_of_then_runs(bundle_root, tmp_path):
-    write_patients(tmp_path / "data", "ABC", 2)
-    overrides = {"dataset_dir": tmp_path / "data", "output_dir": tmp_path / "out"} | SMALL_TRAINING
-    overrides |= {"train#trainer#max_epochs": 1, "views": 60}
+def test_settings_of_then_are_refused_and_told_by_what_took_their_place(bundle_root, tmp_path):
+    old = json.loads((OLD / "train.json").read_text())
     (tmp_path / "train.json").write_text(
         (OLD / "train.json").read_text().replace("scripts.inferers", "scripts.inference")
     )
-    done = run(bundle_root, "training", tmp_path / "train.json", **overrides)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "model.pt").is_file()
+    done = run(bundle_root, "training", tmp_path / "train.json", dataset_dir=tmp_path, output_dir=tmp_path / "out")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: config train.json is of 0.3.2: ")
+    assert "slices_per_batch is gone: batch_size says" in line and "noise_gain is gone: it is augmentation#" in line
+    now = json.loads((bundle_root / "configs" / "train.json").read_text())
+    gone = {key for key in old if key not in now}
+    assert gone <= set(FORMER_KEYS) and all(f"{key} is gone" in line for key in gone - {"num_workers"})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", sorted(FORMER_KEYS))
+def test_an_override_of_then_is_told_by_what_took_its_place(bundle_root, key):
+    files = [bundle_root / "configs" / "train.json"]
+    with pytest.raises(BioAttError, match=f"--{key}: {key} is gone: {re.escape(FORMER_KEYS[key])}"):
+        check_overrides([key], files)
+    check_overrides(["augmentation#noise_gain"], files)
+
+
+def test_a_config_of_then_is_told_by_what_took_its_place():
+    with pytest.raises(BioAttError, match="no config second_stage.json in the bundle; .* shipped.json trains"):
+        open_workflow("training", ["train.json", "second_stage.json"], {})
+
+
+@pytest.mark.parametrize("name", ["train.json", "paper.json", "shipped.json", "evaluate.json", "multi_gpu_train.json"])
+def test_no_config_of_ours_has_a_setting_that_is_gone(bundle_root, name):
+    check_configs([bundle_root / "configs" / name])

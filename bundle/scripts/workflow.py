@@ -21,6 +21,7 @@ from monai.bundle.config_item import ComponentLocator
 from .device import keep_freed_memory
 from .dicom import select_series
 from .errors import BioAttError, find_bioatt_error
+from .former_keys import FORMER_CONFIGS, told
 from .networks import Denoiser, weights_sha256
 from .priors import PriorSource
 from .provenance import Provenance
@@ -66,6 +67,7 @@ def begin() -> None:
     if "args_file" in options:
         options = ConfigParser.load_config_file(options["args_file"]) | options
     files = _config_files(options["config_file"])
+    check_configs(files)
     check_overrides(options.keys() - RUN_OPTIONS, files)
     check_switches(options, files)
     check_tracking(options.get("tracking"))
@@ -101,7 +103,8 @@ def open_workflow(
     for file in files:
         if not Path(file).is_file():
             known = ", ".join(sorted(path.name for path in CONFIGS.glob("*.json")))
-            raise BioAttError(f"no config {Path(file).name} in the bundle; it has {known}")
+            why = FORMER_CONFIGS.get(Path(file).name, f"it has {known}")
+            raise BioAttError(f"no config {Path(file).name} in the bundle; {why}")
     check_overrides(overrides, files)
     workflow = ConfigWorkflow(
         config_file=files,
@@ -153,9 +156,23 @@ def check_overrides(overrides: Iterable[str], config_files: Sequence[str | os.Pa
     for override in overrides:
         parts = override.replace("::", "#").split("#")
         if not any(_has(config, parts) for config in configs):
+            if former := told([parts[0]]):
+                raise BioAttError(f"config override --{override}: {former}")
             close = difflib.get_close_matches(parts[0], sorted(known - {parts[0]}), n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(sorted(known))}"
             raise BioAttError(f"unknown config override --{override}: no config has this key; {hint}")
+
+
+def check_configs(config_files: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse config files with settings of 0.3.2 that nothing reads any more.
+
+    Raises:
+        BioAttError: names them all, and what took their place.
+    """
+    for file in config_files:
+        keys = set(ConfigParser.load_config_file(file)) - {"num_workers"}  # that of paper.json is read
+        if former := told(sorted(keys)):
+            raise BioAttError(f"config {Path(file).name} is of 0.3.2: {former}")
 
 
 def check_switches(overrides: Mapping[str, Any], config_files: Sequence[str | os.PathLike[str]]) -> None:

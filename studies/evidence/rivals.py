@@ -16,8 +16,8 @@ from .patients import Patient
 from .phantom import measure_phantom, peak_moved, ttf50_share
 from .quality import measure_quality
 
-#: The config that all trainings of the comparison share.
-RECIPE = "train.json"
+#: The configs that all trainings of the comparison share.
+RECIPE = ("train.json", "shipped.json")
 #: What the record of our own networks begins with.
 OURS = "BioAttUNet"
 
@@ -93,5 +93,5 @@ def validated(curve: Path) -> list[dict[str, float]]:
 
 
 def _recipe() -> dict[str, Any]:
-    parser = ConfigParser(ConfigParser.load_config_file(str(CONFIGS / RECIPE)))
-    return {"configs": [RECIPE], "patches_a_step": parser["batch_size"], "patch_shape": list(parser["patch_shape"])}
+    parser = ConfigParser(ConfigParser.load_config_files([str(CONFIGS / name) for name in RECIPE]))
+    return {"configs": list(RECIPE), "patches_a_step": parser["batch_size"], "patch_shape": list(parser["patch_shape"])}

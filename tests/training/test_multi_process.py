@@ -53,11 +53,11 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, bundle_root):
     dataset = tmp_path / "data"
     for seed, (name, slices) in enumerate((("A", 4), ("B", 3))):
         write_ct_series(dataset / name, shape=(96, 96), spacing=(3.5, 3.5), slices=slices, noise_sd=12.0, seed=seed)
-    one = start([sys.executable], ["train.json"], dataset, tmp_path / "one", bundle_root, slices_per_batch=2)
+    one = start([sys.executable], ["train.json"], dataset, tmp_path / "one", bundle_root)
     assert one.returncode == 0, one.stderr[-2000:]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     configs = ["train.json", "multi_gpu_train.json"]
-    two = start(torchrun, configs, dataset, tmp_path / "two", bundle_root, slices_per_batch=1)
+    two = start(torchrun, configs, dataset, tmp_path / "two", bundle_root)
     assert two.returncode == 0, two.stderr[:6000]
     expected = torch.load(tmp_path / "one" / "model.pt", weights_only=True)
     found = torch.load(tmp_path / "two" / "model.pt", weights_only=True)

@@ -121,7 +121,7 @@ def test_an_unfinished_training_is_not_overwritten(dataset, whole, tmp_path, cap
     ("settings", "message"),
     [
         (["network_def#widths=[4,8]"], "choose the network_def it was trained with"),
-        (["slices_per_batch=1"], "go on with the same data and batch"),
+        (["steps_per_epoch=5"], "go on with the same data and batch"),
     ],
 )
 def test_a_checkpoint_of_another_training_is_refused(dataset, whole, tmp_path, capsys, settings, message):

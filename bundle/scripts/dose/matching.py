@@ -1,6 +1,6 @@
 """Noise that looks like a scanner's own: a filter fitted to the noise spectrum of a series, photons by the same band.
 
-Targets without bias (docs/adr/0013) need added noise with the spectrum of the noise that the full dose has. In flat
+Targets without bias (docs/adr/0014) need added noise with the spectrum of the noise that the full dose has. In flat
 soft tissue both are measured, the series' own and that of noise simulated with a plain ramp at the same places::
 
     NPS(series) / NPS(ramp) = exp(c0 + c1 s^2 + c2 s^4),    s: frequency in shares of the Nyquist frequency

@@ -1,0 +1,29 @@
+"""Config keys of 0.3.2 that are gone, and what took their place: a setting that is ignored in silence is a fault."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+#: Key to what took its place, or why there is nothing.
+FORMER_KEYS = {
+    "slices_per_batch": "batch_size says how many patches a step has, steps_per_epoch how many steps an epoch",
+    "patches_per_slice": "batch_size says how many patches a step has, steps_per_epoch how many steps an epoch",
+    "noise_gain": "it is augmentation#noise_gain",
+    "shrink_probability": "patches are zoomed, see augmentation#zoom and augmentation#zoom_probability",
+    "shrink_factors": "patches are zoomed, see augmentation#zoom and augmentation#zoom_probability",
+    "noise_zoom": "the noise is matched to each series, augmentation#zoom and augmentation#filter_gain vary it",
+    "filter_names": "the filter is matched to each series, augmentation#filter_gain varies it",
+    "target_weights": "targets are without bias and are not cleaned (docs/adr/0014)",
+    "targets": "targets are without bias and are not cleaned (docs/adr/0014)",
+    "cleaning": "targets are without bias and are not cleaned (docs/adr/0014)",
+    "routine_probability": "targets are without bias, so routine dose needs no patches of its own (docs/adr/0014)",
+    "num_workers": "train.json cuts its patches on the device; only paper.json has it",
+    "scope_only": "it is recipe_only",
+}
+#: Config files that are gone, likewise.
+FORMER_CONFIGS = {"second_stage.json": "training has one stage; shipped.json trains the weights that ship"}
+
+
+def told(keys: Iterable[str]) -> str:
+    """What became of those of `keys` that are gone, ``key is gone: what to do; ...``; nothing if none is."""
+    return "; ".join(f"{key} is gone: {FORMER_KEYS[key]}" for key in keys if key in FORMER_KEYS)
