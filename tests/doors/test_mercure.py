@@ -172,3 +172,4 @@ def test_the_image_copies_what_is_there_and_runs_without_rights():
     sources = [word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]]
     assert sources and all((ROOT / source).exists() for source in sources)
     assert "USER 10001:10001" in lines
+    assert any(line.startswith("ENV ") and " USER=" in line for line in lines)  # MONAI asks for the user's name
