@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bioatt.scripts.app.command_line import BUNDLE_ROOT
+from bioatt.scripts.app.entry import BUNDLE_ROOT
 
 if str(BUNDLE_ROOT) not in sys.path:  # the configs import the bundle's code as `scripts`; one name for it
     sys.path.insert(0, str(BUNDLE_ROOT))

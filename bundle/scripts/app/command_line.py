@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import importlib
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..strengths import DEFAULT, table_in_words
 from . import serve
-
-BUNDLE_ROOT = Path(__file__).resolve().parents[2]
+from .entry import bundle_module
 
 _PRIORS = """\
 prior, one of (default: the one the weights were trained with):
@@ -54,12 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     options = parse(arguments)
-    # The configs import the bundle's code as `scripts`; one name for it, or its classes would exist twice.
-    if str(BUNDLE_ROOT) not in sys.path:
-        sys.path.insert(0, str(BUNDLE_ROOT))
     # A node must be up again soon after a stop: it loads what the other commands need in its worker.
-    module = "scripts.app.serve" if options.command == "serve" else "scripts.app.commands"
-    return importlib.import_module(module).run(options)
+    return bundle_module("app.serve" if options.command == "serve" else "app.commands").run(options)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

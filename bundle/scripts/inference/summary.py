@@ -22,12 +22,14 @@ class InferenceSummary:
         provenance: what made the results.
         output_dir: where they are.
         report_file: where the report is; empty for none.
+        shown: print it; else it is there for programs alone.
     """
 
-    def __init__(self, provenance: Provenance, output_dir: str, report_file: str = "") -> None:
+    def __init__(self, provenance: Provenance, output_dir: str, report_file: str = "", shown: bool = True) -> None:
         self.provenance = provenance
         self.output_dir = output_dir
         self.report_file = report_file
+        self.shown = shown
         self._began = 0.0
         self._slices = 0
         self._samples = SliceSamples()
@@ -63,8 +65,9 @@ class InferenceSummary:
         self._samples = SliceSamples()
 
     def tell(self, engine: Engine) -> None:
-        """Print the summary."""
-        print("\n".join(f"{name:<16}{value}" for name, value in self.lines()), flush=True)
+        """Print the summary, if it is to be shown."""
+        if self.shown:
+            print("\n".join(f"{name:<16}{value}" for name, value in self.lines()), flush=True)
 
     def figures(self) -> dict[str, Any]:
         """The same for programs: slices, noise in HU before and after (None where it cannot be measured), scope."""
