@@ -6,7 +6,7 @@ LABEL := .venv-label
 DEPLOY := .venv-deploy
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence weights rivals study benchmark lint format reference image
+.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence weights rivals study benchmark gpu lint format reference image
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -106,6 +106,9 @@ study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA 
 benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile
 	$(BIN)/bioatt benchmark --output runs/benchmark --page docs/evidence/performance.md \
 	  --processes 2 --training
+
+gpu: setup  ## a short stay at a GPU: measure, then train with the time left; nine minutes; see studies/gpu.sh
+	PYTHON=$(abspath $(BIN))/python DATA=$(BIOATT_DATA) studies/gpu.sh runs/gpu
 
 lint: setup  ## ruff, on code and format; black as the model zoo runs it
 	$(BIN)/ruff check .

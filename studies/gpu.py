@@ -1,8 +1,9 @@
 """What a short stay at a GPU measures: parity with the CPU, speed and memory of the networks, priors, one study.
 
-    PYTHONPATH=bundle:. python -m studies.gpu OUT.json [--slices N]
+    PYTHONPATH=bundle:. python -m studies.gpu OUT.json [--slices N] [--side PIXELS]
 
-Needs nothing but PyTorch, MONAI and the bundle, and a minute. `studies/gpu.sh` puts it into a stay with a training.
+Needs nothing but PyTorch, MONAI and the bundle, and a minute; without a GPU, a small side.
+`studies/gpu.sh` puts it into a stay with a training.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
     return statistics.median(once() for _ in range(ROUNDS))
 
 
-def phantom_slices(count: int) -> Tensor:
-    """Noisy slices (count, 1, 512, 512) in network range: an ellipse of tissue with rods, in air."""
+def phantom_slices(count: int, side: int = 512) -> Tensor:
+    """Noisy slices (count, 1, side, side) in network range: an ellipse of tissue with rods, in air."""
     generator = torch.Generator().manual_seed(0)
-    rows, columns = torch.meshgrid(torch.arange(512.0) - 256, torch.arange(512.0) - 256, indexing="ij")
-    hu = torch.where((rows / 180) ** 2 + (columns / 230) ** 2 < 1, 50.0, -1000.0)
+    rows, columns = torch.meshgrid(2 * [torch.arange(float(side)) - side / 2], indexing="ij")
+    hu = torch.where((rows / (0.35 * side)) ** 2 + (columns / (0.45 * side)) ** 2 < 1, 50.0, -1000.0)
     for angle in range(0, 360, 30):
         turned = torch.tensor(float(angle)).deg2rad()
         hu[((rows - 120 * turned.sin()) ** 2 + (columns - 120 * turned.cos()) ** 2) < (4 + angle / 24) ** 2] += (
             angle / 3
         )
-    noise = 25.0 * torch.randn(count, 512, 512, generator=generator)
+    noise = 25.0 * torch.randn(count, side, side, generator=generator)
     return ((hu + noise).clamp(-1024, 3071)[:, None] + 500.0) / 500.0
 
 
@@ -67,17 +68,14 @@ def parity(network: nn.Module, images: Tensor, prior: Tensor, device: torch.devi
 
 @torch.inference_mode()
 def speed(
-    network: nn.Module,
-    device: torch.device,
-    batches: Sequence[int] = (1, 4, 16, 32),
-    dtypes: Sequence[str] = ("fp32", "bf16"),
+    network: nn.Module, device: torch.device, batches: Sequence[int] = (1, 4, 16, 32), side: int = 512
 ) -> list[dict[str, Any]]:
-    """Time a slice of 512x512 of a network, by batch and precision, with the memory that it took."""
+    """Time a slice of a network, by batch and precision, with the memory that it took."""
     there = network.to(device, memory_format=torch.channels_last).eval()
     rows = []
-    for dtype in dtypes:
+    for dtype in ("fp32", "bf16"):
         for batch in batches:
-            images = phantom_slices(batch).to(device, memory_format=torch.channels_last)
+            images = phantom_slices(batch, side).to(device, memory_format=torch.channels_last)
             prior = torch.full([batch, 11], 1 / 11, device=device)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
@@ -104,22 +102,21 @@ def main() -> int:
     parser.add_argument("output", type=Path)
     parser.add_argument("--slices", type=int, default=4, help="for the parity")
     parser.add_argument("--weights", type=Path, default=Path(__file__).parents[1] / "bundle" / "models" / "model.pt")
+    parser.add_argument("--side", type=int, default=512, help="of the slices, in pixels")
     options = parser.parse_args()
-    from scripts.networks import BioAtt, BioAttUNet, load_weights
+    from scripts.networks import BioAtt, load_weights, make_network, read_recipe
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_weights(BioAttUNet(), options.weights)
+    network = load_weights(make_network(read_recipe(options.weights)), options.weights)
     prior = torch.softmax(torch.randn(options.slices, 11, generator=torch.Generator().manual_seed(1)), 1)
     batches = (1, 4, 16, 32) if device.type == "cuda" else (1,)
     result = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "matrix_product_tflops": roofs(device),
-        "parity": parity(network, phantom_slices(options.slices), prior, device),
-        "default network": speed(network, device, batches),
-        "stock RED-CNN": speed(
-            BioAtt(attention="none"), device, batches[:3] if device.type == "cuda" else (1,), ("fp32", "bf16")
-        ),
+        "parity": parity(network, phantom_slices(options.slices, options.side), prior, device),
+        "default network": speed(network, device, batches, options.side),
+        "stock RED-CNN": speed(BioAtt(attention="none"), device, batches[:3], options.side),
     }
     options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=2))

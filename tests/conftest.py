@@ -39,3 +39,28 @@ def weights(tmp_path_factory) -> Path:
     from made_studies import save_default_network
 
     return save_default_network(tmp_path_factory.mktemp("weights") / "lively.pt")
+
+
+@pytest.fixture(scope="session")
+def real_slices(data_dir) -> list:
+    """The middle slice (H, W) of each series in ct/, in HU."""
+    import numpy as np
+    import pydicom
+    import torch
+
+    slices = []
+    for folder in sorted((data_dir / "ct").iterdir()):
+        files = sorted(folder.rglob("*.dcm"))
+        image = pydicom.dcmread(files[len(files) // 2])
+        hu = image.pixel_array.astype(np.float32) * float(image.RescaleSlope) + float(image.RescaleIntercept)
+        slices.append(torch.from_numpy(hu))
+    return slices
+
+
+@pytest.fixture(scope="session")
+def shipped_network():
+    """The bundle's own weights in their network, as inference loads them."""
+    from scripts.networks import load_weights, make_network, read_recipe
+
+    weights = BUNDLE / "models" / "model.pt"
+    return load_weights(make_network(read_recipe(weights)), weights)

@@ -84,9 +84,7 @@ def test_checksums_are_those_of_the_files(bundle_root):
 
 
 def test_evaluation_judges_the_precision_that_denoising_has(bundle_root):
-    """On a GPU training runs in bfloat16; `denoise` does not unless it is asked to."""
     parser = ConfigParser()
     parser.read_config([bundle_root / "configs" / name for name in ("train.json", "evaluate.json")])
-    parser["device"] = "cuda:0"
-    denoising = ConfigParser.load_config_file(bundle_root / "configs" / "inference.json")["bf16"]
-    assert parser.get_parsed_content("bf16") is denoising is False
+    denoising = ConfigParser.load_config_file(bundle_root / "configs" / "inference.json")["precision"]
+    assert parser.get_parsed_content("validate#inferer").precision == denoising == "auto"

@@ -50,6 +50,17 @@ def test_inference_of_then_runs_when_told_so(bundle_root, series, tmp_path):
     text = (OLD / "inference.json").read_text().replace("evaluation.InferenceSummary", "inference.InferenceSummary")
     text = text.replace("scripts.inferers", "scripts.inference")
     (tmp_path / "inference.json").write_text(text)
+    done = run(
+        bundle_root,
+        "inference",
+        tmp_path / "inference.json",
+        dataset_dir=series,
+        output_dir=tmp_path / "out",
+        strength="high",
+    )
+    assert done.returncode != 0 and "bf16 (true or false) is precision now" in done.stderr + done.stdout
+    text = text.replace('"bf16": "@bf16"', '"precision": "auto"')
+    (tmp_path / "inference.json").write_text(text)
     places = {"dataset_dir": series, "output_dir": tmp_path / "out"}
     done = run(bundle_root, "inference", tmp_path / "inference.json", **places)
     assert done.returncode != 0 and "strength is 1.0, wanted low, standard or high" in done.stderr + done.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import BioAttError
@@ -11,6 +13,10 @@ if TYPE_CHECKING:
 
 
 _KINDS = ("cpu", "cuda", "mps")
+#: What a network may be asked to run in; ``auto`` is bf16 where it is faster.
+PRECISIONS = ("auto", "fp32", "bf16")
+#: Instructions of x86 processors that make bf16 faster than fp32, as Linux spells them.
+_BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 
 
 def find_device(device: str | torch.device) -> torch.device:
@@ -33,6 +39,35 @@ def find_device(device: str | torch.device) -> torch.device:
             reason = "PyTorch finds no GPU here"
         raise BioAttError(f"device {str(device)!r} is not usable: {reason}; use cpu") from error
     return found
+
+
+def find_precision(precision: str, device: str | torch.device) -> str:
+    """``fp32`` or ``bf16``: what `precision` means on a device.
+
+    ``auto`` is bf16 on GPUs that compute in it, and on processors with AVX512-BF16 or AMX (where Linux tells); fp32 on
+    all others. Processors without these instructions can run bf16, but take many times as long.
+
+    Raises:
+        BioAttError: `precision` is none of `PRECISIONS`.
+    """
+    import torch
+
+    if precision not in PRECISIONS:
+        raise BioAttError(f"precision is {precision!r}, wanted {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
+    if precision != "auto":
+        return precision
+    kind = torch.device(device).type
+    fast = kind == "cpu" and not _BF16_INSTRUCTIONS.isdisjoint(_processor_flags())
+    fast = fast or (kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
+    return "bf16" if fast else "fp32"
+
+
+@cache
+def _processor_flags() -> frozenset[str]:
+    """The flags of /proc/cpuinfo; none where there is no such file."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
 def keep_freed_memory() -> bool:

@@ -19,6 +19,7 @@ FORMER_KEYS = {
     "routine_probability": "targets are without bias, so routine dose needs no patches of its own (docs/adr/0014)",
     "num_workers": "train.json cuts its patches on the device; only paper.json has it",
     "scope_only": "it is recipe_only",
+    "bf16": "it is precision (auto, fp32 or bf16) but for training",
 }
 #: Config files that are gone, likewise.
 FORMER_CONFIGS = {"second_stage.json": "training has one stage; shipped.json trains the weights that ship"}

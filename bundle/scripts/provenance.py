@@ -62,6 +62,7 @@ class Provenance(Derivation):
         prior_model: what it stood for, in words, e.g. ``compact prior model (not BiomedCLIP)``.
         prior_digest: hex digest of all that decides a prior: weights, descriptors, window, or the rows of a table.
         strength: how the network's output was anchored to the input.
+        precision: of the network, ``fp32`` or ``bf16``; empty where it is not known.
         outside_scope: in what the input lies outside of what the weights were trained on; empty for in nothing known.
     """
 
@@ -71,6 +72,7 @@ class Provenance(Derivation):
     prior_model: str
     prior_digest: str = ""
     strength: Strength = field(default_factory=choose_strength)
+    precision: str = ""
     outside_scope: str = ""
 
     derivation_code = ("113087", "Smoothing")
@@ -91,7 +93,7 @@ class Provenance(Derivation):
         return (
             f"{DENOISING} with {self.network}, weights sha256 {self.weights_sha256}, "
             f"prior {self.prior}: {self.prior_model}, digest {self.prior_digest or 'unknown'}, "
-            f"strength {self.strength}"
+            f"strength {self.strength}" + (f", precision {self.precision}" if self.precision else "")
         )
 
     def sentence(self) -> str:

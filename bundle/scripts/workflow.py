@@ -170,7 +170,7 @@ def check_configs(config_files: Sequence[str | os.PathLike[str]]) -> None:
         BioAttError: names them all, and what took their place.
     """
     for file in config_files:
-        keys = set(ConfigParser.load_config_file(file)) - {"num_workers"}  # that of paper.json is read
+        keys = set(ConfigParser.load_config_file(file)) - {"num_workers", "bf16"}  # those of training are read
         if former := told(sorted(keys)):
             raise BioAttError(f"config {Path(file).name} is of 0.3.2: {former}")
 
@@ -274,7 +274,12 @@ def check_prior_fits(network: Denoiser, prior_source: PriorSource) -> None:
 
 
 def make_provenance(
-    network: Denoiser, weights: str, prior_source: PriorSource, version: str, strength: Strength | str
+    network: Denoiser,
+    weights: str,
+    prior_source: PriorSource,
+    version: str,
+    strength: Strength | str,
+    precision: str = "",
 ) -> Provenance:
     """Put together what is recorded with every result.
 
@@ -284,6 +289,7 @@ def make_provenance(
         prior_source: where its priors come from.
         version: the bundle's version, from metadata.json.
         strength: how its output is anchored.
+        precision: what it runs in, ``fp32`` or ``bf16``; empty where nobody said.
     """
     check_prior_fits(network, prior_source)
     logger.info("prior: %s", prior_source.model)
@@ -295,6 +301,7 @@ def make_provenance(
         prior_model=prior_source.model,
         prior_digest=prior_source.digest,
         strength=as_strength(strength),
+        precision=precision,
     )
 
 

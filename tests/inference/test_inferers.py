@@ -201,7 +201,7 @@ def test_bf16_runs_in_bfloat16_and_returns_float32(volume):
         kinds.append(out.dtype)
         return out
 
-    out = SlicePriorInferer(bf16=True)(volume, network)
+    out = SlicePriorInferer(precision="bf16")(volume, network)
     patch = AutocastInferer(bf16=True)(volume[..., 0], network)
     assert set(kinds) == {torch.bfloat16}
     assert out.dtype == patch.dtype == torch.float32

@@ -6,6 +6,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
+from ..device import PRECISIONS
 from ..strengths import DEFAULT, table_in_words
 from . import serve
 from .entry import bundle_module
@@ -88,7 +89,7 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
     _add_network(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="slices at a time")
-    parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16 (GPUs, recent CPUs)")
+    _add_precision(parser)
     parser.add_argument(
         "--compile",
         action="store_true",
@@ -134,6 +135,7 @@ def _add_explain(commands: argparse._SubParsersAction) -> None:
     _add_prior_form(parser)
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
     _add_network(parser)
+    _add_precision(parser)
     _add_strength(parser)
 
 
@@ -167,6 +169,14 @@ def _add_prior_form(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="T",
         help="flatten (above 1) or sharpen the prior (default: as the weights were trained; 1 is the paper's)",
+    )
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the network; default auto: bf16 on GPUs and processors where it is faster, else fp32",
     )
 
 
@@ -212,7 +222,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         help="how a slice is shown to the prior model: in a HU window, or min-max scaled as in the paper",
     )
     parser.add_argument("--prior-window", nargs=2, type=float, metavar=("LOWER", "UPPER"), help="that HU window")
-    parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda if there is one)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: cuda if there is one)")
 
 
 def _add_data(commands: argparse._SubParsersAction) -> None:
@@ -246,6 +256,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     _add_workflow(parser)
     _add_validate(parser, "patients to evaluate on (default: the test part of the split.json beside the weights)")
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
+    _add_precision(parser)
     _add_strength(parser)
 
 

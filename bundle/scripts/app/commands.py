@@ -56,7 +56,6 @@ def denoise(options: argparse.Namespace) -> int:
         "report": options.report,
         "stable_uids": options.stable_uids,
         "keep_private": options.keep_private,
-        "bf16": options.bf16,
         "compile": options.compile,
         "progress": not options.quiet,
     }
@@ -145,7 +144,7 @@ def train(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """`bioatt evaluate`: the evaluation workflow."""
-    overrides = _strength_overrides(options) | _training_overrides(options)
+    overrides = _result_overrides(options) | _training_overrides(options)
     if options.weights:
         overrides["weights"] = options.weights
     if not overrides.keys() & {"split_file", "validate_patients", "test_patients"}:
@@ -280,7 +279,7 @@ def _inference_overrides(options: argparse.Namespace) -> dict[str, Any]:
         "one_scan": options.one_scan,
         "overwrite": options.overwrite,
         **_prior_overrides(options),
-        **_strength_overrides(options),
+        **_result_overrides(options),
         **({"weights": options.weights} if options.weights is not None else {}),
         **({"device": find_device(options.device)} if options.device else {}),
     }
@@ -298,9 +297,10 @@ def _prior_overrides(options: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in said.items() if value is not None}
 
 
-def _strength_overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """How the result is anchored, for all commands with a network's result."""
-    return {"strength": options.strength, "anchor_mm": options.anchor_mm, "grain": options.grain}
+def _result_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """How the result is anchored, and what the network runs in, for all commands with a network's result."""
+    anchoring = {"strength": options.strength, "anchor_mm": options.anchor_mm, "grain": options.grain}
+    return anchoring | ({"precision": options.precision} if options.precision else {})
 
 
 def _training_overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -52,6 +52,11 @@ def anchored(
     return torch.sub(image.float(), fine, alpha=1 - strength.grain)
 
 
+def reach(spacing_mm: tuple[float, float], strength: Strength) -> int:
+    """How far away a pixel may lie and still move an anchored one, in pixels."""
+    return int(TRUNCATE * strength.anchor_mm / min(spacing_mm) + 0.5)
+
+
 def checked_spacing(spacing_mm: tuple[float, float] | None) -> tuple[float, float]:
     """`spacing_mm` if it is known and makes sense.
 

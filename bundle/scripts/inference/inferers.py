@@ -7,17 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 
+from ..device import find_precision
 from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from ..priors import PriorSource, SliceKey
 from ..progress import bar
 from ..strengths import Strength, as_strength
 from ..volumes.reader import slice_keys_from_meta
-from .anchoring import anchored, checked_spacing
+from .anchoring import anchored, checked_spacing, reach
+from .body import body_box, crop, fade, occupied_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ class SlicePriorInferer(Inferer):
     MONAI's SliceInferer drops every input but the first, so the network would run without its prior. This inferer
     asks the prior source itself, since MONAI Label calls an inferer with nothing but the volume and the network.
 
+    A network that tells its `margin` is shown the box that holds the body, with that margin, and slices of air not at
+    all: in the body the result is that of the whole slice to 0.1 HU, and what lies outside the box keeps its value.
+
     Pixels outside -1024 to 3071 HU (padding, metal) and NaN are hidden from the network and keep their value; the
     results of the others stay within that range, which every 12-bit source can store.
 
@@ -35,7 +41,8 @@ class SlicePriorInferer(Inferer):
         prior_source: gives the prior of each slice; None lets the network take the uniform one.
         batch_size: slices at a time. On a CPU one is fastest: larger batches outgrow the caches and make the
             allocator return memory again and again.
-        bf16: run the network in bfloat16 where that is fast (recent CPUs and GPUs).
+        precision: of the network, ``auto``, ``fp32`` or ``bf16``, see `find_precision`.
+        bf16: its name and form until 0.3.2, refused.
         strength: how the output is anchored to the input, or its name, see `anchored`; linear, so the same in network
             range as in HU. None gives the bare output, which no floor holds.
         in_place: put the result where the input was, so that a long series is in memory once.
@@ -54,7 +61,8 @@ class SlicePriorInferer(Inferer):
         *,
         prior_source: PriorSource | None = None,
         batch_size: int = 1,
-        bf16: bool = False,
+        precision: str = "auto",
+        bf16: bool | None = None,
         strength: Strength | str | None = None,
         in_place: bool = False,
         progress: bool = False,
@@ -62,9 +70,12 @@ class SlicePriorInferer(Inferer):
         super().__init__()
         if not isinstance(batch_size, int) or batch_size < 1:
             raise BioAttError(f"batch_size must be at least 1 slice, got {batch_size!r}; give a whole number")
+        if bf16 is not None:
+            raise BioAttError("bf16 (true or false) is precision now: auto, fp32 or bf16")
+        find_precision(precision, "cpu")
         self.prior_source = prior_source
         self.batch_size = batch_size
-        self.bf16 = bf16
+        self.precision = precision
         self.strength = None if strength is None else as_strength(strength)
         self.in_place = in_place
         self.progress = progress
@@ -133,10 +144,38 @@ class SlicePriorInferer(Inferer):
     ) -> Tensor:
         """Denoise slices (n, H, W) at once and put back what the network has no business with."""
         image, inside = network_input(stack)
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.bf16):
-            denoised = network(image, None if prior is None else prior.to(image))
-        denoised = _finish(image[:, 0], denoised[:, 0], inside, spacing_mm, self.strength)
-        return torch.where(inside, denoised, stack.float())
+        prior = None if prior is None else prior.to(image)
+        margin = getattr(network, "margin", None)
+        if margin is None:
+            return torch.where(inside, self._run(image, prior, inside, network, spacing_mm), stack.float())
+        if spacing_mm is not None and self.strength is not None:
+            margin = max(margin, reach(spacing_mm, self.strength))
+        result, shape = stack.to(torch.float32, copy=True), image.shape[-2:]
+        occupied = occupied_blocks(image[:, 0])
+        box, busy = body_box(occupied, shape, margin, network.multiple), occupied.flatten(1).any(1)
+        if box is None:
+            return result
+        if prior is not None and prior.dim() == 4:  # dense: its places are those of the whole slice
+            prior = crop(F.interpolate(prior, size=shape, mode="bilinear", align_corners=False), box)
+        image, inside, before = (crop(one, box)[busy] for one in (image, inside, result))
+        denoised = self._run(image, None if prior is None else prior[busy], inside, network, spacing_mm)
+        denoised = torch.lerp(image[:, 0], denoised, fade(box, shape, margin, image.device))
+        crop(result, box)[busy] = torch.where(inside, denoised, before)
+        return result
+
+    def _run(
+        self,
+        image: Tensor,
+        prior: Tensor | None,
+        inside: Tensor,
+        network: Callable[..., Tensor],
+        spacing_mm: tuple[float, float] | None,
+    ) -> Tensor:
+        """What the network makes of `image` (n, 1, H, W), anchored; (n, H, W)."""
+        low = find_precision(self.precision, image.device) == "bf16"
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=low):
+            denoised = network(image, prior)
+        return _finish(image[:, 0], denoised[:, 0], inside, spacing_mm, self.strength)
 
 
 def _smaller_batch(stack: Tensor, error: torch.OutOfMemoryError) -> int:
@@ -149,7 +188,7 @@ def _smaller_batch(stack: Tensor, error: torch.OutOfMemoryError) -> int:
     if count == 1:
         raise BioAttError(
             f"{stack.device}: its memory does not hold the network with one slice of {rows} x {columns}; end what else "
-            "runs there, or use --bf16 or --device cpu"
+            "runs there, or use --precision bf16 or --device cpu"
         ) from error
     if stack.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -229,8 +268,11 @@ class AutocastInferer(SimpleInferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Return ``network(inputs, prior)`` for `inputs` (B, 1, H, W) and ``args = (prior,)``."""
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._low(inputs.device)):
             return network(inputs, *args, **kwargs).float()
+
+    def _low(self, device: torch.device) -> bool:
+        return self.bf16
 
 
 class AnchoredInferer(AutocastInferer):
@@ -238,11 +280,13 @@ class AnchoredInferer(AutocastInferer):
 
     Args:
         strength: see `SlicePriorInferer`.
-        bf16: see `AutocastInferer`.
+        precision: see `SlicePriorInferer`.
     """
 
-    def __init__(self, *, strength: Strength | str, bf16: bool = False) -> None:
-        super().__init__(bf16=bf16)
+    def __init__(self, *, strength: Strength | str, precision: str = "auto") -> None:
+        super().__init__()
+        find_precision(precision, "cpu")
+        self.precision = precision
         self.strength = as_strength(strength)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -255,3 +299,6 @@ class AnchoredInferer(AutocastInferer):
             for image, denoised, everywhere, spacing in zip(inputs, output, inside, spacings, strict=True)
         ]
         return torch.stack(results)
+
+    def _low(self, device: torch.device) -> bool:
+        return find_precision(self.precision, device) == "bf16"

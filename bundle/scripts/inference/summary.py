@@ -91,6 +91,7 @@ class InferenceSummary:
             ("prior", self.provenance.prior_model),
             ("weights", f"{self.provenance.network}, sha256 {self.provenance.weights_sha256[:16]}"),
             ("strength", str(self.provenance.strength)),
+            ("precision", self.provenance.precision),
             ("noise (SD)", noise),
             *(("outside scope", outside) for outside in dict.fromkeys(filter(None, self._outside))),
             ("seconds", f"{seconds:.1f} ({seconds / max(1, self._slices):.2f} per slice)"),

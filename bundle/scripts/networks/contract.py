@@ -23,6 +23,8 @@ class Denoiser(nn.Module):
         num_descriptors: K, length of the prior.
         multiple: `pad` makes both sides a multiple of it, in pixels.
         smallest_side: `pad` makes both sides at least as long, in pixels.
+        margin: how far away a pixel of the image may lie and still matter, in pixels: with so much around it, the body
+            alone gives the same result as the whole slice. None: any pixel matters, so slices stay whole.
 
     Example::
 
@@ -52,6 +54,7 @@ class Denoiser(nn.Module):
         num_descriptors: int = 11,
         multiple: int = 1,
         smallest_side: int = 1,
+        margin: int | None = None,
     ) -> None:
         super().__init__()
         words = ", ".join(f"{name}={value}" for name, value in self._arguments.items())
@@ -60,6 +63,7 @@ class Denoiser(nn.Module):
         self.num_descriptors = num_descriptors
         self.multiple = multiple
         self.smallest_side = smallest_side
+        self.margin = margin
 
     @property
     @torch.jit.unused

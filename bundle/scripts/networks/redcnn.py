@@ -50,6 +50,7 @@ class BioAtt(Denoiser):
             attention=attention,
             num_descriptors=num_descriptors,
             smallest_side=SMALLEST_SIDE,
+            margin={"channel": None, "none": 20}.get(attention, 26),  # ten 5x5 convolutions, two 7x7 of attention
         )
         self.conv1 = nn.Conv2d(1, channels, 5)
         self.conv2 = nn.Conv2d(channels, channels, 5)

@@ -86,6 +86,7 @@ def load_weights(
     if compiled:
         _check_compiler()
         network.compile()  # its fused layers stand in the place of ours
+        network.margin = None  # whole slices: each size of a body would be compiled anew
         return network
     return use_winograd(network) if place.type == "cpu" else network
 

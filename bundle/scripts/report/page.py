@@ -105,6 +105,7 @@ def _made_by(provenance: Provenance) -> str:
         ("Weights, sha256", provenance.weights_sha256),
         ("Prior", f"{provenance.prior}: {provenance.prior_model}"),
         ("Strength", str(provenance.strength)),
+        ("Precision", provenance.precision or "not recorded"),
         ("Bundle", f"{provenance.bundle} {provenance.version}"),
         ("Python", platform.python_version()),
         ("Packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES)),

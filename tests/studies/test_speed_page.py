@@ -1,0 +1,68 @@
+"""The page of speed says what was measured, and the stay at a GPU can be stopped and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_studies import write_patients
+from scripts.dicom.phantom import write_ct_series
+
+from studies import gpu
+from studies.speed_page import PAGE, box_lines, measure_boxes, put, written
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_is_that_of_the_results():
+    page = PAGE.read_text(encoding="utf-8")
+    assert written(page) == page
+    with pytest.raises(ValueError, match="no place for other"):
+        put(page, "other", [])
+
+
+def test_boxes_of_a_made_series(tmp_path):
+    write_ct_series(tmp_path / "a", shape=(64, 64), spacing=(5.0, 5.0), slices=2, noise_sd=5.0)
+    found = measure_boxes([tmp_path])
+    assert found["series"] == {"a": {"slices": 2, "air": 0, "share": 1.0}}, "the margin is larger than the image"
+    assert "0% of the pixels are left out in the mean" in box_lines(found)[0]
+
+
+def test_the_gpus_measurement_runs_anywhere(tmp_path, monkeypatch, weights):
+    monkeypatch.setattr(gpu, "ROUNDS", 1)
+    words = [str(tmp_path / "gpu.json"), "--slices", "1", "--side", "32", "--weights", str(weights)]
+    monkeypatch.setattr(sys, "argv", ["gpu", *words])
+    assert gpu.main() == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert {row["dtype"] for row in found["default network"]} == {"fp32", "bf16"} and found["stock RED-CNN"]
+    assert found["parity"]["fp32"]["largest_hu"] < found["parity"]["bf16"]["largest_hu"]
+
+
+def stay(out, **settings):
+    given = os.environ | {"PYTHON": sys.executable, "WHEELS": "none"} | settings
+    return subprocess.run([ROOT / "studies" / "gpu.sh", *out], env=given, capture_output=True, text=True, timeout=300)
+
+
+def test_a_stay_trains_goes_on_and_ends(tmp_path):
+    write_patients(tmp_path / "data", "ABC", 2)
+    words = (
+        "--prior uniform --network_def#widths [4,6] --patch_shape [32,32] --batch_size 4 --steps_per_epoch 4 --views 60"
+    )
+    settings = {"DATA": str(tmp_path / "data"), "CONFIGS": "train.json"}
+    for epochs in (1, 2):
+        (tmp_path / "out" / "train" / "model.pt").unlink(missing_ok=True)
+        done = stay([tmp_path / "out", "train"], SETTINGS=f"{words} --train#trainer#max_epochs {epochs}", **settings)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "out" / "train" / "model.pt").is_file()
+    assert "epoch 2/2" in done.stdout + done.stderr and "epoch 1/2" not in done.stdout + done.stderr
+
+
+def test_a_stay_without_time_leaves_it_at_that(tmp_path):
+    (tmp_path / "data").mkdir()
+    done = stay([tmp_path / "out"], DATA=str(tmp_path / "data"), SECONDS_IN_ALL="0")
+    assert done.returncode == 0 and done.stdout.count("no time left") == 2
+    assert stay([tmp_path / "out", "dance"]).returncode == 2
