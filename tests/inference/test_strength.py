@@ -84,7 +84,7 @@ def test_the_command_anchors_and_records(tmp_path, weights, capsys):
     chosen = {
         "low": ("low", "low, anchored at 0.7 mm"),
         "standard": (None, "standard, anchored at 1 mm"),
-        "high": ("high", "high, anchored at 1.6 mm"),
+        "high": ("high", "high, anchored at 1.15 mm"),
     }
     before, changes = load_volume(source).hu, {}
     for name, (strength, told) in chosen.items():

@@ -207,7 +207,7 @@ class TestCompact:
 
     def test_says_that_it_is_not_biomedclip(self, compact):
         assert compact.name == "compact"
-        assert compact.model == "compact prior model 1.0 (a stand-in, not BiomedCLIP), window -160 to 240 HU"
+        assert compact.model == "compact prior model 2.0 (a stand-in, not BiomedCLIP), window -160 to 240 HU"
 
     def test_fits_its_limits(self, bundle_root):
         files = {file.name: file.stat().st_size for file in (bundle_root / "models" / "prior").iterdir()}

@@ -20,7 +20,7 @@ from .tables import TablePrior
 
 logger = logging.getLogger(__name__)
 
-COMPACT_LABEL = "compact prior model 1.0 (a stand-in, not BiomedCLIP)"
+COMPACT_LABEL = "compact prior model 2.0 (a stand-in, not BiomedCLIP)"
 FORMS = "compact | biomedclip | hf-hub:NAME | local-dir:PATH | table:FILE | uniform | random:SEED"
 
 
