@@ -33,7 +33,7 @@ WHOLE = ("CRLM-CT-1004", "CRLM-CT-1006")
 #: Slices of a patient for the plane; and for BM3D, which is slow, with the side of the window that it gets.
 PLANE_SLICES, FEW_SLICES, FEW_WINDOW = 4, 2, 256
 #: Priors that the same weights are asked with besides their own.
-OTHER_PRIORS = ("uniform", "random:0")
+OTHER_PRIORS = ("compact", "random:0")
 
 
 class Evidence:
@@ -208,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--old", type=Path, help="weights of 0.3.2, to be judged beside")
     made.add_argument("--old-prior", default="compact", help="the prior that they had")
     made.add_argument("--bm3d", action="store_true", help="judge BM3D too")
-    made.add_argument("--prior", default="compact")
+    made.add_argument("--prior", default="uniform")
     made.add_argument("--slices", type=int, default=10, help="about so many of a patient")
     made.add_argument("--realisations", type=int, default=50, help="of the phantom's noise")
     made.add_argument("--seed", type=int, default=0)

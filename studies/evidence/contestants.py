@@ -45,7 +45,7 @@ def anchored(anchor_mm: float, grain: float = 0.0) -> Setting:
 
 
 def network_contestant(
-    name: str, weights: Path, settings: Mapping[str, Setting], *, network_config: str = "", prior: str = "compact"
+    name: str, weights: Path, settings: Mapping[str, Setting], *, network_config: str = "", prior: str = "uniform"
 ) -> Contestant:
     """A network, asked with the prior of each slice without discs.
 

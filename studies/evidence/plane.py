@@ -36,7 +36,7 @@ def measure_plane(
     *,
     weights: Path,
     network_config: str = "",
-    prior: str = "compact",
+    prior: str = "uniform",
     strengths: Mapping[str, tuple[float, float]],
     old: tuple[Path, str] | None = None,
 ) -> dict[str, Any]:

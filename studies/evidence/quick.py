@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="weights whose strength was a blend; errors are told as shares of the first's",
     )
-    made.add_argument("--prior", default="compact")
+    made.add_argument("--prior", default="uniform")
     made.add_argument("--old-prior", default="compact")
     made.add_argument(
         "--work", type=Path, default=Path("runs/evidence/bench"), help="where slices and figures are kept"
