@@ -26,10 +26,11 @@ from .simulate import DoseSimulator, calibrate_on_series, calibration_slices
 #: Where the frequencies that are compared begin and end, in cycles a pixel. Below the beginning anatomy is stronger
 #: than noise: the first one at which no more than `GOOD_MISMATCH` is left is taken, or the best.
 BAND_BEGINS, BAND_ENDS, GOOD_MISMATCH = (0.12, 0.16, 0.2, 0.25), 0.5, 0.12
-#: HU of the tissue that is looked at, and of what is taken where there is none: water and muscle with fat.
-TISSUES_HU = (0.0, 100.0), (-60.0, 120.0)
-#: Side of the squares of flat tissue in pixels, and how few of them are too few.
-SIDE, FEWEST_REGIONS = 32, 3
+#: HU of the tissue that is looked at, and of what is taken where that is too little: water, and organs full of
+#: contrast medium.
+TISSUES_HU = (0.0, 100.0), (-60.0, 180.0)
+#: Side of the squares of flat tissue in pixels, how few of them are too few, and how many enough.
+SIDE, FEWEST_REGIONS, ENOUGH_REGIONS = 32, 3, 8
 #: Where a series shows no flat tissue: this filter, and photons by the local SD of what soft tissue there is.
 DEFAULT_FILTER = "hann"
 #: Photons where a series shows no soft tissue at all: 10 HU or so behind 25 cm of water.
@@ -100,7 +101,7 @@ def match_noise(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray]) -> No
     ]
     for tissue_hu in TISSUES_HU:
         own, trial = _squares(slices, noises, tissue_hu)
-        if len(own) >= FEWEST_REGIONS:
+        if len(own) >= ENOUGH_REGIONS:
             break
     if len(own) < FEWEST_REGIONS:
         return _default(simulator, slices_hu, len(own))
