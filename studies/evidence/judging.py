@@ -308,7 +308,7 @@ def with_room(
 
 
 #: Names the noise model in the names of kept files: a change of it needs another name here.
-NOISE = "matched"
+NOISE = "matched-2"
 
 
 def kept_patient(
