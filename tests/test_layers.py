@@ -16,7 +16,7 @@ ROOMS = [
     *("__init__", "errors", "hu", "staging", "strengths", "provenance", "ownership", "device", "progress"),
     "former_keys",
     *("networks", "priors", "dose", "dicom", "volumes", "evaluation", "inference", "training", "report"),
-    "data",  # names of 0.3.2, for the configs of users
+    *("data", "inferers"),  # names of 0.3.2, for the configs of users
     *("workflow", "cohort", "ablation", "benchmark", "app"),
 ]
 HEAVY = {"open_clip", "transformers", "matplotlib", "highdicom", "skimage"}

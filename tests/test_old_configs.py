@@ -48,7 +48,7 @@ def test_a_name_that_moved_is_told_by_its_new_one(bundle_root, series, tmp_path)
 
 def test_inference_of_then_runs_when_told_so(bundle_root, series, tmp_path):
     text = (OLD / "inference.json").read_text().replace("evaluation.InferenceSummary", "inference.InferenceSummary")
-    text = text.replace("scripts.inferers", "scripts.inference")
+    text = text.replace('"$scripts.data.scope_path(@weights)"', "null")  # the recipe tells it
     (tmp_path / "inference.json").write_text(text)
     done = run(
         bundle_root,
@@ -101,3 +101,19 @@ def test_a_config_of_then_is_told_by_what_took_its_place():
 @pytest.mark.parametrize("name", ["train.json", "paper.json", "shipped.json", "evaluate.json", "multi_gpu_train.json"])
 def test_no_config_of_ours_has_a_setting_that_is_gone(bundle_root, name):
     check_configs([bundle_root / "configs" / name])
+
+
+def test_names_that_moved_are_found():
+    from scripts import data, inference, inferers, training, volumes
+
+    assert data.SaveSeries is volumes.SaveSeries and data.LoadPaird is training.LoadPaird
+    assert inferers.SlicePriorInferer is inference.SlicePriorInferer
+
+
+@pytest.mark.parametrize("name", ["scope_path", "write_scope", "make_targets", "RandPairPatchesd"])
+def test_names_that_are_no_more_are_refused_with_what_took_their_place(name):
+    from scripts import data
+
+    with pytest.raises(BioAttError, match=f"scripts.data.{name} of 0.3.2 is no more: .*(recipe|PatchBatches)"):
+        getattr(data, name)
+    assert not hasattr(data, "nothing")

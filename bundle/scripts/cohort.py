@@ -136,7 +136,7 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise BioAttError(f"list {file} cannot be read ({error}); name a text file with a path a line") from error
+        raise BioAttError(f"list {file} cannot be read ({error}); name a text file with one path per line") from error
     if file.suffix.lower() == ".csv":
         lines = text.splitlines()
         semicolons = bool(lines) and ";" in lines[0] and "," not in lines[0]  # as some countries' spreadsheets write
@@ -148,7 +148,7 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
         lines = (line.strip() for line in text.splitlines())
         rows = [(line, _name(line), "") for line in lines if line and not line.startswith("#")]
     if not rows:
-        raise BioAttError(f"{file} names no series; write a path a line")
+        raise BioAttError(f"{file} names no series; write one path per line")
     jobs, places = [], {}
     for source, name, series in rows:
         target = Path(os.path.normpath(root / name))

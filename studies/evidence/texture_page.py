@@ -40,7 +40,7 @@ def phantom_section(one: Results, results: Path) -> str:
     return f"""## Water phantom
 
 A cylinder of 30 cm with rods of 14, 60 and 300 HU, {how["pixels"]} pixels of {first["spacing_mm"]:g} mm, dose
-{first["dose_fraction"]:g}, {first["realisations"]} realisations; {how["photons"]:.3g} photons a ray, which give
+{first["dose_fraction"]:g}, {first["realisations"]} realisations; {how["photons"]:.3g} photons per ray, which give
 the full dose {how["full_noise_hu"]:g} HU of noise. Limits are those of `network`.
 
 {limits_table(one["limits"])}

@@ -109,8 +109,8 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--cohort",
         action="store_true",
-        help="SERIES is a list: a text file with a path a line, or a CSV with the columns input and output, and series "
-        "(UID or number) where a folder holds several; each result is a folder in OUT. Several processes with the same "
+        help="SERIES is a list: a text file with one path per line, or a CSV with the columns input and output, and "
+        "series (UID or number) where a folder holds several; each result is a folder in OUT. Several processes with the same "
         "list and OUT share the work",
     )
     parser.add_argument("--resume", action="store_true", help="with --cohort: leave out what is finished in OUT")
@@ -364,8 +364,8 @@ def _add_simulate(commands: argparse._SubParsersAction) -> None:
         "--tube-current",
         default="",
         metavar="FROM",
-        help="its profile: header (XRayTubeCurrent of each slice), or a file with a number a slice from inferior to "
-        "superior (default: the same for all slices)",
+        help="its profile: header (XRayTubeCurrent of each slice), or a file with one number per slice from inferior "
+        "to superior (default: the same for all slices)",
     )
     parser.add_argument("--views", type=int, default=1000, metavar="N", help="angles over half a turn (default: 1000)")
     parser.add_argument(

@@ -86,7 +86,7 @@ def explain(options: argparse.Namespace) -> None:
 
 
 def priors(options: argparse.Namespace) -> None:
-    """`bioatt priors`: a table of priors, one row a slice."""
+    """`bioatt priors`: a table of priors, one row per slice."""
     import torch
 
     from ..priors import make_prior, write_prior_table

@@ -177,8 +177,8 @@ class _Figures:
             )
         how = "calibrated" if simulation.photons is None else "given"
         return (
-            f"dose fraction {simulation.dose_fraction:g}, {simulator.photons:.3g} photons a ray at full dose ({how}), "
-            f"{noise}, {np.mean(self.starved):.2%} of the rays under 10 photons"
+            f"dose fraction {simulation.dose_fraction:g}, {simulator.photons:.3g} photons per ray at full dose "
+            f"({how}), {noise}, {np.mean(self.starved):.2%} of the rays under 10 photons"
         )
 
 
@@ -251,9 +251,11 @@ def _tube_current(volume: Volume, profile: str, count: int) -> np.ndarray:
         try:
             values = np.loadtxt(profile, dtype=np.float64, ndmin=1)
         except (OSError, ValueError) as error:
-            raise BioAttError(f"tube current {profile} is no file of numbers ({error}); write one a line") from error
+            raise BioAttError(f"tube current {profile} is no file of numbers ({error}); write one per line") from error
         if values.shape != (count,):
-            raise BioAttError(f"tube current {profile} has {values.size} numbers for {count} slices; write one a slice")
+            raise BioAttError(
+                f"tube current {profile} has {values.size} numbers for {count} slices; write one per slice"
+            )
     if not np.all(np.isfinite(values)) or not np.all(values > 0):
         raise BioAttError(f"tube current from {profile} is not positive everywhere; leave --tube-current out")
     return values / values.mean()

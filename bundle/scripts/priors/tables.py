@@ -1,4 +1,4 @@
-"""Tables of priors: one row a slice, found by SOPInstanceUID or file name, never by its place in the table."""
+"""Tables of priors: one row per slice, found by SOPInstanceUID or file name, never by its place in the table."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _read_rows(lines: list[str], path: Path, descriptors: tuple[str, ...]) -> It
     """Yield the rows of a table of either form, each checked."""
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
     if len(numbered) < 2:
-        raise BioAttError(f"prior table {path} holds no rows; give a table with one row a slice")
+        raise BioAttError(f"prior table {path} holds no rows; give a table with one row per slice")
     first = numbered[0][1]
     # As spreadsheets of some countries write them: semicolons, and then perhaps a comma before the decimals.
     delimiter = ";" if first.count(";") > first.count(",") else ","
