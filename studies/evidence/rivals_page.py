@@ -22,9 +22,9 @@ def rivals_section(one: Results, results: Path) -> str:
 {table(("name", "network", "parameters", "weights sha256"), _networks(one))}
 
 All are trained by {" and ".join(f"`{name}`" for name in recipe["configs"])} of bundle/configs: the same targets and
-low doses, {recipe["patches_a_step"]} patches of {patch} a step, from chance. `network` is the weights named above; the
-networks differ in nothing else but form and number of steps, which the curves show (`make rivals`). No network of the comparison
-saw the patients below.
+low doses, {recipe["patches_a_step"]} patches of {patch} a step, from scratch. `network` is the weights named above; the
+networks differ in nothing else but form and number of steps, which the curves show (`make rivals`). No network of the
+comparison saw the patients below.
 
 ## Quarter dose, patients left out
 
