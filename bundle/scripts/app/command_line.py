@@ -110,8 +110,8 @@ def _add_denoise(commands: argparse._SubParsersAction) -> None:
         "--cohort",
         action="store_true",
         help="SERIES is a list: a text file with one path per line, or a CSV with the columns input and output, and "
-        "series (UID or number) where a folder holds several; each result is a folder in OUT. Several processes with the "
-        "same list and OUT share the work",
+        "series (UID or number) where a folder holds several; each result is a folder in OUT. Several processes with "
+        "the same list and OUT share the work",
     )
     parser.add_argument("--resume", action="store_true", help="with --cohort: leave out what is finished in OUT")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
