@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..device import PRECISIONS
 from ..strengths import DEFAULT, table_in_words
 from . import serve
-from .entry import bundle_module
+from .entry import bundle_module, bundle_version
 
 _PRIORS = """\
 prior, one of (default: the one the weights were trained with):
@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Denoise low-dose CT with an anatomical prior (BioAtt, a MONAI bundle).",
         epilog=f"Exit codes: 0 done, 1 some series of several failed, 2 input or usage. {_NOTICE}",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {bundle_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_denoise(commands)
     _add_explain(commands)
@@ -44,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_benchmark(commands)
     _add_demo(commands)
+    _add_info(commands)
     serve.add(commands)
     return parser
 
@@ -440,6 +442,16 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         epilog=_NOTICE,
     )
     parser.add_argument("output", metavar="OUT", help="folder to make; a former demo there is replaced")
+
+
+def _add_info(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "info",
+        help="tell versions, weights, device and precision",
+        description="Tell the versions, the bundle's weights and their sha256, and the device and precision that would "
+        "be used.",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
 
 
 if __name__ == "__main__":

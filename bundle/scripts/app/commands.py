@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
         "export": export,
         "benchmark": benchmark,
         "demo": demo,
+        "info": info,
     }[options.command]
     try:
         return command(options) or 0
@@ -266,6 +267,13 @@ def demo(options: argparse.Namespace) -> None:
     from .demo import run_demo
 
     run_demo(Path(options.output))
+
+
+def info(options: argparse.Namespace) -> None:
+    """`bioatt info`: versions, weights, device and precision."""
+    from .info import describe
+
+    print(describe(options.json))
 
 
 def _inference_overrides(options: argparse.Namespace) -> dict[str, Any]:

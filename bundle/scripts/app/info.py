@@ -1,0 +1,53 @@
+"""What `bioatt info` tells: versions, weights, and where the network would run."""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..device import find_precision
+from ..networks import read_recipe, weights_sha256
+from ..workflow import BUNDLE_ROOT
+from .entry import bundle_version
+
+_PACKAGES = ("torch", "monai", "pydicom", "nibabel", "numpy")
+
+
+def info() -> dict[str, Any]:
+    """Versions, the bundle's weights with their sha256 and prior, and the device and precision used by default."""
+    import torch
+
+    weights = BUNDLE_ROOT / "models" / "model.pt"
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    return {
+        "version": bundle_version(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "weights": str(weights),
+        "weights_sha256": weights_sha256(weights),
+        "prior": read_recipe(weights).prior,
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name() if cuda else platform.machine(),
+        "precision": find_precision("auto", device),
+    }
+
+
+def describe(as_json: bool) -> str:
+    """`info` for people, a line each, or as JSON."""
+    told = info()
+    if as_json:
+        return json.dumps(told, indent=2)
+    lines = {**told, "weights": Path(told["weights"]).name}
+    lines["packages"] = ", ".join(f"{name} {number}" for name, number in told["packages"].items())
+    return "\n".join(f"{name:<16}{value}" for name, value in lines.items())
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
