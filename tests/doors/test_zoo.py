@@ -131,11 +131,17 @@ def test_a_field_that_readers_ask_for_is_filled(bundle_root, key):
 
 def test_every_data_source_has_its_licence(bundle_root):
     licence = (bundle_root / "docs" / "data_license.txt").read_text()
-    named = re.findall(r"[A-Z]+-[A-Z]+", read(bundle_root)["data_source"])
-    assert len(named) == 3
-    for collection in named:
-        entry = licence.split(collection, 1)[1].split("\n\n")[0]
-        assert re.search(r"CC BY \d\.\d", entry) and "https://doi.org/" in entry, collection
+    listed = read(bundle_root)["data_source"].split(": ", 1)[1].split("; licences")[0]
+    named = re.split(r", | and ", re.sub(r" of The Cancer Imaging Archive \(\S+\)", "", listed))
+    entries = {entry.split(" (")[0].split("\n")[0]: entry for entry in licence.split("\n\n")[1:]}
+    trained = {
+        name for name, entry in entries.items() if not re.search(r"^    (Both h|H)eld out\.", entry, re.MULTILINE)
+    }
+    found = {name: next((title for title in entries if name in title), None) for name in named}
+    assert set(found.values()) == trained
+    for name, title in found.items():
+        assert re.search(r"CC BY \d\.\d|MIT|courtesy", entries[title]), name
+        assert re.search(r"https://", entries[title]), name
 
 
 def test_packages_that_the_code_imports_are_required_in_tested_versions(bundle_root):

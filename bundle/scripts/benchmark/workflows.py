@@ -21,6 +21,8 @@ _SEED = 0
 _SERIES_PER_PROCESS = 3
 #: The first epoch starts the data loader's process, fills caches, and is left out.
 _EPOCHS = 3
+#: Steps of each.
+_STEPS = 4
 
 
 def default_network() -> Denoiser:
@@ -228,6 +230,7 @@ def time_training(scratch: Path, shape: tuple[int, int], slices: int) -> dict[st
         "views": 100,  # of the simulation, which is over when training begins
         "val_interval": _EPOCHS + 1,
         "tensorboard": False,
+        "steps_per_epoch": _STEPS,
         "train#trainer#max_epochs": _EPOCHS,
     }
     workflow = open_workflow("training", ["train.json"], overrides)
