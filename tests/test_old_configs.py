@@ -39,6 +39,9 @@ def series(tmp_path):
 
 def test_a_name_that_moved_is_told_by_its_new_one(bundle_root, series, tmp_path):
     text = (OLD / "inference.json").read_text().replace("scripts.inferers", "scripts.inference")
+    text = text.replace('"$scripts.data.scope_path(@weights)"', "null").replace(
+        '"bf16": "@bf16"', '"precision": "auto"'
+    )
     (tmp_path / "inference.json").write_text(text)
     places = {"dataset_dir": series, "output_dir": tmp_path / "out"}
     done = run(bundle_root, "inference", tmp_path / "inference.json", **places, strength="high")
@@ -87,10 +90,10 @@ def test_settings_of_then_are_refused_and_told_by_what_took_their_place(bundle_r
 
 @pytest.mark.parametrize("key", sorted(FORMER_KEYS))
 def test_an_override_of_then_is_told_by_what_took_its_place(bundle_root, key):
-    files = [bundle_root / "configs" / "train.json"]
+    config = "inference.json" if key == "bf16" else "train.json"  # training has it still
     with pytest.raises(BioAttError, match=f"--{key}: {key} is gone: {re.escape(FORMER_KEYS[key])}"):
-        check_overrides([key], files)
-    check_overrides(["augmentation#noise_gain"], files)
+        check_overrides([key], [bundle_root / "configs" / config])
+    check_overrides(["augmentation#noise_gain"], [bundle_root / "configs" / "train.json"])
 
 
 def test_a_config_of_then_is_told_by_what_took_its_place():

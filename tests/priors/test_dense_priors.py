@@ -199,7 +199,7 @@ def test_training_and_evaluation_take_dense_and_tempered_priors(tmp_path):
 
 def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path, weights):
     series = write_ct_series(tmp_path / "series", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=30.0)
-    words = ["--weights", str(weights), "--quiet"]
+    words = ["--weights", str(weights), "--quiet", "--prior", "compact"]
     assert main(["denoise", str(series), str(tmp_path / "vector"), *words]) == 0
     dense = ["--prior-form", "dense", "--prior-temperature", "2.5"]
     assert main(["denoise", str(series), str(tmp_path / "dense"), *words, *dense]) == 0
@@ -213,7 +213,7 @@ def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path, wei
 
 def test_a_report_and_an_explanation_show_the_mean_over_places_of_a_dense_prior(tmp_path, weights, dense):
     series = write_ct_series(tmp_path / "series", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=30.0)
-    words = ["--weights", str(weights), "--quiet", "--prior-form", "dense"]
+    words = ["--weights", str(weights), "--quiet", "--prior", "compact", "--prior-form", "dense"]
     assert main(["denoise", str(series), str(tmp_path / "out"), *words, "--report"]) == 0
     page = (tmp_path / "out.html").read_text()
     assert "the mean over the places of a dense prior" in page

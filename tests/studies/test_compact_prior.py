@@ -46,7 +46,8 @@ def write_series(folder, count: int = 3, shape: int = 256) -> None:
         image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
         image.RescaleSlope, image.RescaleIntercept = 1, -1024
         disc = x**2 + y**2 < (60 + 15 * index) ** 2
-        image.PixelData = np.where(disc, 1074, 0).astype("<i2").tobytes()
+        bone = x**2 + y**2 < 10**2
+        image.PixelData = np.where(bone, 1800, np.where(disc, 1074, 24)).astype("<i2").tobytes()
         image.save_as(folder / f"{index}.dcm", enforce_file_format=True)
 
 

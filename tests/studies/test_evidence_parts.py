@@ -170,7 +170,7 @@ def test_rivals_are_measured_with_their_curves_and_beaten_on_every_patient(patie
     texture = result["texture"]
     assert list(texture) == ["network", "blur"] and texture["network"]["ttf50_share"]["300"] == pytest.approx(1.0)
     assert texture["blur"]["ttf50_share"]["300"] < 0.9 and texture["blur"]["sd_hu"] < texture["network"]["sd_hu"]
-    assert result["recipe"]["patches_a_step"] == 16
+    assert result["recipe"]["patches_a_step"] == 128
     lost = rival_limits(
         {"A": {"network": {"psnr_db": 30.0, "ssim": 0.9}, "blur": {"psnr_db": 30.1, "ssim": 0.8}}}, [ours, blur]
     )

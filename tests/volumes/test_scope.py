@@ -185,7 +185,7 @@ def test_pixels_that_are_not_square_are_warned_of(tmp_path, caplog, form):
         wide, square = as_nifti(wide, tmp_path / "wide.nii.gz"), as_nifti(square, tmp_path / "square.nii.gz")
     told = "pixels of 6 x 5 mm (rows x columns) in axial slices, trained on square ones"
     assert check(wide, caplog) == told and told in caplog.text
-    assert check(square, caplog) == "" and caplog.text == ""
+    assert check(square, caplog) == "" and "outside what the weights were trained on" not in caplog.text
 
 
 def test_a_series_that_was_denoised_before_is_warned_of(tmp_path, caplog):

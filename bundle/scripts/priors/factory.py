@@ -7,16 +7,19 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..errors import BioAttError
 from ..hu import WINDOWS_HU
-from ..networks.recipe import Recipe
 from .clip import BIOMEDCLIP, ClipPrior
 from .descriptors import DESCRIPTORS, check_descriptors
 from .sources import PriorSource, RandomPrior, TemperedPrior, UniformPrior
 from .tables import TablePrior
+
+if TYPE_CHECKING:
+    from ..networks.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
