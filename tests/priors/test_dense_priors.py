@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 
 import nibabel
 import numpy as np
@@ -14,6 +16,7 @@ from made_studies import write_patients
 from scripts.app.command_line import main
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
+from scripts.networks import read_recipe, write_recipe
 from scripts.priors import DESCRIPTORS, SliceKey, TemperedPrior, make_prior
 from scripts.priors.clip import load_clip
 from scripts.priors.dense import over_whole_slice, place_embeddings
@@ -197,12 +200,20 @@ def test_training_and_evaluation_take_dense_and_tempered_priors(tmp_path):
     assert (tmp_path / "e" / "evaluation.json").exists()
 
 
+def taught_with(path, weights, **recipe):
+    """A copy of weights whose recipe says that they were trained so."""
+    shutil.copyfile(weights, path)
+    write_recipe(path, dataclasses.replace(read_recipe(weights), **recipe))
+    return path
+
+
 def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path, weights):
     series = write_ct_series(tmp_path / "series", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=30.0)
     words = ["--weights", str(weights), "--quiet", "--prior", "compact"]
     assert main(["denoise", str(series), str(tmp_path / "vector"), *words]) == 0
+    taught = taught_with(tmp_path / "taught.pt", weights, prior_form="dense", prior_temperature=2.5)
     dense = ["--prior-form", "dense", "--prior-temperature", "2.5"]
-    assert main(["denoise", str(series), str(tmp_path / "dense"), *words, *dense]) == 0
+    assert main(["denoise", str(series), str(tmp_path / "dense"), *words[2:], "--weights", str(taught), *dense]) == 0
     first, second = (
         [pydicom.dcmread(path) for path in sorted((tmp_path / name).iterdir())] for name in ("vector", "dense")
     )
@@ -213,7 +224,8 @@ def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path, wei
 
 def test_a_report_and_an_explanation_show_the_mean_over_places_of_a_dense_prior(tmp_path, weights, dense):
     series = write_ct_series(tmp_path / "series", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=30.0)
-    words = ["--weights", str(weights), "--quiet", "--prior", "compact", "--prior-form", "dense"]
+    taught = taught_with(tmp_path / "taught.pt", weights, prior_form="dense")
+    words = ["--weights", str(taught), "--quiet", "--prior", "compact", "--prior-form", "dense"]
     assert main(["denoise", str(series), str(tmp_path / "out"), *words, "--report"]) == 0
     page = (tmp_path / "out.html").read_text()
     assert "the mean over the places of a dense prior" in page
