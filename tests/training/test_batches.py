@@ -225,3 +225,17 @@ def test_unusable_settings_are_refused(tmp_path):
         PatchBatches(data, batch_size=1, patch_shape=(8, 8), steps=1, augmentation={"noise_gian": (1, 2)})
     with pytest.raises(BioAttError, match="nothing is left to train on"):
         PatchBatches([], batch_size=1, patch_shape=(8, 8), steps=1, augmentation=Augmentation())
+
+
+def test_patches_with_a_structure_are_shared_out_evenly_or_refused(tmp_path, monkeypatch):
+    """Each of two processes has its share of what one has, structures included; an odd number cannot be shared."""
+    data = [slice_pair(tmp_path, f"s{i}", f"P{i}", seed=i) for i in range(4)]
+    whole = batches(data, batch_size=4, probe_share=0.5).batch(3)
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        part = batches(data, batch_size=4, probe_share=0.5).batch(3)
+        torch.testing.assert_close(part["image"], whole["image"][[rank, 2 + rank, 4 + rank]])
+        torch.testing.assert_close(part["label"], whole["label"][[rank, 2 + rank]])
+    with pytest.raises(BioAttError, match="1 patches with a structure, wanted a multiple of the 2 processes"):
+        batches(data, batch_size=2, probe_share=0.5)

@@ -18,7 +18,7 @@ from scripts.training.loop import is_first_process, join_processes, local_device
 
 SETTINGS = SMALL_TRAINING | {
     "views": 60,
-    "batch_size": 2,
+    "batch_size": 4,
     "steps_per_epoch": 4,
     "learning_rate": 0.003,
     "bf16": False,

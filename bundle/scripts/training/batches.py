@@ -126,6 +126,12 @@ class PatchBatches:
                 f"{', '.join(sorted(known))}"
             )
         self.augmentation = augmentation if isinstance(augmentation, Augmentation) else Augmentation(**augmentation)
+        self.probed = round(self.augmentation.probe_share * batch_size)
+        if self.probed % processes:
+            raise BioAttError(
+                f"probe_share of batch_size {batch_size} is {self.probed} patches with a structure, wanted a multiple "
+                f"of the {processes} processes; change batch_size"
+            )
         self.seed = seed
         self.device = torch.device(device)
         self.most_slices = most_slices
@@ -292,7 +298,7 @@ def _cut(pool: _Pool, drawn: dict[str, Tensor], batches: PatchBatches) -> dict[s
     target = full + shift - noise / (gain * alpha_squared)
     power = (noise**2).mean((1, 2), keepdim=True) * (gain**2 + torch.where(real, 0.0, 1.0 / alpha_squared))
     weight = NETWORK_POWER / (power + _LEAST_NOISE_HU**2)
-    probed = round(batches.augmentation.probe_share * len(low))
+    probed = batches.probed // idist.get_world_size()
     structure = _structures(drawn, height, width)
     shown = hu_to_network(torch.cat([low, low[:probed] + structure[:probed]]).clamp(*VALID_RANGE_HU))
     prior = _priors(pool, drawn, places, batches)
