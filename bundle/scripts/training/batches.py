@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -31,6 +32,8 @@ _FILTER_MARGIN = 6
 _BLOBS = 4
 #: Noise that a patch without any counts as, in HU, where its weight is found.
 _LEAST_NOISE_HU = 5.0
+#: HU^2 in one unit of (network range)^2.
+NETWORK_POWER = 1.0 / (hu_to_network(1.0) - hu_to_network(0.0)) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +218,7 @@ def _generator(seed: int, step: int) -> torch.Generator:
 
 def _even_shares(patients: Sequence[str]) -> Tensor:
     """Probability of each slice when every patient is as likely as any other, (slices,)."""
-    counts = {patient: patients.count(patient) for patient in set(patients)}
+    counts = Counter(patients)
     return torch.tensor([1.0 / counts[patient] for patient in patients], dtype=torch.float64) / len(counts)
 
 
@@ -306,10 +309,6 @@ def _cut(pool: _Pool, drawn: dict[str, Tensor], batches: PatchBatches) -> dict[s
         [hu_to_network(target), hu_to_network(structure) - hu_to_network(0.0), weight.expand_as(low)], 1
     )
     return {"image": shown[:, None], "label": label, "prior": torch.cat([prior, prior[:probed]])}
-
-
-#: HU^2 in one unit of (network range)^2.
-NETWORK_POWER = 1.0 / (hu_to_network(1.0) - hu_to_network(0.0)) ** 2
 
 
 def _half_side(images: Tensor) -> float:
