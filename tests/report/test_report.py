@@ -61,6 +61,12 @@ def page(made):
 
 
 @pytest.fixture(scope="module")
+def markup(page):
+    """The page without the bytes of its pictures, whose letters may spell anything."""
+    return re.sub(r"(data:image/png;base64,)[A-Za-z0-9+/=]+", r"\1", page)
+
+
+@pytest.fixture(scope="module")
 def samples(series, made):
     """The samples of the run, from what stands on disk."""
     before, after = radiological_slices(series), radiological_slices(made / "out")
@@ -150,17 +156,20 @@ def test_a_slice_is_shown_in_its_window(page, series):
     assert np.abs(pixels - expected).max() <= 0.51
 
 
-def test_nothing_is_fetched_and_nothing_runs(page):
-    assert not re.search(r"<(script|link|iframe|object|embed|base)\b|@import|\bon\w+=", page)
-    assert {one[:11] for one in re.findall(r'(?:src|href)="([^"#]+)"', page)} == {"data:image/"}
-    assert not re.search(r"url\((?!#)", page)
-    assert set(re.findall(r"https?://[\w./]+", page)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+def test_nothing_is_fetched_and_nothing_runs(markup):
+    assert not re.search(r"<(script|link|iframe|object|embed|base)\b|@import|\bon\w+=", markup)
+    assert {one[:11] for one in re.findall(r'(?:src|href)="([^"#]+)"', markup)} == {"data:image/"}
+    assert not re.search(r"url\((?!#)", markup)
+    assert set(re.findall(r"https?://[\w./]+", markup)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
 
 
-def test_the_page_tells_nothing_of_patient_study_or_paths(page, made, series):
+def test_the_page_tells_nothing_of_patient_study_or_paths(markup, made, series):
     for word in (MARK, "19010203", "099Y", "20200102", "Phantom", str(made), str(series.parent)):
-        assert word not in page
-    assert select_series(series).series_instance_uid in page
+        assert word not in markup
+    assert select_series(series).series_instance_uid in markup
 
 
 def test_warnings_are_told_without_paths_and_only_those_of_the_run(series, weights, tmp_path):
