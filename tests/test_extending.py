@@ -1,10 +1,14 @@
-"""What CONTRIBUTING.md promises: a backbone, a prior model and a data layout are added in one file each."""
+"""What CONTRIBUTING.md promises: a backbone, a prior model, a layout, a format and a command are one file each."""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 import pytest
 import torch
+from scripts.app import commands
+from scripts.app.command_line import main
 from scripts.dicom.phantom import write_ct_series
 from scripts.training import layouts
 from scripts.training.studies import describe, find_studies
@@ -142,3 +146,32 @@ def test_a_format_of_volumes_is_one_file(series, module, tmp_path, monkeypatch):
     after = load_volume(tmp_path / "numpy" / "ct.npz")
     np.testing.assert_allclose(after.hu, load_volume(tmp_path / "dicom").hu, atol=0.51)
     np.testing.assert_array_equal(after.affine, volume.affine)
+
+
+COMMAND = """
+import argparse
+
+from ..arguments import add_series
+
+def add(commands):
+    parser = commands.add_parser("extent", help="tell how many slices there are")
+    add_series(parser)
+
+def run(options):
+    from ...volumes import load_volume
+
+    print(load_volume(options.input, series=options.series).hu.shape[2], "slices")
+"""
+
+
+def test_a_command_is_one_file(series, module, tmp_path, monkeypatch, capsys):
+    module("extent", COMMAND)
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])  # as a file in commands/ is found
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "tell how many slices there are" in capsys.readouterr().out
+    assert main(["extent", str(series)]) == 0
+    assert capsys.readouterr().out == "2 slices\n"
+    assert main(["extent", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    sys.modules.pop("scripts.app.commands.extent")

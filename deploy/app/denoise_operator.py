@@ -58,7 +58,7 @@ class DenoiseSeriesOperator(Operator):
             "output_dir": str(self.output_folder),
             "series": choose_series(self.input_folder, selected),
         }
-        importlib.import_module("scripts.app.commands").run_workflow(
+        importlib.import_module("scripts.workflow").run_workflow(
             "inference", ["inference.json"], {"progress": False, **self.settings, **places}
         )
 

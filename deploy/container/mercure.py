@@ -27,19 +27,16 @@ logger = logging.getLogger("bioatt.mercure")
 
 def main() -> int:
     """Denoise what is there; 0 done, 1 some series failed, 2 folders or settings cannot be used."""
-    from scripts.errors import find_bioatt_error
+    from scripts.app.endings import exit_code
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    try:
-        source, target = _folder("MERCURE_IN_DIR"), _folder("MERCURE_OUT_DIR")
-        settings, rules = read_task(source / "task.json")
-        told = [denoise_series(source, uid, files, target, settings, rules) for uid, files in series_of(source).items()]
-    except Exception as error:
-        ours = find_bioatt_error(error)
-        if ours is None:
-            raise
-        print(f"error: {ours}", file=sys.stderr)
-        return 2
+    return exit_code(_run)
+
+
+def _run() -> int:
+    source, target = _folder("MERCURE_IN_DIR"), _folder("MERCURE_OUT_DIR")
+    settings, rules = read_task(source / "task.json")
+    told = [denoise_series(source, uid, files, target, settings, rules) for uid, files in series_of(source).items()]
     result = {"series": told, "__mercure_notification": notification(told)}
     (target / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(result["__mercure_notification"]["text"])

@@ -6,10 +6,10 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import changed, derive, together, write_enhanced_ct
-from scripts.app.commands import run_workflow
 from scripts.dicom import find_series, read_volume, select_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
+from scripts.workflow import run_workflow
 
 
 def anew(*keywords, part=1):

@@ -12,7 +12,7 @@ BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 
 
 def bundle_module(name: str) -> ModuleType:
-    """A module of the bundle by its name below scripts, e.g. ``app.commands``.
+    """A module of the bundle by its name below scripts, e.g. ``app.commands.denoise``.
 
     An installed bundle is imported as ``bioatt.scripts``, but its configs name `scripts`: with two names its classes
     would exist twice.

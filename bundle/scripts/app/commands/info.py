@@ -1,24 +1,41 @@
-"""What `bioatt info` tells: versions, weights, and where the network would run."""
+"""`bioatt info`: versions, weights, and where the network would run."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..device import find_precision
-from ..networks import read_recipe, weights_sha256
-from ..workflow import BUNDLE_ROOT
-from .entry import bundle_version
+from ...device import find_precision
+from ..entry import BUNDLE_ROOT, bundle_version
 
 _PACKAGES = ("torch", "monai", "pydicom", "nibabel", "numpy")
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "info",
+        help="tell versions, weights, device and precision",
+        description="Tell the versions, the bundle's weights and their sha256, and the device and precision that would "
+        "be used.",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print it, for people or as JSON."""
+    print(describe(options.json))
 
 
 def info() -> dict[str, Any]:
     """Versions, the bundle's weights with their sha256 and prior, and the device and precision used by default."""
     import torch
+
+    from ...networks import read_recipe, weights_sha256
 
     weights = BUNDLE_ROOT / "models" / "model.pt"
     cuda = torch.cuda.is_available()

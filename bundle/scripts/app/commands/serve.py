@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from ...errors import BioAttError
+from ..arguments import NOTICE, read_settings
 
 _EXAMPLE = "bioatt serve --port 11112 --ae-title BIOATT --send-to PACS@192.0.2.1:104"
 
@@ -16,7 +18,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="run a DICOM node: take CT by C-STORE, send the derived series on",
         description="Take CT series by C-STORE, denoise each as `bioatt denoise` does, and send the derived series to "
         "another node. What was acknowledged is on disk, and goes on after a stop of any kind.",
-        epilog=f"example: {_EXAMPLE}\n\nResearch software, not a medical device: not for diagnosis.",
+        epilog=f"example: {_EXAMPLE}\n\n{NOTICE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--send-to", metavar="AE@HOST:PORT", help="where derived series go")
@@ -41,19 +43,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the node, or tell its status; exit code 2 for options that cannot be used."""
-    from ..errors import BioAttError
-
-    try:
-        return _status(options) if options.status or options.retry_failed else _serve(options)
-    except BioAttError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    """Run the node, or tell its status."""
+    return _status(options) if options.status or options.retry_failed else _serve(options)
 
 
 def _status(options: argparse.Namespace) -> int:
     """Tell what stands in the queue; 1 if something failed or no node runs."""
-    from .node.status import describe
+    from ..node.status import describe
 
     lines, well = describe(Path(options.queue), retry_failed=options.retry_failed)
     print("\n".join(lines))
@@ -61,10 +57,8 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from ..errors import BioAttError
-
     try:
-        from .node.node import serve
+        from ..node.node import serve
     except ModuleNotFoundError as error:
         if error.name != "pynetdicom":
             raise
@@ -134,20 +128,18 @@ def _positive(text: str) -> float:
 
 
 def _tls(files: list[str]) -> object:
-    from .node.tls import Tls
+    from ..node.tls import Tls
 
     certificate, key, authority = map(Path, files)
     return Tls(certificate=certificate, key=key, authority=authority)
 
 
 def _node_options(options: argparse.Namespace) -> object:
-    from ..errors import BioAttError
-    from .node.node import NodeOptions, Retries
-    from .node.receiver import Limits
-    from .node.rules import read_rules
-    from .node.sender import Destination
-    from .node.storage import Completeness
-    from .settings import read_settings
+    from ..node.node import NodeOptions, Retries
+    from ..node.receiver import Limits
+    from ..node.rules import read_rules
+    from ..node.sender import Destination
+    from ..node.storage import Completeness
 
     if not options.send_to:
         raise BioAttError("--send-to is missing; say where derived series go, AE@HOST:PORT")

@@ -1,0 +1,41 @@
+"""`bioatt convert`: the authors' checkpoint to this bundle's weights."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ...errors import BioAttError
+from ...staging import check_output_file, staged_file
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "convert",
+        help="turn a checkpoint of the paper's authors into weights of this bundle",
+        description="Read one of the authors' four checkpoint layouts and write it as this bundle's weights, with the "
+        "network_def to use it beside it.",
+    )
+    parser.add_argument("input", metavar="CHECKPOINT", help="the authors' .pth file")
+    parser.add_argument("output", metavar="WEIGHTS.pt", help="the file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+
+
+def run(options: argparse.Namespace) -> None:
+    """`bioatt convert`: the authors' checkpoint to this bundle's weights."""
+    import torch
+
+    from ...networks import Recipe, load_reference_checkpoint, write_recipe
+
+    target = Path(options.output)
+    beside = target.with_suffix(".json")
+    if target.suffix != ".pt":
+        raise BioAttError(f"{target} must end in .pt; name the weights file so")
+    for path in (target, beside):
+        check_output_file(path, options.overwrite)
+    network = load_reference_checkpoint(options.input)
+    with staged_file(target) as weights:
+        torch.save(network.state_dict(), weights)
+    write_recipe(target, Recipe(network_def=network.definition, prior="biomedclip", prior_preparation="minmax"))
+    print(f"{network.title}: weights in {target}, their recipe in {beside}")

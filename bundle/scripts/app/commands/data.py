@@ -1,0 +1,29 @@
+"""`bioatt data`: what a data set holds, and what was refused."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..arguments import add_data_set
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "data",
+        help="list what a data set holds for training, patient by patient",
+        description="List the studies of DATA: layout, slices, thickness, body region, which doses there are, and what "
+        "was refused and why. Patients are named by pseudonym. docs/data.md shows the layouts.",
+    )
+    add_data_set(parser)
+    parser.add_argument("--key", metavar="FILE", help="write the key, pseudonym to folder name, to this JSON file")
+
+
+def run(options: argparse.Namespace) -> None:
+    """`bioatt data`: what a data set holds, and what was refused."""
+    from ...training.studies import describe, find_studies, write_key
+
+    found = find_studies(options.data)
+    if options.key:
+        write_key(options.key, found)
+    print(describe(found))

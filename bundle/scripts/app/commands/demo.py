@@ -1,0 +1,27 @@
+"""`bioatt demo`: a phantom at low dose, denoised."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..arguments import NOTICE
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "demo",
+        help="make a small low-dose series and denoise it",
+        description="Make a small low-dose DICOM series of a phantom, denoise it, and print the quality before and "
+        "after, against the truth. OUT then holds the DICOM series low_dose, truth and denoised, and demo.png.",
+        epilog=NOTICE,
+    )
+    parser.add_argument("output", metavar="OUT", help="folder to make; a former demo there is replaced")
+
+
+def run(options: argparse.Namespace) -> None:
+    """`bioatt demo`: a phantom at low dose, denoised."""
+    from ..demo import run_demo
+
+    run_demo(Path(options.output))

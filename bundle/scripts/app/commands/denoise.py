@@ -1,0 +1,91 @@
+"""`bioatt denoise`: the inference workflow, for one input or for each of a list."""
+
+from __future__ import annotations
+
+import argparse
+
+from ...errors import BioAttError
+from ..arguments import (
+    NOTICE,
+    PRIORS,
+    add_input,
+    add_network,
+    add_output,
+    add_precision,
+    add_prior_form,
+    add_strength,
+    inference_overrides,
+    network_config,
+)
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "denoise",
+        help="denoise a DICOM series or NIfTI files",
+        description="Denoise CT: a DICOM series becomes a derived DICOM series, NIfTI becomes NIfTI. "
+        "HU and geometry are kept; the input is never changed.",
+        epilog=f"{PRIORS}\nexample: bioatt denoise study/series3 study/series3_denoised\n\n{NOTICE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_input(parser)
+    add_output(parser)
+    add_prior_form(parser)
+    parser.add_argument(
+        "--report", action="store_true", help="write OUT.html beside OUT: pictures, noise, HU, prior, attention maps"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
+    add_network(parser)
+    parser.add_argument("--batch-size", type=int, metavar="N", help="slices at a time")
+    add_precision(parser)
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the network with torch.compile: takes a while at first, then faster",
+    )
+    add_strength(parser)
+    parser.add_argument(
+        "--series-description",
+        metavar="TEXT",
+        help="SeriesDescription of the result (default: '{source} {derivation}', the source's and what was done)",
+    )
+    parser.add_argument(
+        "--series-number-step", type=int, metavar="N", help="added to the source's SeriesNumber (default: 1000)"
+    )
+    parser.add_argument("--stable-uids", action="store_true", help="the same run gives the same UIDs, not new ones")
+    parser.add_argument("--keep-private", action="store_true", help="keep private DICOM elements")
+    parser.add_argument(
+        "--cohort",
+        action="store_true",
+        help="SERIES is a list: a text file with one path per line, or a CSV with the columns input and output, and "
+        "series (UID or number) where a folder holds several; each result is a folder in OUT. Several processes with "
+        "the same list and OUT share the work",
+    )
+    parser.add_argument("--resume", action="store_true", help="with --cohort: leave out what is finished in OUT")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(options: argparse.Namespace) -> int:
+    """`bioatt denoise`: the inference workflow, for one input or for each of a list."""
+    from ...workflow import run_workflow
+
+    overrides = inference_overrides(options) | {
+        "report": options.report,
+        "stable_uids": options.stable_uids,
+        "keep_private": options.keep_private,
+        "compile": options.compile,
+        "progress": not options.quiet,
+    }
+    for name in ("batch_size", "series_description", "series_number_step"):
+        if getattr(options, name) is not None:
+            overrides[name] = getattr(options, name)
+    configs = ["inference.json", *network_config(options)]
+    if options.cohort:
+        from ...cohort import denoise_cohort
+
+        return denoise_cohort(options.input, options.output, configs, overrides, resume=options.resume)
+    if options.resume:
+        raise BioAttError("--resume goes on with a list of series; give it together with --cohort")
+    run_workflow("inference", configs, overrides)
+    return 0

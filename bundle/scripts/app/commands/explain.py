@@ -1,0 +1,54 @@
+"""`bioatt explain`: attention maps of one slice, and what another prior changes."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..arguments import (
+    NOTICE,
+    PRIORS,
+    add_input,
+    add_network,
+    add_output,
+    add_precision,
+    add_prior_form,
+    add_strength,
+    inference_overrides,
+    network_config,
+)
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "explain",
+        help="show where the network attends in a slice, and what another prior changes",
+        description="For one slice: attention maps as pictures and NIfTI, and the result with its own prior, the "
+        "uniform one and that of another region: pictures, differences and figures.",
+        epilog=f"{PRIORS}\nexample: bioatt explain study/series3 explained --slice 40\n\n{NOTICE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_input(parser)
+    add_output(parser)
+    parser.add_argument("--slice", type=int, required=True, metavar="N", help="from 0, inferior to superior")
+    parser.add_argument(
+        "--other", default="", metavar="WORD", help="descriptor of the other region (default: the least likely one)"
+    )
+    add_prior_form(parser)
+    parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
+    add_network(parser)
+    add_precision(parser)
+    add_strength(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """`bioatt explain`: attention maps of one slice, and what another prior changes."""
+    from ...report.explain import run_explain
+    from ...workflow import open_workflow
+
+    overrides = inference_overrides(options) | {"progress": False}
+    parser = open_workflow("inference", ["inference.json", *network_config(options)], overrides).parser
+    names = ("data_list", "network", "provenance", "inferer", "reader")
+    parts = {name: parser.get_parsed_content(name) for name in names}
+    lines = run_explain(parts, options.output, options.slice, other=options.other, overwrite=options.overwrite)
+    print("\n".join(lines))

@@ -1,0 +1,65 @@
+"""`bioatt priors`: a table of priors, one row per slice."""
+
+from __future__ import annotations
+
+import argparse
+
+from ...device import find_device
+from ...progress import bar
+from ...staging import check_output_file
+from ..arguments import PRIORS, add_input
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "priors",
+        help="write the prior of each slice to a CSV table",
+        description="Write the prior of each axial slice to a CSV table that --prior table:FILE reads.",
+        epilog=PRIORS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_input(parser)
+    parser.add_argument("output", metavar="TABLE.csv", help="the table to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace the table")
+
+
+def run(options: argparse.Namespace) -> None:
+    """`bioatt priors`: a table of priors, one row per slice."""
+    import torch
+
+    from ...priors import make_prior, write_prior_table
+    from ...volumes import find_inputs, radiological_slices
+    from ...volumes.reader import slice_keys_from_meta
+
+    target = check_output_file(options.output, options.overwrite)
+    inputs = find_inputs(options.input)
+    said = {"preparation": options.prior_preparation, "window_hu": options.prior_window and tuple(options.prior_window)}
+    source = make_prior(
+        options.prior or "compact",
+        **{key: value for key, value in said.items() if value},
+        device=find_device(options.device or _default_device()),
+    )
+    rows = []
+    for path in inputs:
+        volume = radiological_slices(
+            path,
+            series=options.series,
+            assume_hu=options.assume_hu,
+            allow_gaps=options.allow_gaps,
+            one_scan=options.one_scan,
+            progress=True,
+        )
+        keys = slice_keys_from_meta(volume.meta, len(volume))
+        with bar(len(volume), "priors") as advance:
+            for i, key in enumerate(keys):  # one at a time, as inference on a CPU: batches differ in the last digits
+                rows.append((key, source(torch.from_numpy(volume[i])[None], [key])[0]))
+                advance(1)
+    write_prior_table(target, rows, source)
+    print(f"{len(rows)} slices, prior {source.model}: {target}")
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,93 @@
+"""`bioatt simulate`: a low-dose series from a routine one."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..arguments import NOTICE, add_output, add_series
+from ..entry import bundle_version
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "simulate",
+        help="make a low-dose series from a routine one",
+        description="Simulate a lower dose: a DICOM series becomes a derived DICOM series, marked as simulated, NIfTI "
+        "becomes NIfTI. Only the noise by which the doses differ is added; docs/simulation.md tells how.",
+        epilog=f"example: bioatt simulate study/series3 study/series3_quarter --dose 0.25\n\n{NOTICE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_series(parser)
+    add_output(parser)
+    parser.add_argument("--dose", type=float, required=True, metavar="K", help="share of the dose of SERIES, in (0, 1]")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
+    parser.add_argument(
+        "--realisations", type=int, default=1, metavar="N", help="several series, in OUT/realisation_1 and so on"
+    )
+    parser.add_argument(
+        "--filter",
+        default="hann",
+        metavar="NAME",
+        help="reconstruction filter, the noise texture: ramp, shepp-logan, cosine, hamming or hann, with a cut-off if "
+        "wanted as in hann:0.8 (default: hann)",
+    )
+    parser.add_argument(
+        "--photons",
+        type=_number_or_auto,
+        metavar="N",
+        help="per ray at the dose of SERIES, or auto: found from the noise of SERIES (default: auto)",
+    )
+    parser.add_argument(
+        "--electronic", type=float, default=1.0, metavar="SD", help="electronic noise in photons (default: 1)"
+    )
+    parser.add_argument(
+        "--tube-current",
+        default="",
+        metavar="FROM",
+        help="its profile: header (XRayTubeCurrent of each slice), or a file with one number per slice from inferior "
+        "to superior (default: the same for all slices)",
+    )
+    parser.add_argument("--views", type=int, default=1000, metavar="N", help="angles over half a turn (default: 1000)")
+    parser.add_argument(
+        "--projector",
+        choices=("fourier", "scikit-image"),
+        default="fourier",
+        help="how line integrals and images are computed (default: fourier, the fast one)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(options: argparse.Namespace) -> None:
+    """`bioatt simulate`: a low-dose series from a routine one."""
+    from ..simulate_series import Simulation, simulate_series
+
+    simulation = Simulation(
+        dose_fraction=options.dose,
+        filter_name=options.filter,
+        photons=options.photons,
+        electronic_sd=options.electronic,
+        views=options.views,
+        projector=options.projector,
+        tube_current=options.tube_current,
+        seed=options.seed,
+        realisations=options.realisations,
+    )
+    lines = simulate_series(
+        options.input,
+        options.output,
+        simulation,
+        version=bundle_version(),
+        series=options.series,
+        assume_hu=options.assume_hu,
+        allow_gaps=options.allow_gaps,
+        one_scan=options.one_scan,
+        overwrite=options.overwrite,
+        progress=not options.quiet,
+    )
+    print("\n".join(lines), options.output, sep="\n")
+
+
+def _number_or_auto(text: str) -> float | None:
+    """None for ``auto``."""
+    return None if text == "auto" else float(text)

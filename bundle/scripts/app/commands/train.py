@@ -1,0 +1,27 @@
+"""`bioatt train`: the training workflow."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..arguments import add_validate, add_workflow, network_config, training_overrides
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train on real low doses, or on low doses simulated from full ones",
+        description="Start the training workflow (configs/train.json).",
+    )
+    add_workflow(parser)
+    parser.add_argument("--tracking", metavar="NAME", help="mlflow: keep the curve in OUT/mlruns.db too")
+    add_validate(parser, "patients to validate on, left out of training (default: drawn, see split_fractions)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """`bioatt train`: the training workflow."""
+    from ...workflow import run_workflow
+
+    configs = ["train.json", *network_config(options)]
+    run_workflow("training", configs, training_overrides(options), options.tracking)
