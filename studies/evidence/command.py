@@ -18,6 +18,7 @@ from scripts.workflow import BUNDLE_ROOT, CONFIGS, quiet_libraries
 
 from .bench import HELD_OUT, Bench
 from .denoisers import RETUNED, Denoiser, bundle_denoiser, nlm_denoiser, rival
+from .detection import contestants_of, measure_patients, measure_uniform
 from .lcd import measure_lcd
 from .pages import write_pages
 from .patients import Patient
@@ -96,6 +97,17 @@ class Evidence:
         """The model observer on the LCD phantom."""
         return measure_lcd(self.options.data / "lcd_ct" / "fbp", [self.network, nlm_denoiser()])
 
+    def detection(self) -> dict[str, Any]:
+        """The same observer with many realisations, in a uniform phantom and in patients, at five doses."""
+        options = self.options
+        asked = contestants_of(options.weights, STRENGTHS, options.prior, options.network)
+        return {
+            "uniform": measure_uniform(asked, realisations=options.detection_realisations, seed=options.seed),
+            "patients": measure_patients(
+                options.data, self.work / "bench", asked, names=options.judged, seed=options.seed
+            ),
+        }
+
     def plane(self) -> dict[str, Any]:
         """Noise left against contrast kept, and the error against the truth, on all patients left out."""
         options = self.options
@@ -140,6 +152,7 @@ PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {
     "quality": Evidence.quality,
     "doses": Evidence.doses,
     "phantom": Evidence.phantom,
+    "detection": Evidence.detection,
     "detectability": Evidence.detectability,
     "volumes": Evidence.volumes,
     "series": Evidence.series,
@@ -211,6 +224,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prior", default="uniform")
     made.add_argument("--slices", type=int, default=10, help="about so many of a patient")
     made.add_argument("--realisations", type=int, default=50, help="of the phantom's noise")
+    made.add_argument(
+        "--detection-realisations", type=int, default=200, help="of the phantom's noise, at each dose, for the observer"
+    )
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--device", default="", help="e.g. cuda; the workflow's own choice by default")
     return made

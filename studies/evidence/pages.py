@@ -10,6 +10,7 @@ from typing import Any
 from scripts.errors import BioAttError
 from scripts.provenance import NOT_FOR_DIAGNOSIS
 
+from .detection_page import detection_section
 from .plane_page import plane_section
 from .quality_page import doses_section, quality_section, series_section, volumes_section
 from .rivals_page import rivals_section
@@ -83,7 +84,7 @@ _TITLES = {
 #: Which result files each page shows, in order.
 PAGES = {
     "quality.md": ("plane", "quality", "doses", "volumes", "series"),
-    "texture.md": ("phantom", "detectability"),
+    "texture.md": ("phantom", "detection", "detectability"),
     RIVALS: ("rivals",),
 }
 _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
@@ -93,6 +94,7 @@ _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
     "volumes": volumes_section,
     "series": series_section,
     "phantom": phantom_section,
+    "detection": detection_section,
     "detectability": detectability_section,
     "rivals": rivals_section,
 }

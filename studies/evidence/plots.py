@@ -60,6 +60,23 @@ def plot_detectability(path: Path, doses: Mapping[str, Any]) -> None:
         panels[0].legend()
 
 
+def plot_dose_response(path: Path, uniform: Mapping[str, Any], patients: Mapping[str, Any]) -> None:
+    """d' as a share of the full dose's against the dose: in the phantom, and as the mean over patients."""
+    with _Axes(path, "dose (%)", "d' over that of the full dose", 2) as panels:
+        doses = [100.0 * float(dose) for dose in uniform["doses"]]
+        for i, name in enumerate(uniform["potential"]):
+            style = {"color": COLOURS[i % 7], "marker": "osD^v<>"[i % 7], "label": name}
+            panels[0].plot(doses, uniform["potential"][name]["share"], **style)
+            panels[1].plot(doses, [of["mean"] for of in patients["mean"][name].values()], **style)
+        for axes, title in zip(panels, ("uniform phantom", "patients left out, mean"), strict=True):
+            axes.axhline(1.0, color="0.7", linewidth=0.8)
+            axes.set_xscale("log")
+            axes.set_xticks(doses, [f"{dose:g}" for dose in doses])
+            axes.minorticks_off()
+            axes.set_title(title)
+        panels[0].legend()
+
+
 def plot_plane(path: Path, found: Mapping[str, Any], few: Mapping[str, Any], diameters: Sequence[str]) -> None:
     """Contrast kept against noise left, means over patients: a panel per diameter, a line per contestant's settings.
 

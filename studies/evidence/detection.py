@@ -1,0 +1,357 @@
+"""Detectability with power: d' of discs and of a shape at five doses, and the dose that a denoiser saves.
+
+Every condition is seen with and without the signal on the same noise, so the difference of the means has no noise of
+its own; templates never see what they score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.special import ndtr
+from scripts.evaluation.intervals import patient_interval
+from scripts.evaluation.lesions import EDGE_SD_MM, Lesion
+from scripts.evaluation.observer import (
+    CHANNELS,
+    Scores,
+    channel_outputs,
+    detectability,
+    held_out_scores,
+    laguerre_gauss_channels,
+    verdict,
+)
+from scripts.evaluation.phantoms import RodPhantom, rod_phantom
+from scripts.priors import SliceKey
+
+from .bench import HELD_OUT, patient_folder
+from .contestants import anchored, gaussians, network_contestant
+from .judging import Contestant, JudgedSlice, kept_patient
+from .lcd import LEAST_HALF, channel_width
+from .phantom import calibrated
+
+#: Fractions of the full dose, and the one beside which the denoised ones are set.
+DOSES, FULL = (1.0, 0.5, 0.4, 0.25, 0.1), 1.0
+SIZE, SPACING_MM, RING_MM = 448, 0.7, 90.0
+DISCS_MM, CONTRASTS_HU = (4.0, 6.0, 10.0), (10.0, 20.0, 30.0, 40.0)
+#: Round against spiculated: diameter, contrast, spikes, and their height as a share of the radius.
+NODULE_MM, NODULE_HU, SPIKES, SPIKE_HEIGHT = 10.0, 40.0, 8, 0.35
+SHAPE = f"{NODULE_MM:g} mm, {NODULE_HU:g} HU, round or spiculated"
+#: SDs in pixels by which the difference of both shapes is smoothed for the channels of that task.
+SHAPE_CHANNELS = (0.0, 0.7, 1.4, 2.8)
+#: Half the side of a disc's region in radii; beyond it other discs of a patient's slice begin.
+REACH = 2.5
+#: The input itself, and the baseline beside the network.
+INPUT, BASELINE = "0 mm", "1 mm"
+#: Phantoms that are denoised at a time.
+CHUNK = 10
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an image is asked about a signal.
+
+    Args:
+        task: name of the signal.
+        image: 1 + which of the images with signals.
+        part: the square around it.
+        channels: of the observer, (c, n, n).
+        sign: -1 for a signal darker than its surroundings.
+        level: subtract the mean of the square's border first, as backgrounds of patients differ.
+    """
+
+    task: str
+    image: int
+    part: tuple[slice, slice]
+    channels: np.ndarray
+    sign: float = 1.0
+    level: bool = False
+
+    def outputs(self, image_hu: np.ndarray) -> np.ndarray:
+        """What the channels say of the square, (c,)."""
+        region = np.asarray(image_hu[self.part], np.float64)
+        if self.level:
+            region = region - np.concatenate([region[[0, -1]].ravel(), region[1:-1, [0, -1]].ravel()]).mean()
+        return self.sign * channel_outputs(region, self.channels)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A slice without signals, and with those of each further image, (1 + n, H, W) in HU."""
+
+    judged: JudgedSlice
+    images: np.ndarray
+    sites: Sequence[Site]
+
+
+Channels = dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]]  # setting, task: (with, without) of each repeat
+
+
+def look(contestants: Sequence[Contestant], scenes: Iterable[Scene]) -> Channels:
+    """Denoise the scenes, and ask the channels at every site."""
+    found: Channels = {f"{c.name}, {name}": {} for c in contestants for name in c.settings}
+    for scene in scenes:
+        for one in contestants:
+            filtered = one.tuned_to(scene.judged)
+            outputs = [filtered(image) for image in scene.images]
+            for name, setting in one.settings.items():
+                seen = [setting(x, y, scene.judged.spacing_mm) for x, y in zip(scene.images, outputs, strict=True)]
+                for site in scene.sites:
+                    pair = site.outputs(seen[site.image]), site.outputs(seen[0])
+                    found[f"{one.name}, {name}"].setdefault(site.task, []).append(pair)
+    return found
+
+
+def scored(channels: Channels) -> dict[str, dict[str, Scores]]:
+    """Held-out scores by setting and task."""
+    return {
+        setting: {
+            task: held_out_scores(np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs])[:, None])
+            for task, pairs in tasks.items()
+        }
+        for setting, tasks in channels.items()
+    }
+
+
+def drawn_detectability(scores: Scores, drawn: np.ndarray) -> np.ndarray:
+    """d' of repeats drawn with replacement, (draws,): those with and without the signal share their noise.
+
+    Args:
+        scores: of n repeats.
+        drawn: numbers in [0, 1), (draws, n or more): which repeats are taken.
+    """
+    count = len(scores.present)
+    taken = (drawn[:, :count] * count).astype(int)
+    present, absent = scores.present[taken], scores.absent[:, 0][taken]
+    spread = np.sqrt((present.var(1, ddof=1) + absent.var(1, ddof=1)) / 2.0)
+    return (present.mean(1) - absent.mean(1)) / spread
+
+
+def equal_dose(doses: Sequence[float], denoised: Sequence[float], wanted: float) -> float:
+    """The dose at which denoised images reach the d' `wanted`, by a straight line in the logarithms of both.
+
+    NaN where not even the full dose reaches it; the least dose where all do.
+    """
+    points = sorted(zip(doses, denoised, strict=True), reverse=True)
+    if points[0][1] < wanted:
+        return math.nan
+    for (upper, above), (lower, below) in zip(points, points[1:], strict=False):
+        if below < wanted:
+            share = math.log(above / wanted) / math.log(above / max(below, 1e-6))
+            return math.exp(math.log(upper) + share * math.log(lower / upper))
+    return points[-1][0]
+
+
+# In a uniform phantom.
+
+
+def measure_uniform(
+    contestants: Sequence[Contestant], *, realisations: int = 200, draws: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """d' by dose, setting and task in a water cylinder, and the dose that each setting saves.
+
+    Returns:
+        ``repeats``; ``doses``: dose, setting and task to ``before``, ``after``, their ``_95``, ``change``,
+        ``change_95`` and ``verdict``; ``potential``: setting to ``share``, the mean d' over that of the full dose, by
+        dose, and to ``dose`` and ``dose_95``, at which the share is 1.
+    """
+    phantom = rod_phantom(SIZE, SPACING_MM, contrasts_hu=(0.0,))
+    signals, sites = uniform_signals(phantom)
+    scores = {
+        dose: scored(look(contestants, _uniform_scenes(phantom, signals, sites, dose, realisations, [seed, number])))
+        for number, dose in enumerate(DOSES)
+    }
+    return {"repeats": realisations, "draws": draws, **compare(scores, draws, seed)}
+
+
+def compare(scores: Mapping[float, Mapping[str, Mapping[str, Scores]]], draws: int, seed: int) -> dict[str, Any]:
+    """The table of `measure_uniform`, and the potentials, of scores by dose, setting and task; input first."""
+    reference = next(iter(scores[FULL]))
+    most = max(len(one.present) for one in scores[FULL][reference].values())
+    drawn = np.random.default_rng(seed).random((draws, most))
+    values = {
+        (dose, setting, task): (detectability(one), drawn_detectability(one, drawn))
+        for dose, settings in scores.items()
+        for setting, tasks in settings.items()
+        for task, one in tasks.items()
+    }
+    doses = {
+        f"{dose:g}": {
+            setting: {
+                task: _change(values[dose, reference, task], values[dose, setting, task]) for task in settings[setting]
+            }
+            for setting in settings
+        }
+        for dose, settings in scores.items()
+    }
+    tasks = list(scores[FULL][reference])
+
+    def means(setting: str) -> np.ndarray:
+        """d' over all tasks by dose, and of each draw, (doses, 1 + draws)."""
+        every = [[np.append(*values[dose, setting, task]) for task in tasks] for dose in scores]
+        return np.array(every).mean(axis=1)
+
+    wanted = means(reference)[list(scores).index(FULL)]
+    potential = {setting: _potential(means(setting), wanted, list(scores)) for setting in scores[FULL]}
+    return {"tasks": tasks, "doses": doses, "potential": potential}
+
+
+def _potential(denoised: np.ndarray, wanted: np.ndarray, doses: Sequence[float]) -> dict[str, Any]:
+    """The equal dose with its 95% interval; a draw that never reaches the full dose counts as above it."""
+    value, *found = [equal_dose(doses, of, full) for of, full in zip(denoised.T, wanted, strict=True)]
+    interval = np.quantile([math.inf if math.isnan(one) else one for one in found], [0.025, 0.975], method="nearest")
+    return {
+        "share": (denoised[:, 0] / wanted[0]).tolist(),
+        "dose": None if math.isnan(value) else value,
+        "dose_95": [None if math.isinf(one) else float(one) for one in interval],
+    }
+
+
+def _change(before: tuple[float, np.ndarray], after: tuple[float, np.ndarray]) -> dict[str, Any]:
+    """d' before and after with 95% intervals, the relative change, and the verdict."""
+    intervals = [np.quantile(of, [0.025, 0.975]).tolist() for _, of in (before, after)]
+    seen = intervals[0][0] > 0.0
+    change_95 = (np.quantile(after[1] / before[1], [0.025, 0.975]) - 1.0).tolist() if seen else None
+    return {
+        "before": before[0],
+        "after": after[0],
+        "before_95": intervals[0],
+        "after_95": intervals[1],
+        "change": after[0] / before[0] - 1.0 if seen else None,
+        "change_95": change_95,
+        "verdict": verdict(change_95),
+    }
+
+
+def uniform_signals(phantom: RodPhantom) -> tuple[np.ndarray, list[Site]]:
+    """What is added to the water without and with the signals, (2, H, W) in HU, and where: on one ring."""
+    shape, middle = phantom.image_hu.shape, (SIZE - 1) / 2
+    names = [(d, hu) for d in DISCS_MM for hu in CONTRASTS_HU]
+    without, present, sites = np.zeros(shape), np.zeros(shape), []
+    for i in range(len(names) + 1):
+        angle = 2 * math.pi * i / (len(names) + 1)
+        center = tuple(round(middle + RING_MM / SPACING_MM * turn(angle)) for turn in (math.sin, math.cos))
+        if i < len(names):
+            diameter, hu = names[i]
+            present += hu * Lesion(diameter, center).profile(shape, SPACING_MM)
+            part, channels = disc_channels(diameter, center, SPACING_MM)
+            sites.append(Site(f"{diameter:g} mm, {hu:g} HU", 1, part, channels))
+        else:
+            round_one, spiculated = (NODULE_HU * nodule(shape, center, height) for height in (0.0, SPIKE_HEIGHT))
+            without, present = without + round_one, present + spiculated
+            part, _ = disc_channels(NODULE_MM, center, SPACING_MM)
+            difference = (spiculated - round_one)[part]
+            channels = np.stack([gaussian_filter(difference, sd) for sd in SHAPE_CHANNELS])
+            sites.append(Site(SHAPE, 1, part, channels / np.linalg.norm(channels, axis=(1, 2), keepdims=True)))
+    return np.stack([without, present]), sites
+
+
+def nodule(shape: tuple[int, int], center: tuple[int, int], height: float) -> np.ndarray:
+    """A nodule with spikes so high, as a share of its radius, 0 to 1 in (H, W); the area does not depend on them."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    y, x = (rows - center[0]) * SPACING_MM, (columns - center[1]) * SPACING_MM
+    radius = NODULE_MM / 2 / math.sqrt(1 + height**2 / 2) * (1 + height * np.cos(SPIKES * np.arctan2(y, x)))
+    return ndtr((radius - np.hypot(y, x)) / EDGE_SD_MM)
+
+
+def disc_channels(
+    diameter_mm: float, center: tuple[int, int], spacing_mm: float
+) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The square around a disc, its middle the disc's, and the Laguerre-Gauss channels on it."""
+    radius = diameter_mm / 2 / spacing_mm
+    half = max(LEAST_HALF, round(REACH * radius))
+    part = tuple(slice(middle - half, middle + half + 1) for middle in center)
+    return part, laguerre_gauss_channels(2 * half + 1, channel_width(radius))
+
+
+def _uniform_scenes(
+    phantom: RodPhantom, signals: np.ndarray, sites: Sequence[Site], dose: float, count: int, seed: Sequence[int]
+) -> Iterator[Scene]:
+    """The phantom at a dose, `count` times: the noise of a dose is that of so many photons."""
+    full = calibrated(phantom)
+    simulator = replace(full, photons=full.photons * dose)
+    projected = simulator.geometry.project(phantom.image_hu)
+    generator = np.random.default_rng(seed)
+    key = SliceKey(index=0, sop_instance_uid="")
+    for _ in range(count):
+        # From a dose to its half, as much noise is added as the dose itself has.
+        noisy = simulator.low_dose(phantom.image_hu, 0.5, generator, line_integrals=projected)
+        images = (noisy + signals).astype(np.float32)
+        judged = JudgedSlice(
+            index=0, key=key, full_hu=images[0], low_hu=images[0], spacing_mm=SPACING_MM, insertions=[]
+        )
+        yield Scene(judged, images, sites)
+
+
+# In patients: the signal is known exactly, the background varies.
+
+
+def measure_patients(
+    data: Path,
+    work: Path,
+    contestants: Sequence[Contestant],
+    *,
+    names: Sequence[str] = HELD_OUT,
+    slices: int = 8,
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """d' by patient in real slices; a patient's is the mean over diameters and contrasts.
+
+    Returns:
+        ``patients``: patient to ``repeats`` by task and to what `measure_uniform` gives, ``potential`` with it;
+        ``mean``: setting to dose to `patient_interval` of d' over that of the full dose.
+    """
+    patients = {}
+    for name in names:
+        scores, repeats = {}, {}
+        for dose in DOSES:
+            channels = look(contestants, patient_scenes(data, work, name, dose, slices, seed))
+            kept = {
+                setting: {task: pairs for task, pairs in tasks.items() if len(pairs) > 3 * CHANNELS}
+                for setting, tasks in channels.items()
+            }
+            scores[dose] = scored(kept)
+            repeats = {task: len(pairs) for task, pairs in next(iter(kept.values())).items()}
+        patients[name] = {"repeats": repeats, **compare(scores, draws, seed)}
+    settings = next(iter(patients.values()))["potential"]
+    mean = {
+        setting: {
+            f"{dose:g}": patient_interval({p: of["potential"][setting]["share"][i] for p, of in patients.items()})
+            for i, dose in enumerate(DOSES)
+        }
+        for setting in settings
+    }
+    return {"slices": slices, "draws": draws, "patients": patients, "mean": mean}
+
+
+def patient_scenes(data: Path, work: Path, name: str, dose: float, slices: int, seed: int) -> Iterator[Scene]:
+    """Slices of a patient at a dose, as they are and with discs put in; the full dose is the series itself."""
+    fraction = 0.25 if dose == FULL else dose
+    for one in kept_patient(patient_folder(data, name), slices, work, dose_fraction=fraction, seed=seed).slices:
+        judged = replace(one, low_hu=one.full_hu) if dose == FULL else one
+        sites = [
+            Site(f"{disc.lesion.diameter_mm:g} mm, {abs(disc.contrast_hu):g} HU", 1 + i, part, channels, sign, True)
+            for i, discs in enumerate(judged.insertions)
+            for disc in discs
+            for part, channels in [disc_channels(disc.lesion.diameter_mm, disc.lesion.center, judged.spacing_mm)]
+            for sign in [math.copysign(1.0, disc.contrast_hu)]
+            if all(0 <= p.start and p.stop <= n for p, n in zip(part, judged.low_hu.shape, strict=True))
+        ]
+        yield Scene(judged, judged.plane.images(), sites)
+
+
+def contestants_of(
+    weights: Path, strengths: Mapping[str, tuple[float, float]], prior: str, network_config: str
+) -> list[Contestant]:
+    """The input, a Gaussian, and the network at its strengths."""
+    plain = gaussians()
+    plain = replace(plain, settings={name: plain.settings[name] for name in (INPUT, BASELINE)})
+    settings = {name: anchored(*one) for name, one in strengths.items()}
+    network = network_contestant("network", weights, settings, network_config=network_config, prior=prior)
+    return [plain, network]

@@ -1,0 +1,136 @@
+"""The observer with power: signals, doses that are equal, and what it says of filters that help, harm or do nothing."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scripts.evaluation.observer import Scores, detectability
+from scripts.evaluation.phantoms import rod_phantom
+
+from studies.evidence import detection
+from studies.evidence.detection import (
+    SHAPE,
+    Scene,
+    compare,
+    drawn_detectability,
+    equal_dose,
+    look,
+    measure_uniform,
+    nodule,
+    scored,
+    uniform_signals,
+)
+from studies.evidence.detection_page import detection_section
+from studies.evidence.judging import Contestant, as_it_is
+
+
+def contestant(name, change):
+    return Contestant(name=name, tuned_to=lambda one: change, settings={"0 mm": as_it_is})
+
+
+def test_a_nodule_has_its_area_with_and_without_spikes():
+    plain, spiculated = (nodule((101, 101), (50, 50), height).sum() for height in (0.0, detection.SPIKE_HEIGHT))
+    assert spiculated == pytest.approx(plain, rel=0.02)
+    assert np.abs(nodule((101, 101), (50, 50), 0.35) - nodule((101, 101), (50, 50), 0.0)).max() > 0.3
+
+
+def test_signals_stand_apart_in_the_water_each_in_the_middle_of_its_square():
+    phantom = rod_phantom(detection.SIZE, detection.SPACING_MM, contrasts_hu=(0.0,))
+    signals, sites = uniform_signals(phantom)
+    assert len(sites) == len({site.task for site in sites}) == 13
+    assert phantom.image_hu[np.abs(signals).max(0) > 0.01].min() > -1.0
+    seen = np.zeros(phantom.image_hu.shape, int)
+    for site in sites:
+        seen[site.part] += 1
+        square = signals[1][site.part]
+        assert np.allclose(square, square[::-1, ::-1], atol=1e-9) and square.max() > 9.0
+    assert seen.max() == 1
+
+
+@pytest.mark.parametrize(
+    ("denoised", "wanted", "expected"),
+    [
+        ([4.0, 2.0, 1.0], 2.0, 0.5),
+        ([4.0, 2.0, 1.0], 4.0, 1.0),
+        ([4.0, 2.0, 1.0], 1.0, 0.25),
+        ([4.0, 2.0, 1.0], 0.5, 0.25),
+    ],
+)
+def test_the_equal_dose_lies_between_the_doses(denoised, wanted, expected):
+    assert equal_dose([1.0, 0.5, 0.25], denoised, wanted) == pytest.approx(expected)
+
+
+def test_the_equal_dose_is_none_where_not_even_the_full_dose_reaches_it():
+    assert math.isnan(equal_dose([1.0, 0.5], [0.9, 0.4], 1.0))
+
+
+def test_draws_of_all_repeats_in_order_give_the_detectability_itself():
+    generator = np.random.default_rng(0)
+    scores = Scores(generator.normal(2.0, 1.0, 40), generator.normal(0.0, 1.0, (40, 1)))
+    in_order = (np.arange(40)[None] + 0.5) / 40
+    assert drawn_detectability(scores, in_order)[0] == pytest.approx(detectability(scores))
+    drawn = drawn_detectability(scores, generator.random((500, 40)))
+    assert 1.0 < drawn.min() and 0.1 < drawn.std() < 0.6
+
+
+def test_a_filter_that_erases_the_signal_is_lower_and_one_that_halves_the_noise_is_not(monkeypatch):
+    monkeypatch.setattr(detection, "DOSES", (1.0, 0.25))
+    blank = np.random.default_rng(1)
+    clean = rod_phantom(detection.SIZE, detection.SPACING_MM, contrasts_hu=(0.0,)).image_hu
+    asked = [
+        contestant("Gaussian", lambda image: image),
+        contestant("scaled", lambda image: clean + (image - clean) / 2),
+        contestant("eraser", lambda image: blank.normal(0, 9, image.shape)),
+    ]
+    result = json.loads(json.dumps(measure_uniform(asked, realisations=30, draws=100)))
+    input_, scaled, eraser = (result["potential"][f"{one.name}, 0 mm"] for one in asked)
+    assert input_["share"][0] == 1.0 and 0.35 < input_["share"][1] < 0.65, "d' goes with the root of the dose"
+    assert scaled["share"] == pytest.approx(input_["share"]) and eraser["share"][1] < 0.1
+    assert eraser["dose"] is None and eraser["dose_95"] == [None, None]
+    seen = [d for d in result["doses"]["1"]["eraser, 0 mm"].values() if d["change"] is not None]
+    assert len(seen) >= 10 and {d["verdict"] for d in seen} == {"lower"}
+    assert SHAPE in result["tasks"]
+
+
+def test_the_page_tells_what_was_found(tmp_path):
+    generator = np.random.default_rng(0)
+
+    def scores(distance):
+        return {"4 mm, 20 HU": Scores(generator.normal(distance, 1, 30), generator.normal(0, 1, (30, 1)))}
+
+    by_dose = {
+        dose: {name: scores(4 * dose**0.5) for name in ("Gaussian, 0 mm", "Gaussian, 1 mm", "network, standard")}
+        for dose in detection.DOSES
+    }
+    compared = {"repeats": 30, "draws": 50, **compare(by_dose, 50, 0)}
+    mean = {
+        name: {f"{dose:g}": {"mean": of["share"][i], "interval_95": None} for i, dose in enumerate(detection.DOSES)}
+        for name, of in compared["potential"].items()
+    }
+    one = {"uniform": compared, "patients": {"slices": 2, "draws": 50, "patients": {"A": compared}, "mean": mean}}
+    page = detection_section(json.loads(json.dumps(one)), tmp_path)
+    assert (tmp_path / "detection.png").is_file() and "nan" not in page
+    assert f"{compared['potential']['network, standard']['share'][3]:.0%} after" in page
+    assert page.count("| 4 mm, 20 HU |") == 1
+
+
+def test_borders_are_taken_off_in_patients_and_dark_discs_turned():
+    image = np.full((9, 9), 70.0)
+    image[4, 4] = 50.0
+    site = detection.Site("t", 1, (slice(0, 9), slice(0, 9)), np.ones((1, 9, 9)), -1.0, True)
+    assert site.outputs(image) == pytest.approx([20.0])
+
+
+def test_every_scene_is_denoised_once_per_image_and_scored_by_repeats():
+    calls = []
+    sites = [detection.Site("t", 1, (slice(2, 7), slice(2, 7)), np.ones((1, 5, 5)))]
+    generator = np.random.default_rng(0)
+
+    def scene():
+        noise = generator.normal(0, 1, (9, 9))
+        return Scene(type("Slice", (), {"spacing_mm": 1.0})(), np.stack([noise, noise + 1.0]), sites)
+
+    found = look([contestant("A", lambda image: calls.append(1) or image)], [scene() for _ in range(8)])
+    assert len(calls) == 16 and len(found["A, 0 mm"]["t"]) == 8
+    assert detectability(scored(found)["A, 0 mm"]["t"]) > 2.0
