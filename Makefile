@@ -6,7 +6,7 @@ LABEL := .venv-label
 DEPLOY := .venv-deploy
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence weights rivals study benchmark gpu lint format reference image
+.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence weights baselines study benchmark gpu lint format reference image
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -90,13 +90,13 @@ SHIPPED := -m monai.bundle run training --dataset_dir $(abspath $(BIOATT_DATA)) 
 weights: setup  ## train the shipped weights again, in runs/weights; BIOATT_DATA must name the data; hours, goes on after a stop
 	cd bundle && ../$(BIN)/python $(SHIPPED)]" --output_dir ../runs/weights
 
-RIVAL := runs/rivals/redcnn32
+BASELINE := runs/baselines/redcnn32
 
-rivals: $(RIVAL)/model.pt  ## train RED-CNN with 32 maps as the shipped weights (hours; goes on after a stop), measure it
-	$(MAKE) evidence EVIDENCE_OPTIONS="--parts rivals --rival 'RED-CNN, 32 maps=$(RIVAL)/model.pt:network_redcnn32.json'"
+baselines: $(BASELINE)/model.pt  ## train RED-CNN with 32 maps as the shipped weights (hours; goes on after a stop), measure it
+	$(MAKE) evidence EVIDENCE_OPTIONS="--parts baselines --baseline 'RED-CNN, 32 maps=$(BASELINE)/model.pt:network_redcnn32.json'"
 
-$(RIVAL)/model.pt: | setup
-	cd bundle && ../$(BIN)/python $(SHIPPED),'configs/network_redcnn32.json']" --output_dir ../$(RIVAL)
+$(BASELINE)/model.pt: | setup
+	cd bundle && ../$(BIN)/python $(SHIPPED),'configs/network_redcnn32.json']" --output_dir ../$(BASELINE)
 
 study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study $(BIOATT_DATA)/ct runs/study/priors --steps 500 --page docs/evidence/prior_models.md

@@ -25,7 +25,7 @@ from scripts.staging import staged_folder
 from scripts.volumes import radiological_slices
 from torch.nn import functional
 
-from .compact_prior_judge import LabelledSlices, judge, patient_of, read_labels, visible_at, write_readme
+from .compact_prior_evaluation import LabelledSlices, evaluate, patient_of, read_labels, visible_at, write_readme
 
 TRAIN_SHAPE = 256  # pixels of a slice while training; half of a CT slice
 THICKEST_MM = 5.0  # slices farther apart are not averaged with their neighbour: it shows other anatomy
@@ -280,17 +280,17 @@ def build(
     only: Sequence[str] | None = None,
     previous: Path | None = None,
 ) -> dict[str, object]:
-    """Read, train, judge and write the folder `out`, whole or not at all; return the figures.
+    """Read, train, evaluate and write the folder `out`, whole or not at all; return the figures.
 
     Args:
         data: folder, or folders, with one folder a patient.
         out: folder of the model, replaced whole.
         labels: labels.csv.
-        held_out: patients to judge only.
+        held_out: patients to evaluate only.
         seed: of first weights and draws.
         steps: of training.
         only: the labelled series to use (default: all).
-        previous: folder of an older model, judged on the patients held out for comparison.
+        previous: folder of an older model, evaluated on the patients held out for comparison.
 
     Raises:
         BioAttError: a series of the labels has no folder in `data`, or a patient held out has no labels.
@@ -307,22 +307,22 @@ def build(
             f"{', '.join(missing)}: not in {labels} or no folder of {where}; correct labels or --held-out"
         )
     patients = [read_patient(folder, ranges[name], name) for name, folder in folders.items() if folder]
-    judged = [p for p in patients if patient_of(p.patient) in held_out]
+    evaluated = [p for p in patients if patient_of(p.patient) in held_out]
     known = [p for p in patients if patient_of(p.patient) not in held_out]
     with staged_folder(out, overwrite=True) as folder:
         write_skeleton(folder)
         shutil.copyfile(labels, folder / "labels.csv")
         constant = torch.cat([p.target for p in known]).mean(0)
         old = make_prior(f"local-dir:{previous}") if previous else None
-        before = {p.patient: judge(old, p, constant) for p in judged} if old else {}
+        before = {p.patient: evaluate(old, p, constant) for p in evaluated} if old else {}
         train(known, folder, steps=steps, seed=seed)
         source = make_prior(f"local-dir:{folder}")
         record = {
             "seed": seed,
             "steps": steps,
             "digest": source.digest,
-            "held_out": {p.patient: judge(source, p, constant) for p in judged},
-            "trained_on": {p.patient: judge(source, p, constant) for p in known},
+            "held_out": {p.patient: evaluate(source, p, constant) for p in evaluated},
+            "trained_on": {p.patient: evaluate(source, p, constant) for p in known},
             "previous_digest": old.digest if old else None,
             "previous": before,
         }
@@ -339,7 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders with one folder a patient")
     parser.add_argument("--out", type=Path, required=True, help="folder of the model, replaced whole")
     parser.add_argument("--labels", type=Path, help="default: labels.csv in --out")
-    parser.add_argument("--held-out", nargs="*", default=HELD_OUT, help="patients that are only judged")
+    parser.add_argument("--held-out", nargs="*", default=HELD_OUT, help="patients that are only evaluated")
     parser.add_argument("--previous", type=Path, help="folder of an older model to compare with")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1000)

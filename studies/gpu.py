@@ -87,7 +87,7 @@ def speed(
     return rows
 
 
-def roofs(device: torch.device) -> dict[str, float]:
+def rooflines(device: torch.device) -> dict[str, float]:
     """TFLOP/s of a matrix product of random numbers."""
     side, found = (8192 if device.type == "cuda" else 1024), {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
@@ -113,7 +113,7 @@ def main() -> int:
     result = {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
-        "matrix_product_tflops": roofs(device),
+        "matrix_product_tflops": rooflines(device),
         "parity": parity(network, phantom_slices(options.slices, options.side), prior, device),
         "default network": speed(network, device, batches, options.side),
         "stock RED-CNN": speed(BioAtt(attention="none"), device, batches[:3], options.side),

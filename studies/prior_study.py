@@ -30,7 +30,7 @@ from scripts.volumes import radiological_slices
 from scripts.volumes.reader import slice_keys_from_meta
 
 from .compact_prior import build, read_patient
-from .compact_prior_judge import read_labels, total_variation
+from .compact_prior_evaluation import read_labels, total_variation
 
 LABELS = Path(__file__).parents[1] / "bundle" / "models" / "prior" / "labels.csv"
 #: Standard deviation along z of the Gaussian that smooths the annotated ranges, so that neighbours are alike.
@@ -156,7 +156,7 @@ def page(figures: Mapping[str, Any]) -> str:
 
 For each patient left out of the study (priors.md, beside this page) a compact prior model was trained on the
 {len(patients) - 1} others, as the shipped one (bundle/models/prior), seed {figures["seed"]}, {figures["steps"]} steps.
-Each column is judged on the one patient that its model never saw. It is a stand-in for BiomedCLIP for machines
+Each column is evaluated on the one patient that its model never saw. It is a stand-in for BiomedCLIP for machines
 without a network, and not BiomedCLIP.
 
 {table}
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make(data: Path, out: Path, labels: Path, *, seed: int, steps: int) -> dict[str, Any]:
-    """Make the table and the models, judge each on the patient it never saw, and write and return figures.json."""
+    """Make the table and the models, evaluate each on the patient it never saw, and write and return figures.json."""
     write_oracle(data, out / "oracle.csv", labels)
     figures: dict[str, Any] = {"seed": seed, "steps": steps, "patients": {}}
     for name in labelled_patients(data, labels):

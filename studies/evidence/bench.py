@@ -1,4 +1,4 @@
-"""The patients left out, and the figures of whatever is judged on them, kept in files so that a run can go on."""
+"""The patients left out, and the figures of whatever is evaluated on them, kept in files so that a run can go on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from typing import Any
 from scripts.errors import BioAttError
 from scripts.evaluation.results import write_json
 
-from .judging import NOISE, Contestant, JudgedPatient, edge_figures, judge, kept_patient, patient_figures, real_patient
+from .evaluating import (
+    NOISE,
+    EvaluatedPatient,
+    Method,
+    edge_figures,
+    evaluate,
+    kept_patient,
+    patient_figures,
+    real_patient,
+)
 
 #: Patients that no weights were trained on.
 HELD_OUT = ("CRLM-CT-1004", "CRLM-CT-1006", "LIDC-IDRI-0003", "HCC_015", "C3L-00189", "ACRIN-NSCLC-FDG-PET-042")
@@ -37,7 +46,7 @@ def patient_folder(data: Path, name: str) -> Path:
 
 
 class Bench:
-    """Judges contestants on all patients.
+    """Evaluates methods on all patients.
 
     Args:
         data: with the `COLLECTIONS`.
@@ -64,7 +73,7 @@ class Bench:
         self.held_out = tuple(f"{low}={full}" for low, full in pairs) or tuple(held_out)
 
     @cached_property
-    def patients(self) -> list[JudgedPatient]:
+    def patients(self) -> list[EvaluatedPatient]:
         """Read when first asked for."""
         if self.pairs:
             return [real_patient(low, full, self.slices, seed=self.seed) for low, full in self.pairs]
@@ -73,29 +82,29 @@ class Bench:
             for name in self.held_out
         ]
 
-    def figures(self, key: str, settings: Sequence[str], make: Callable[[], Contestant]) -> dict[str, Figures]:
+    def figures(self, key: str, settings: Sequence[str], make: Callable[[], Method]) -> dict[str, Figures]:
         """Setting to patient to `patient_figures`; read where they were kept under this key.
 
         Args:
             key: all that decides the figures besides patients and the names of the settings.
             settings: their names.
-            make: the contestant, made only if it has to be judged.
+            make: the method, made only if it has to be evaluated.
         """
         found: dict[str, dict[str, Any]] = {name: {} for name in settings}
-        contestant: Contestant | None = None
+        method: Method | None = None
         for number, name in enumerate(self.held_out):
             decides = [MEASURES, NOISE, key, *settings, name, str(self.slices), str(self.seed), str(self.window)]
             path = self.work / f"figures-{hashlib.sha256(chr(0).join(decides).encode()).hexdigest()[:16]}.json"
             if not path.is_file():
-                contestant = contestant or make()
+                method = method or make()
                 patient = self.patients[number]
-                judged = judge(contestant, patient.slices)
-                edges = contestant.edges and not self.window
+                evaluated = evaluate(method, patient.slices)
+                edges = method.edges and not self.window
                 write_json(
                     path,
                     {
                         setting: patient_figures(of) | {"edges_mm": edge_figures(patient.slices, of) if edges else {}}
-                        for setting, of in judged.items()
+                        for setting, of in evaluated.items()
                     },
                 )
             for setting, of in json.loads(path.read_text(encoding="utf-8")).items():

@@ -16,16 +16,16 @@ from scripts.evaluation.results import write_json
 from scripts.strengths import DEFAULT, STRENGTHS
 from scripts.workflow import BUNDLE_ROOT, CONFIGS, quiet_libraries
 
+from .baselines import measure_baselines
 from .bench import HELD_OUT, Bench
-from .denoisers import RETUNED, Denoiser, bundle_denoiser, nlm_denoiser, rival
-from .detection import contestants_of, measure_patients, measure_uniform
+from .denoisers import RETUNED, Denoiser, baseline, bundle_denoiser, nlm_denoiser
+from .detection import measure_patients, measure_uniform, methods_of
 from .lcd import measure_lcd
 from .pages import write_pages
 from .patients import Patient
 from .phantom import measure_phantom
 from .plane import measure_plane
 from .quality import NETWORK, measure_doses, measure_quality, quality_pictures
-from .rivals import measure_rivals
 from .series import measure_series
 from .volumes import measure_volumes
 
@@ -45,7 +45,7 @@ class Evidence:
 
     @cached_property
     def network(self) -> Denoiser:
-        """The weights that are judged."""
+        """The weights that are evaluated."""
         return self._bundle(NETWORK, self.options.prior)
 
     @cached_property
@@ -54,7 +54,7 @@ class Evidence:
         return [Patient.read(self.options.data / "ct" / name, self.options.seed) for name in self.options.held_out]
 
     def quality(self) -> dict[str, Any]:
-        """Quarter dose against full dose, beside the rivals."""
+        """Quarter dose against full dose, beside the baselines."""
         others = [self._bundle(f"{NETWORK}, {prior} prior", prior) for prior in OTHER_PRIORS]
         result = measure_quality(
             self.patients,
@@ -79,11 +79,11 @@ class Evidence:
         denoisers = [self.network, *others, nlm_denoiser()]
         return measure_phantom(denoisers, realisations=self.options.realisations, seed=self.options.seed)
 
-    def rivals(self) -> dict[str, Any]:
+    def baselines(self) -> dict[str, Any]:
         """Networks of another form, trained on equal terms."""
         options = self.options
-        found = [rival(text, prior=options.prior, device=options.device) for text in options.rival]
-        return measure_rivals(
+        found = [baseline(text, prior=options.prior, device=options.device) for text in options.baseline]
+        return measure_baselines(
             self.patients,
             [self.network, nlm_denoiser(), *(one for one, _ in found)],
             {one.name: weights for one, weights in found},
@@ -100,11 +100,11 @@ class Evidence:
     def detection(self) -> dict[str, Any]:
         """The same observer with many realisations, in a uniform phantom and in patients, at five doses."""
         options = self.options
-        asked = contestants_of(options.weights, STRENGTHS, options.prior, options.network)
+        asked = methods_of(options.weights, STRENGTHS, options.prior, options.network)
         return {
             "uniform": measure_uniform(asked, realisations=options.detection_realisations, seed=options.seed),
             "patients": measure_patients(
-                options.data, self.work / "bench", asked, names=options.judged, seed=options.seed
+                options.data, self.work / "bench", asked, names=options.patients, seed=options.seed
             ),
         }
 
@@ -112,7 +112,7 @@ class Evidence:
         """Noise left against contrast kept, and the error against the truth, on all patients left out."""
         options = self.options
         bench, few = (
-            Bench(options.data, self.work / "bench", options.judged, count, options.seed, window)
+            Bench(options.data, self.work / "bench", options.patients, count, options.seed, window)
             for count, window in ((PLANE_SLICES, 0), (FEW_SLICES, FEW_WINDOW))
         )
         return measure_plane(
@@ -156,7 +156,7 @@ PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {
     "detectability": Evidence.detectability,
     "volumes": Evidence.volumes,
     "series": Evidence.series,
-    "rivals": Evidence.rivals,
+    "baselines": Evidence.baselines,
 }
 
 
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in chosen_parts(options):
         began = time.perf_counter()
         result = PARTS[part](evidence)
-        command = f"make {'rivals' if part == 'rivals' else 'evidence'} BIOATT_DATA=DIR"
+        command = f"make {'baselines' if part == 'baselines' else 'evidence'} BIOATT_DATA=DIR"
         write_json(options.output / f"{part}.json", {"command": command, **record(evidence), **result})
         print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
     if options.pages:
@@ -178,8 +178,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def chosen_parts(options: argparse.Namespace) -> Sequence[str]:
-    """Those asked for; all by default, but rivals only where there are some."""
-    return [part for part in PARTS if part != "rivals" or options.rival] if options.parts is None else options.parts
+    """Those asked for; all by default, but baselines only where there are some."""
+    return (
+        [part for part in PARTS if part != "baselines" or options.baseline] if options.parts is None else options.parts
+    )
 
 
 def record(evidence: Evidence) -> dict[str, Any]:
@@ -210,17 +212,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--weights", type=Path, default=BUNDLE_ROOT / "models" / "model.pt")
     made.add_argument("--network", default="", help="config whose network_def fits the weights")
     made.add_argument(
-        "--rival",
+        "--baseline",
         action="append",
         default=[],
         metavar="NAME=WEIGHTS.pt:NETWORK.json",
         help="another network, with curve.csv beside its weights",
     )
-    made.add_argument("--judged", nargs="+", default=HELD_OUT, help="patients that the weights were not trained on")
+    made.add_argument("--patients", nargs="+", default=HELD_OUT, help="patients that the weights were not trained on")
     made.add_argument("--held-out", nargs="+", default=WHOLE, help="of them, those whose slices touch, for volumes")
-    made.add_argument("--old", type=Path, help="weights of 0.3.2, to be judged beside")
+    made.add_argument("--old", type=Path, help="weights of 0.3.2, to be evaluated beside")
     made.add_argument("--old-prior", default="compact", help="the prior that they had")
-    made.add_argument("--bm3d", action="store_true", help="judge BM3D too")
+    made.add_argument("--bm3d", action="store_true", help="evaluate BM3D too")
     made.add_argument("--prior", default="uniform")
     made.add_argument("--slices", type=int, default=10, help="about so many of a patient")
     made.add_argument("--realisations", type=int, default=50, help="of the phantom's noise")

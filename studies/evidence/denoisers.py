@@ -1,4 +1,4 @@
-"""What is measured: the bundle's inference on stacks of slices, with given weights, and the rivals beside it."""
+"""What is measured: the bundle's inference on stacks of slices, with given weights, and the baselines beside it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from scripts.dose.image_noise import noise_sd_hu
 from scripts.errors import BioAttError
-from scripts.evaluation.rivals import non_local_means
 from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from scripts.inference.inferers import find_priors, network_input
 from scripts.priors import SliceKey
 from scripts.strengths import DEFAULT
+
+from studies.measures.baselines import non_local_means
 
 #: A stack of slices (n, H, W) in HU and their pixel spacing in mm, to a stack of the same shape, float32.
 Denoise = Callable[[np.ndarray, float], np.ndarray]
@@ -136,8 +137,8 @@ def open_network(
     return OpenedNetwork(open_workflow("inference", configs, overrides).parser)
 
 
-def rival(text: str, **settings: Any) -> tuple[Denoiser, Path]:
-    """A rival and its weights as the command line spells it: ``NAME=WEIGHTS.pt:NETWORK.json``, or without the config.
+def baseline(text: str, **settings: Any) -> tuple[Denoiser, Path]:
+    """A baseline and its weights as the command line spells it, ``NAME=WEIGHTS.pt:NETWORK.json`` or without config.
 
     Raises:
         BioAttError: it is not spelt so, or a file is missing.
@@ -145,7 +146,9 @@ def rival(text: str, **settings: Any) -> tuple[Denoiser, Path]:
     name, equals, files = text.partition("=")
     weights, _, config = files.partition(":")
     if not name or not equals or not weights:
-        raise BioAttError(f"--rival {text}: wanted NAME=WEIGHTS.pt:NETWORK.json, e.g. redcnn=r.pt:network_redcnn.json")
+        raise BioAttError(
+            f"--baseline {text}: wanted NAME=WEIGHTS.pt:NETWORK.json, e.g. redcnn=r.pt:network_redcnn.json"
+        )
     path = Path(config)
     config = str(path.resolve()) if config and path.is_file() else config
     return bundle_denoiser(name, Path(weights), network_config=config, **settings), Path(weights)

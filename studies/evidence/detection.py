@@ -16,8 +16,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.special import ndtr
 from scripts.evaluation.intervals import patient_interval
-from scripts.evaluation.lesions import EDGE_SD_MM, Lesion
-from scripts.evaluation.observer import (
+from scripts.evaluation.phantoms import RodPhantom, rod_phantom
+from scripts.priors import SliceKey
+
+from studies.measures.lesions import EDGE_SD_MM, Lesion
+from studies.measures.observer import (
     CHANNELS,
     Scores,
     channel_outputs,
@@ -26,13 +29,11 @@ from scripts.evaluation.observer import (
     laguerre_gauss_channels,
     verdict,
 )
-from scripts.evaluation.phantoms import RodPhantom, rod_phantom
-from scripts.priors import SliceKey
 
 from .bench import HELD_OUT, patient_folder
-from .contestants import anchored, gaussians, network_contestant
-from .judging import Contestant, JudgedSlice, kept_patient
+from .evaluating import EvaluatedSlice, Method, kept_patient
 from .lcd import LEAST_HALF, channel_width
+from .methods import anchored, gaussians, network_method
 from .phantom import calibrated
 
 #: Fractions of the full dose, and the one beside which the denoised ones are set.
@@ -84,7 +85,7 @@ class Site:
 class Scene:
     """A slice without signals, and with those of each further image, (1 + n, H, W) in HU."""
 
-    judged: JudgedSlice
+    evaluated: EvaluatedSlice
     images: np.ndarray
     sites: Sequence[Site]
 
@@ -92,15 +93,15 @@ class Scene:
 Channels = dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]]  # setting, task: (with, without) of each repeat
 
 
-def look(contestants: Sequence[Contestant], scenes: Iterable[Scene]) -> Channels:
+def look(methods: Sequence[Method], scenes: Iterable[Scene]) -> Channels:
     """Denoise the scenes, and ask the channels at every site."""
-    found: Channels = {f"{c.name}, {name}": {} for c in contestants for name in c.settings}
+    found: Channels = {f"{c.name}, {name}": {} for c in methods for name in c.settings}
     for scene in scenes:
-        for one in contestants:
-            filtered = one.tuned_to(scene.judged)
+        for one in methods:
+            filtered = one.tuned_to(scene.evaluated)
             outputs = [filtered(image) for image in scene.images]
             for name, setting in one.settings.items():
-                seen = [setting(x, y, scene.judged.spacing_mm) for x, y in zip(scene.images, outputs, strict=True)]
+                seen = [setting(x, y, scene.evaluated.spacing_mm) for x, y in zip(scene.images, outputs, strict=True)]
                 for site in scene.sites:
                     pair = site.outputs(seen[site.image]), site.outputs(seen[0])
                     found[f"{one.name}, {name}"].setdefault(site.task, []).append(pair)
@@ -151,7 +152,7 @@ def equal_dose(doses: Sequence[float], denoised: Sequence[float], wanted: float)
 
 
 def measure_uniform(
-    contestants: Sequence[Contestant], *, realisations: int = 200, draws: int = 1000, seed: int = 0
+    methods: Sequence[Method], *, realisations: int = 200, draws: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
     """d' by dose, setting and task in a water cylinder, and the dose that each setting saves.
 
@@ -163,7 +164,7 @@ def measure_uniform(
     phantom = rod_phantom(SIZE, SPACING_MM, contrasts_hu=(0.0,))
     signals, sites = uniform_signals(phantom)
     scores = {
-        dose: scored(look(contestants, _uniform_scenes(phantom, signals, sites, dose, realisations, [seed, number])))
+        dose: scored(look(methods, _uniform_scenes(phantom, signals, sites, dose, realisations, [seed, number])))
         for number, dose in enumerate(DOSES)
     }
     return {"repeats": realisations, "draws": draws, **compare(scores, draws, seed)}
@@ -282,10 +283,10 @@ def _uniform_scenes(
         # From a dose to its half, as much noise is added as the dose itself has.
         noisy = simulator.low_dose(phantom.image_hu, 0.5, generator, line_integrals=projected)
         images = (noisy + signals).astype(np.float32)
-        judged = JudgedSlice(
+        evaluated = EvaluatedSlice(
             index=0, key=key, full_hu=images[0], low_hu=images[0], spacing_mm=SPACING_MM, insertions=[]
         )
-        yield Scene(judged, images, sites)
+        yield Scene(evaluated, images, sites)
 
 
 # In patients: the signal is known exactly, the background varies.
@@ -294,7 +295,7 @@ def _uniform_scenes(
 def measure_patients(
     data: Path,
     work: Path,
-    contestants: Sequence[Contestant],
+    methods: Sequence[Method],
     *,
     names: Sequence[str] = HELD_OUT,
     slices: int = 8,
@@ -311,7 +312,7 @@ def measure_patients(
     for name in names:
         scores, repeats = {}, {}
         for dose in DOSES:
-            channels = look(contestants, patient_scenes(data, work, name, dose, slices, seed))
+            channels = look(methods, patient_scenes(data, work, name, dose, slices, seed))
             kept = {
                 setting: {task: pairs for task, pairs in tasks.items() if len(pairs) > 3 * CHANNELS}
                 for setting, tasks in channels.items()
@@ -334,24 +335,24 @@ def patient_scenes(data: Path, work: Path, name: str, dose: float, slices: int, 
     """Slices of a patient at a dose, as they are and with discs put in; the full dose is the series itself."""
     fraction = 0.25 if dose == FULL else dose
     for one in kept_patient(patient_folder(data, name), slices, work, dose_fraction=fraction, seed=seed).slices:
-        judged = replace(one, low_hu=one.full_hu) if dose == FULL else one
+        evaluated = replace(one, low_hu=one.full_hu) if dose == FULL else one
         sites = [
             Site(f"{disc.lesion.diameter_mm:g} mm, {abs(disc.contrast_hu):g} HU", 1 + i, part, channels, sign, True)
-            for i, discs in enumerate(judged.insertions)
+            for i, discs in enumerate(evaluated.insertions)
             for disc in discs
-            for part, channels in [disc_channels(disc.lesion.diameter_mm, disc.lesion.center, judged.spacing_mm)]
+            for part, channels in [disc_channels(disc.lesion.diameter_mm, disc.lesion.center, evaluated.spacing_mm)]
             for sign in [math.copysign(1.0, disc.contrast_hu)]
-            if all(0 <= p.start and p.stop <= n for p, n in zip(part, judged.low_hu.shape, strict=True))
+            if all(0 <= p.start and p.stop <= n for p, n in zip(part, evaluated.low_hu.shape, strict=True))
         ]
-        yield Scene(judged, judged.plane.images(), sites)
+        yield Scene(evaluated, evaluated.plane.images(), sites)
 
 
-def contestants_of(
+def methods_of(
     weights: Path, strengths: Mapping[str, tuple[float, float]], prior: str, network_config: str
-) -> list[Contestant]:
+) -> list[Method]:
     """The input, a Gaussian, and the network at its strengths."""
     plain = gaussians()
     plain = replace(plain, settings={name: plain.settings[name] for name in (INPUT, BASELINE)})
     settings = {name: anchored(*one) for name, one in strengths.items()}
-    network = network_contestant("network", weights, settings, network_config=network_config, prior=prior)
+    network = network_method("network", weights, settings, network_config=network_config, prior=prior)
     return [plain, network]

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from scripts.errors import BioAttError
-from scripts.evaluation.observer import (
+
+from studies.measures.observer import (
     CHANNELS,
     Scores,
     channel_outputs,

@@ -1,4 +1,4 @@
-"""The pages docs/evidence/quality.md, texture.md and rivals.md, and their plots, from the result files alone."""
+"""The pages docs/evidence/quality.md, texture.md and baselines.md, and their plots, from the result files alone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from scripts.errors import BioAttError
 from scripts.provenance import NOT_FOR_DIAGNOSIS
 
+from .baselines_page import baselines_section
 from .detection_page import detection_section
 from .plane_page import plane_section
 from .quality_page import doses_section, quality_section, series_section, volumes_section
-from .rivals_page import rivals_section
 from .texture_page import detectability_section, phantom_section
 
 Results = dict[str, Any]
@@ -22,15 +22,17 @@ Results = dict[str, Any]
 def write_pages(results: Path) -> list[Path]:
     """Write the pages beside the folder `results`, and the plots into it; return the pages.
 
-    The page of the rivals, whose networks take hours to train, is left out where there is no rivals.json, and may be of
-    other weights than the rest: it says of which.
+    The page of the baselines, whose networks take hours to train, is left out where there is no baselines.json, and may
+    be of other weights than the rest: it says of which.
 
     Raises:
         BioAttError: a result file is missing, or those there were measured on different weights.
     """
-    pages = {page: names for page, names in PAGES.items() if page != RIVALS or (results / "rivals.json").is_file()}
+    pages = {
+        page: names for page, names in PAGES.items() if page != BASELINES or (results / "baselines.json").is_file()
+    }
     parts = {name: read_part(results, name) for names in pages.values() for name in names}
-    check_same_weights({name: one for name, one in parts.items() if name not in PAGES[RIVALS]})
+    check_same_weights({name: one for name, one in parts.items() if name not in PAGES[BASELINES]})
     written = []
     for page, names in pages.items():
         title, path = _TITLES[page], results.parent / page
@@ -75,17 +77,17 @@ def _made_by(one: Results) -> str:
     )
 
 
-RIVALS = "rivals.md"
+BASELINES = "baselines.md"
 _TITLES = {
     "quality.md": "Quality of the shipped weights",
     "texture.md": "Texture, resolution and detectability of the shipped weights",
-    RIVALS: "The fast network beside RED-CNN, on equal terms",
+    BASELINES: "The fast network beside RED-CNN, on equal terms",
 }
 #: Which result files each page shows, in order.
 PAGES = {
     "quality.md": ("plane", "quality", "doses", "volumes", "series"),
     "texture.md": ("phantom", "detection", "detectability"),
-    RIVALS: ("rivals",),
+    BASELINES: ("baselines",),
 }
 _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
     "plane": plane_section,
@@ -96,5 +98,5 @@ _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
     "phantom": phantom_section,
     "detection": detection_section,
     "detectability": detectability_section,
-    "rivals": rivals_section,
+    "baselines": baselines_section,
 }

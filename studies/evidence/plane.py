@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 from scripts.dose.image_noise import TISSUES_HU
-from scripts.evaluation.plane import contrast_at_noise
 from scripts.networks import weights_sha256
 
+from studies.measures.plane import contrast_at_noise
+
 from .bench import Bench, Figures
-from .contestants import anchored, blends, block_matching, gaussians, network_contestant, non_local
-from .judging import Contestant
+from .evaluating import Method
 from .limits import Limit
+from .methods import anchored, blends, block_matching, gaussians, network_method, non_local
 from .quality import NETWORK
 
-#: Names of the contestants in the results.
+#: Names of the methods in the results.
 GAUSSIAN, NLM, BM3D, OLD = "Gaussian", "non-local means", "BM3D", "0.3.2"
 #: What is promised: contrast by diameter and noise at standard, contrast of 4 mm at low, points above a Gaussian there.
 STANDARD_CONTRAST = {"4": 0.80, "6": 0.89, "10": 0.95}
@@ -27,7 +28,7 @@ FREQUENCY_LEFT, ERROR_TO_OLD, BIAS_HU = 0.5, 0.85, 0.5
 #: An edge is wider if it is by more than the measurement resolves.
 EDGE_MM = 0.02
 
-Found = dict[str, dict[str, Figures]]  # contestant to setting to patient to figures
+Found = dict[str, dict[str, Figures]]  # method to setting to patient to figures
 
 
 def measure_plane(
@@ -40,7 +41,7 @@ def measure_plane(
     strengths: Mapping[str, tuple[float, float]],
     old: tuple[Path, str] | None = None,
 ) -> dict[str, Any]:
-    """Judge the network at its strengths beside the filters and 0.3.2.
+    """Evaluate the network at its strengths beside the filters and 0.3.2.
 
     Args:
         bench: the patients.
@@ -50,19 +51,19 @@ def measure_plane(
         old: weights of 0.3.2 and their prior; left out without them.
 
     Returns:
-        ``patients``; ``strengths``; ``figures`` by contestant, setting and patient (see `patient_figures`); ``few``,
+        ``patients``; ``strengths``; ``figures`` by method, setting and patient (see `patient_figures`); ``few``,
         the same for BM3D and what it is compared with, on its slices; ``limits``.
     """
     ours = _Network(NETWORK, weights, network_config, prior, {n: anchored(*s) for n, s in strengths.items()}, strengths)
     theirs = [ours]
     if old is not None:
         theirs.append(_Network(OLD, old[0], "", old[1], blends(), {}))
-    found: Found = {one.name: one.judged(bench) for one in theirs}
+    found: Found = {one.name: one.evaluated(bench) for one in theirs}
     found[GAUSSIAN] = _filter(bench, gaussians())
     found[NLM] = _filters(bench, non_local())
     slow: Found = {}
     if few is not None:
-        slow = {one.name: one.judged(few) for one in theirs} | {GAUSSIAN: _filter(few, gaussians())}
+        slow = {one.name: one.evaluated(few) for one in theirs} | {GAUSSIAN: _filter(few, gaussians())}
         slow[BM3D] = _filters(few, block_matching())
     return {
         "dose_fraction": bench.patients[0].dose_fraction,
@@ -75,25 +76,25 @@ def measure_plane(
 
 
 class _Network:
-    """A network to be judged, opened only if its figures are not there."""
+    """A network to be evaluated, opened only if its figures are not there."""
 
     def __init__(
         self, name: str, weights: Path, config: str, prior: str, settings: Mapping[str, Any], numbers: Mapping[str, Any]
     ) -> None:
         self.name, self.settings = name, settings
         self._key = f"{weights_sha256(weights)} {config} {prior} {sorted(numbers.items())}"
-        self._make = lambda: network_contestant(name, weights, settings, network_config=config, prior=prior)
+        self._make = lambda: network_method(name, weights, settings, network_config=config, prior=prior)
 
-    def judged(self, bench: Bench) -> dict[str, Figures]:
+    def evaluated(self, bench: Bench) -> dict[str, Figures]:
         return bench.figures(self._key, list(self.settings), self._make)
 
 
-def _filter(bench: Bench, contestant: Contestant) -> dict[str, Figures]:
-    return bench.figures(contestant.name, list(contestant.settings), lambda: contestant)
+def _filter(bench: Bench, method: Method) -> dict[str, Figures]:
+    return bench.figures(method.name, list(method.settings), lambda: method)
 
 
-def _filters(bench: Bench, contestants: Sequence[Contestant]) -> dict[str, Figures]:
-    return {name: of for one in contestants for name, of in _filter(bench, one).items()}
+def _filters(bench: Bench, methods: Sequence[Method]) -> dict[str, Figures]:
+    return {name: of for one in methods for name, of in _filter(bench, one).items()}
 
 
 def above_gaussian(found: Found, figures: Mapping[str, Any], patient: str, diameter: str) -> float:
@@ -105,7 +106,7 @@ def above_gaussian(found: Found, figures: Mapping[str, Any], patient: str, diame
 
 
 def best_error(found: Found, who: str, patient: str, region: str) -> float:
-    """Least error of a contestant over its settings, each patient and region with the setting that serves it best."""
+    """Least error of a method over its settings, each patient and region with the setting that serves it best."""
     return min(_known(of[patient]["error_hu2"][region]) for of in found[who].values())
 
 
@@ -166,11 +167,11 @@ def _named(found: Found) -> list[Limit]:
 def _errors(found: Found, slow: Found, patient: str) -> list[Limit]:
     limits = []
     for region in ("body", "edges"):
-        for rivals, figures in (((NLM, OLD), found), ((BM3D,), slow)):
-            for rival in (one for one in rivals if one in figures):
+        for baselines, figures in (((NLM, OLD), found), ((BM3D,), slow)):
+            for baseline in (one for one in baselines if one in figures):
                 ours = _known(figures[NETWORK]["high"][patient]["error_hu2"][region])
-                ratio = ours / best_error(figures, rival, patient, region)
-                limits.append(Limit(f"{patient}, high: error of {region} over that of {rival}", ratio, "<", 1.0, ""))
+                ratio = ours / best_error(figures, baseline, patient, region)
+                limits.append(Limit(f"{patient}, high: error of {region} over that of {baseline}", ratio, "<", 1.0, ""))
     return limits
 
 

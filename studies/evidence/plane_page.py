@@ -136,7 +136,7 @@ def _of_bm3d(few: Mapping[str, Any]) -> str:
     if not few["slices"]:
         return "BM3D was not measured."
     return (
-        f"BM3D is slow: it is judged on {few['slices']} slices a patient, in the middle {few['window']} x "
+        f"BM3D is slow: it is evaluated on {few['slices']} slices a patient, in the middle {few['window']} x "
         f"{few['window']} pixels of the body, and told as a multiple of the error that `network` at high has there."
     )
 

@@ -78,7 +78,7 @@ def plot_dose_response(path: Path, uniform: Mapping[str, Any], patients: Mapping
 
 
 def plot_plane(path: Path, found: Mapping[str, Any], few: Mapping[str, Any], diameters: Sequence[str]) -> None:
-    """Contrast kept against noise left, means over patients: a panel per diameter, a line per contestant's settings.
+    """Contrast kept against noise left, means over patients: a panel per diameter, a line per method's settings.
 
     Small dots are the patients of the network.
     """

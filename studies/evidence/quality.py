@@ -1,4 +1,4 @@
-"""Quality at low dose on patients left out, beside the rivals, against the limits; and the same at several doses."""
+"""Quality at low dose on patients left out, beside the baselines, against the limits; and the same at several doses."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 from scripts.dose.image_noise import TISSUES_HU
-from scripts.evaluation.edges import edge_widths
 from scripts.evaluation.figures import comparison_figure
 from scripts.evaluation.quality import METRICS, slice_measures
 from scripts.evaluation.results import mean_measures
-from scripts.evaluation.rivals import gain_cap_db
+
+from studies.measures.baselines import gain_cap_db
+from studies.measures.edges import edge_widths
 
 from .denoisers import Denoiser
 from .limits import Limit
 from .patients import Patient
 
 DOSES = (1.0, 0.5, 0.25, 0.1)
-#: The denoiser that is judged, by its name in the results.
+#: The denoiser that is evaluated, by its name in the results.
 NETWORK = "network"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from scripts.evaluation.edges import EDGES_HU
+from studies.measures.edges import EDGES_HU
 
 from .quality import NETWORK
 from .tables import limits_table, number, table

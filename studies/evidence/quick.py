@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scripts.evaluation.plane import contrast_at_noise
 from scripts.networks import weights_sha256
 from scripts.workflow import quiet_libraries
 
+from studies.measures.plane import contrast_at_noise
+
 from .bench import HELD_OUT, Bench, Figures
-from .contestants import blends, gaussians, network_contestant, parse_settings
+from .methods import blends, gaussians, network_method, parse_settings
 from .tables import number, table
 
 
@@ -33,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = bench.figures(
             f"{weights_sha256(Path(weights))} {config} {prior}",
             list(settings),
-            lambda w=weights, c=config, s=settings, p=prior: network_contestant(
-                w, Path(w), s, network_config=c, prior=p
-            ),
+            lambda w=weights, c=config, s=settings, p=prior: network_method(w, Path(w), s, network_config=c, prior=p),
         )
         old = old or next(iter(found.values()))
         rows += [row(Path(weights).name, name, of, baseline, old) for name, of in found.items()]

@@ -10,20 +10,21 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scripts.dose.image_noise import TISSUES_HU, flat_soft_tissue, local_sd, noise_sd_hu, tissue_mask
 from scripts.evaluation import tissue_bias
-from scripts.evaluation.edges import edge_widths
 from scripts.evaluation.figures import comparison_figure
-from scripts.evaluation.rivals import non_local_means
 from scripts.hu import VALID_RANGE_HU
 from scripts.networks import weights_sha256
 from scripts.volumes import radiological_slices
 from scripts.volumes.orientation import RadiologicalSlices
+
+from studies.measures.baselines import non_local_means
+from studies.measures.edges import edge_widths
 
 #: Slices of a series whose filters are tuned and whose edges are measured.
 EDGE_SLICES = 4
 
 
 def measure_series(data: Path, weights: Path, work: Path, pictures: Path, network_config: str = "") -> dict[str, Any]:
-    """Denoise every series of a folder by the inference workflow, and judge it.
+    """Denoise every series of a folder by the inference workflow, and evaluate it.
 
     Args:
         data: with one folder of DICOM files per patient.
@@ -32,7 +33,7 @@ def measure_series(data: Path, weights: Path, work: Path, pictures: Path, networ
         pictures: where a picture of each series goes.
 
     Returns:
-        ``series``: name to what `judge_slices` returns; ``pictures``: file names.
+        ``series``: name to what `evaluate_slices` returns; ``pictures``: file names.
     """
     from scripts.workflow import run_workflow
 
@@ -44,7 +45,7 @@ def measure_series(data: Path, weights: Path, work: Path, pictures: Path, networ
             overrides = {"dataset_dir": str(folder), "output_dir": str(target), "weights": str(weights)}
             run_workflow("inference", ["inference.json", *([network_config] if network_config else [])], overrides)
         before, after = radiological_slices(folder), radiological_slices(target)
-        results[name] = judge_slices(before, after)
+        results[name] = evaluate_slices(before, after)
         names.append(f"series_{name}.png")
         middle = len(before) // 2 if len(before) > 20 else 0  # a few slices of a vault: the first shows most
         comparison_figure(
@@ -53,7 +54,7 @@ def measure_series(data: Path, weights: Path, work: Path, pictures: Path, networ
     return {"series": results, "pictures": names}
 
 
-def judge_slices(before: RadiologicalSlices, after: RadiologicalSlices) -> dict[str, Any]:
+def evaluate_slices(before: RadiologicalSlices, after: RadiologicalSlices) -> dict[str, Any]:
     """Compare a series with its denoised one: noise and HU over all slices, edges on some.
 
     Returns:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scripts.evaluation.consistency import mean_changes, neighbour_steps
 from scripts.evaluation.figures import picture_rows
+
+from studies.measures.consistency import mean_changes, neighbour_steps
 
 from .denoisers import Denoiser
 from .limits import Limit

@@ -14,7 +14,7 @@ from made_studies import lively_network
 from scripts.app.command_line import main
 from scripts.benchmark import page as benchmark_page
 from scripts.benchmark import run as benchmark
-from scripts.benchmark.run import EXACT, STOCK, Contestant, to_markdown, usable_cores
+from scripts.benchmark.run import EXACT, STOCK, Candidate, to_markdown, usable_cores
 from scripts.networks import BioAtt, BioAttUNet, load_weights, use_winograd
 
 
@@ -40,15 +40,15 @@ def test_the_command_writes_figures_table_plot_and_page(small):
 
 def test_the_figures_belong_together(small):
     figures = json.loads((small / "benchmark.json").read_text())
-    roof = figures["roof"]["cpu"]["gflop_per_second"]
-    assert roof == max(row["gflop_per_second"] for row in figures["products"])
+    roofline = figures["roofline"]["cpu"]["gflop_per_second"]
+    assert roofline == max(row["gflop_per_second"] for row in figures["products"])
     rows = {(row["name"], row["precision"]): row for row in figures["networks"]}
     stock = rows[STOCK, "fp32"]
     assert {STOCK, EXACT} <= {name for name, _ in rows} and any(name.startswith("default") for name, _ in rows)
     for row in figures["networks"]:
         assert len(row["all_seconds"]) == figures["repeats"] == 2
         assert row["gflop_per_second"] == pytest.approx(row["gflop_per_slice"] / row["seconds_per_slice"])
-        assert row["share_of_roof"] == pytest.approx(row["gflop_per_second"] / roof)
+        assert row["share_of_roofline"] == pytest.approx(row["gflop_per_second"] / roofline)
         assert row["times_as_fast_as_stock"] == pytest.approx(stock["seconds_per_slice"] / row["seconds_per_slice"])
         assert row["peak_memory_mib"] is None or row["peak_memory_mib"] > 100
     assert rows[EXACT, "fp32"]["gflop_per_slice"] == stock["gflop_per_slice"] > 0
@@ -106,30 +106,30 @@ def test_operations_of_red_cnn_are_those_of_its_definition():
     assert counted == pytest.approx(expected)
 
 
-def test_contestants_take_turns_and_medians_are_taken(monkeypatch):
+def test_candidates_take_turns_and_medians_are_taken(monkeypatch):
     order = []
 
-    def contestant(name, durations):
+    def candidate(name, durations):
         left = iter([0.0, *durations])
 
         def run():
             order.append(name)
             clock[0] += next(left)
 
-        return Contestant(name=name, device="cpu", precision="fp32", gflop=12.0, run=run)
+        return Candidate(name=name, device="cpu", precision="fp32", gflop=12.0, run=run)
 
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    found = benchmark._judge(
-        [contestant("slow product", [6, 6, 6]), contestant("product", [2, 9, 3])],
-        [contestant(STOCK, [8, 80, 8]), contestant("fast", [1, 2, 90])],
+    found = benchmark._measure(
+        [candidate("slow product", [6, 6, 6]), candidate("product", [2, 9, 3])],
+        [candidate(STOCK, [8, 80, 8]), candidate("fast", [1, 2, 90])],
         repeats=3,
     )
     assert order == ["slow product", "product", STOCK, "fast"] * 4
-    assert found["roof"]["cpu"]["name"] == "product" and found["roof"]["cpu"]["gflop_per_second"] == 4.0
+    assert found["roofline"]["cpu"]["name"] == "product" and found["roofline"]["cpu"]["gflop_per_second"] == 4.0
     stock, fast = found["networks"]
     assert stock["seconds_per_slice"] == 8 and stock["times_as_fast_as_stock"] == 1
-    assert fast["seconds_per_slice"] == 2 and fast["times_as_fast_as_stock"] == 4 and fast["share_of_roof"] == 1.5
+    assert fast["seconds_per_slice"] == 2 and fast["times_as_fast_as_stock"] == 4 and fast["share_of_roofline"] == 1.5
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from scipy.special import ndtr
 from scripts.dose.image_noise import TISSUES_HU
 from scripts.errors import BioAttError
 from scripts.evaluation import image_quality, tissue_bias
-from scripts.evaluation.edges import POSITIONS, edge_width, find_edge_lines
 from scripts.evaluation.figures import comparison_figure
 from scripts.evaluation.quality import METRICS, UNWINDOWED, slice_measures
 from scripts.hu import WINDOWS_HU
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from studies.measures.edges import POSITIONS, edge_width, find_edge_lines
 
 
 def anatomy(seed=0, shape=(72, 96)):

@@ -13,7 +13,7 @@ import pytest
 from scripts.app.command_line import main
 from scripts.volumes import load_volume, radiological_slices
 
-from studies.evidence.series import judge_slices
+from studies.evidence.series import evaluate_slices
 
 pytestmark = pytest.mark.data
 
@@ -23,37 +23,40 @@ EIGHT_BIT = "1.2.840.10008.1.2.4.50"
 
 
 @pytest.fixture(scope="module")
-def judged(data_dir, tmp_path_factory):
-    """Each series denoised by `bioatt denoise` and judged, once."""
+def evaluated(data_dir, tmp_path_factory):
+    """Each series denoised by `bioatt denoise` and evaluated, once."""
     kept = {}
 
     def denoise(name):
         if name not in kept:
             target = tmp_path_factory.mktemp("real") / name
             assert main(["denoise", str(data_dir / "ct" / name), str(target), "--quiet"]) == 0
-            kept[name] = target, judge_slices(radiological_slices(data_dir / "ct" / name), radiological_slices(target))
+            kept[name] = (
+                target,
+                evaluate_slices(radiological_slices(data_dir / "ct" / name), radiological_slices(target)),
+            )
         return kept[name]
 
     return denoise
 
 
 @pytest.mark.parametrize("name", SERIES)
-def test_soft_tissue_noise_falls_by_a_fifth(judged, name):
-    before, after = judged(name)[1]["noise_sd_hu"]
+def test_soft_tissue_noise_falls_by_a_fifth(evaluated, name):
+    before, after = evaluated(name)[1]["noise_sd_hu"]
     assert after <= 0.8 * before
 
 
 @pytest.mark.parametrize("name", SERIES)
-def test_hu_of_fat_soft_tissue_and_bone_stay(judged, name):
-    _, result = judged(name)
+def test_hu_of_fat_soft_tissue_and_bone_stay(evaluated, name):
+    _, result = evaluated(name)
     assert result["soft_tissue_sd_hu"][1] < result["soft_tissue_sd_hu"][0]
     for tissue in ("fat", "soft tissue", "bone"):
         assert abs(result["bias_hu"][tissue]) <= 2.0, tissue
 
 
 @pytest.mark.parametrize("name", SERIES)
-def test_highdicom_reads_the_same_geometry(data_dir, judged, name):
-    target, _ = judged(name)
+def test_highdicom_reads_the_same_geometry(data_dir, evaluated, name):
+    target, _ = evaluated(name)
 
     def volume(folder):
         files = [pydicom.dcmread(file) for file in sorted(folder.glob("*.dcm"))]
@@ -64,22 +67,22 @@ def test_highdicom_reads_the_same_geometry(data_dir, judged, name):
     assert result.spatial_shape == source.spatial_shape
 
 
-def assert_sharper(edges, rival):
-    """At equal noise the denoised body and bone edges are narrower than the rival's."""
-    assert edges["noise_sd_hu"][rival] == pytest.approx(edges["noise_sd_hu"]["denoised"], rel=0.1)
+def assert_sharper(edges, baseline):
+    """At equal noise the denoised body and bone edges are narrower than the baseline's."""
+    assert edges["noise_sd_hu"][baseline] == pytest.approx(edges["noise_sd_hu"]["denoised"], rel=0.1)
     for edge in ("body", "bone"):
         if edge in edges:
-            assert edges[edge]["denoised"] < edges[edge][rival], edge
+            assert edges[edge]["denoised"] < edges[edge][baseline], edge
 
 
 @pytest.mark.parametrize("name", SERIES)
-def test_edges_are_sharper_than_a_gaussians_of_equal_noise(judged, name):
-    assert_sharper(judged(name)[1]["edges"], "gaussian")
+def test_edges_are_sharper_than_a_gaussians_of_equal_noise(evaluated, name):
+    assert_sharper(evaluated(name)[1]["edges"], "gaussian")
 
 
 @pytest.mark.parametrize("name", SERIES)
-def test_edges_are_sharper_than_non_local_means_of_equal_noise(judged, name):
-    assert_sharper(judged(name)[1]["edges"], "nlm")
+def test_edges_are_sharper_than_non_local_means_of_equal_noise(evaluated, name):
+    assert_sharper(evaluated(name)[1]["edges"], "nlm")
 
 
 @pytest.mark.parametrize("name", SERIES)
@@ -110,7 +113,7 @@ def test_every_decodable_transfer_syntax_is_denoised(data_dir, tmp_path):
             continue
         assert main(["denoise", str(file), str(tmp_path / str(i)), "--quiet"]) == 0, file.name
         if syntax != EIGHT_BIT:
-            result = judge_slices(radiological_slices(file), radiological_slices(tmp_path / str(i)))
+            result = evaluate_slices(radiological_slices(file), radiological_slices(tmp_path / str(i)))
             before, after = result["noise_sd_hu"]
             assert after <= 0.8 * before, file.name
             assert all(abs(result["bias_hu"][t]) <= 2.0 for t in ("fat", "soft tissue", "bone")), file.name

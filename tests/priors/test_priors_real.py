@@ -13,7 +13,7 @@ from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS, SliceKey, make_prior
 
 from studies.compact_prior import HELD_OUT, read_patient
-from studies.compact_prior_judge import judge, read_labels, total_variation
+from studies.compact_prior_evaluation import evaluate, read_labels, total_variation
 
 OLD = ("CRLM-CT-1004", "CRLM-CT-1006")  # beside them the patients of ct_patients
 
@@ -23,7 +23,7 @@ OLD = ("CRLM-CT-1004", "CRLM-CT-1006")  # beside them the patients of ct_patient
 def test_compact_model_knows_a_held_out_patient_and_is_sure_of_nothing_wrong(data_dir, bundle_root, patient):
     ranges = read_labels(bundle_root / "models" / "prior" / "labels.csv")[patient]
     slices = read_patient(data_dir / ("ct" if patient in OLD else "ct_patients") / patient, ranges)
-    figures = judge(make_prior("compact"), slices, torch.full((11,), 1 / 11))
+    figures = evaluate(make_prior("compact"), slices, torch.full((11,), 1 / 11))
     assert figures["cross_entropy"] < figures["cross_entropy_uniform"]
     assert figures["mass_on_visible"] > 1.5 * figures["mass_on_visible_uniform"]
     assert figures["highest_absent_max"] < 0.3

@@ -14,7 +14,14 @@ from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS, SliceKey, make_prior
 
 from studies.compact_prior import HELD_OUT, _pool, body_mask, draw_views, main, show, write_skeleton
-from studies.compact_prior_judge import LabelledSlices, judge, patient_of, read_labels, total_variation, visible_at
+from studies.compact_prior_evaluation import (
+    LabelledSlices,
+    evaluate,
+    patient_of,
+    read_labels,
+    total_variation,
+    visible_at,
+)
 
 HEAD = "patient,descriptor,z_from_mm,z_to_mm"
 
@@ -191,7 +198,7 @@ class TestTokenizer:
         assert tokens.max() == 258 and tokens[0, 7:].sum() == 0
 
 
-class TestJudge:
+class TestEvaluate:
     """Figures of a source."""
 
     def test_uniform_source_has_the_known_figures(self):
@@ -200,7 +207,7 @@ class TestJudge:
         patient = LabelledSlices("P", torch.zeros(3, 32, 32), np.arange(3.0), visible)
         constant = torch.zeros(11)
         constant[4] = 1.0
-        figures = judge(make_prior("uniform"), patient, constant)
+        figures = evaluate(make_prior("uniform"), patient, constant)
         assert figures["highest_absent"] == figures["highest_absent_max"] == pytest.approx(1 / 11, abs=1e-4)
         assert figures["highest_few"] is None  # each slice shows two
         assert figures["cross_entropy"] == figures["cross_entropy_uniform"] == pytest.approx(math.log(11), abs=1e-4)

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from scripts.evaluation.observer import Scores, detectability
 from scripts.evaluation.phantoms import rod_phantom
 
 from studies.evidence import detection
@@ -22,11 +21,12 @@ from studies.evidence.detection import (
     uniform_signals,
 )
 from studies.evidence.detection_page import detection_section
-from studies.evidence.judging import Contestant, as_it_is
+from studies.evidence.evaluating import Method, as_it_is
+from studies.measures.observer import Scores, detectability
 
 
-def contestant(name, change):
-    return Contestant(name=name, tuned_to=lambda one: change, settings={"0 mm": as_it_is})
+def method(name, change):
+    return Method(name=name, tuned_to=lambda one: change, settings={"0 mm": as_it_is})
 
 
 def test_a_nodule_has_its_area_with_and_without_spikes():
@@ -79,9 +79,9 @@ def test_a_filter_that_erases_the_signal_is_lower_and_one_that_halves_the_noise_
     blank = np.random.default_rng(1)
     clean = rod_phantom(detection.SIZE, detection.SPACING_MM, contrasts_hu=(0.0,)).image_hu
     asked = [
-        contestant("Gaussian", lambda image: image),
-        contestant("scaled", lambda image: clean + (image - clean) / 2),
-        contestant("eraser", lambda image: blank.normal(0, 9, image.shape)),
+        method("Gaussian", lambda image: image),
+        method("scaled", lambda image: clean + (image - clean) / 2),
+        method("eraser", lambda image: blank.normal(0, 9, image.shape)),
     ]
     result = json.loads(json.dumps(measure_uniform(asked, realisations=30, draws=100)))
     input_, scaled, eraser = (result["potential"][f"{one.name}, 0 mm"] for one in asked)
@@ -131,6 +131,6 @@ def test_every_scene_is_denoised_once_per_image_and_scored_by_repeats():
         noise = generator.normal(0, 1, (9, 9))
         return Scene(type("Slice", (), {"spacing_mm": 1.0})(), np.stack([noise, noise + 1.0]), sites)
 
-    found = look([contestant("A", lambda image: calls.append(1) or image)], [scene() for _ in range(8)])
+    found = look([method("A", lambda image: calls.append(1) or image)], [scene() for _ in range(8)])
     assert len(calls) == 16 and len(found["A, 0 mm"]["t"]) == 8
     assert detectability(scored(found)["A, 0 mm"]["t"]) > 2.0

@@ -10,13 +10,13 @@ from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.evaluation.phantoms import rod_phantom
 
-from studies.evidence.denoisers import Denoiser, bundle_denoiser, nlm_denoiser, rival
+from studies.evidence.baselines import baseline_limits, measure_baselines
+from studies.evidence.denoisers import Denoiser, baseline, bundle_denoiser, nlm_denoiser
 from studies.evidence.lcd import find_discs, measure_lcd, read_mhd
 from studies.evidence.limits import Limit
 from studies.evidence.patients import Patient
 from studies.evidence.phantom import calibrated, phantom_limits
 from studies.evidence.quality import measure_doses, measure_quality
-from studies.evidence.rivals import measure_rivals, rival_limits
 
 IDENTITY = Denoiser(name="network", denoise=lambda stack, spacing_mm: stack)
 BLUR = Denoiser(name="blur", denoise=lambda stack, spacing_mm: gaussian_filter(stack, (0, 1.0, 1.0)))
@@ -141,13 +141,13 @@ def test_the_bundles_denoiser_is_the_inference_of_the_weights(tmp_path, patient)
     bare = bundle_denoiser("network", weights, prior="uniform", device="cpu", strength=None)
     assert bare.record["strength"] is None and np.std(bare(low[None], 0.8)[0] - low) > np.std(out[0] - low)
     assert np.std(one(low[None], 0.4)[0] - low) > np.std(out[0] - low), "the anchor is in mm"
-    same, path = rival(f"old={weights}", prior="uniform", device="cpu")
+    same, path = baseline(f"old={weights}", prior="uniform", device="cpu")
     assert same.name == "old" and path == weights
     assert same.record["parameters"] == one.record["parameters"] > 1_000_000
     np.testing.assert_array_equal(same(low[None], 0.8)[0], out[0])
 
 
-def test_rivals_are_measured_with_their_curves_and_beaten_on_every_patient(patient, tmp_path):
+def test_baselines_are_measured_with_their_curves_and_beaten_on_every_patient(patient, tmp_path):
     def perfect(stack, spacing_mm):
         return np.repeat(patient.full(2)[None], len(stack), 0) if stack.shape[-1] == 160 else stack
 
@@ -159,7 +159,7 @@ def test_rivals_are_measured_with_their_curves_and_beaten_on_every_patient(patie
         (tmp_path / name / "curve.csv").write_text("\n".join(lines))
     places = {"blur": tmp_path / "blur" / "model.pt"}
     denoisers = [ours, nlm_denoiser(), blur]
-    result = measure_rivals(
+    result = measure_baselines(
         [patient], denoisers, places, tmp_path / "own" / "curve.csv", slices=1, realisations=2, seed=1
     )
     assert [limit["name"] for limit in result["limits"]] == [
@@ -171,12 +171,12 @@ def test_rivals_are_measured_with_their_curves_and_beaten_on_every_patient(patie
     assert list(texture) == ["network", "blur"] and texture["network"]["ttf50_share"]["300"] == pytest.approx(1.0)
     assert texture["blur"]["ttf50_share"]["300"] < 0.9 and texture["blur"]["sd_hu"] < texture["network"]["sd_hu"]
     assert result["recipe"]["patches_a_step"] == 128
-    lost = rival_limits(
+    lost = baseline_limits(
         {"A": {"network": {"psnr_db": 30.0, "ssim": 0.9}, "blur": {"psnr_db": 30.1, "ssim": 0.8}}}, [ours, blur]
     )
     assert [limit.kept for limit in lost] == [False, True]
 
 
-def test_a_rival_that_is_spelt_wrong_is_refused():
+def test_a_baseline_that_is_spelt_wrong_is_refused():
     with pytest.raises(BioAttError, match="wanted NAME=WEIGHTS.pt:NETWORK.json"):
-        rival("weights.pt")
+        baseline("weights.pt")

@@ -25,7 +25,7 @@ def measured(tmp_path_factory):
     return root, json.loads(json.dumps(result).replace("NaN", "null"))
 
 
-def test_all_contestants_are_judged_at_all_settings(measured):
+def test_all_methods_are_judged_at_all_settings(measured):
     _, result = measured
     assert {name: len(of) for name, of in result["figures"].items()} == {
         "network": 3,
@@ -76,7 +76,7 @@ def test_the_page_says_what_was_measured(measured):
 
 def test_figures_are_kept_and_read_again(measured, monkeypatch):
     root, result = measured
-    monkeypatch.setattr("studies.evidence.bench.judge", lambda *_: pytest.fail("judged again"))
+    monkeypatch.setattr("studies.evidence.bench.evaluate", lambda *_: pytest.fail("evaluated again"))
     bench = Bench(root, root / "work", ["A"], slices=1)
     again = measure_plane(
         bench, None, weights=root / "w.pt", prior="uniform", strengths=STRENGTHS, old=(root / "w.pt", "uniform")

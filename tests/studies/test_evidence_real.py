@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from studies.evidence.bench import Bench
-from studies.evidence.contestants import anchored, network_contestant
 from studies.evidence.denoisers import Denoiser, bundle_denoiser
+from studies.evidence.methods import anchored, network_method
 from studies.evidence.patients import Patient
 from studies.evidence.quality import measure_quality
 
@@ -43,9 +43,7 @@ def test_the_shipped_weights_keep_the_contrast_and_the_error_that_the_evidence_t
     weights, prior = bundle_root / "models" / "model.pt", told["network"]["prior"]
     slices = len(told["patients"][PATIENT]["slices"])
     bench = Bench(data_dir, tmp_path, [PATIENT], slices=slices, seed=told["seed"])
-    measured = bench.figures(
-        "again", list(settings), lambda: network_contestant("network", weights, settings, prior=prior)
-    )
+    measured = bench.figures("again", list(settings), lambda: network_method("network", weights, settings, prior=prior))
     for strength, of in measured.items():
         ours, theirs = of[PATIENT], told["figures"]["network"][strength][PATIENT]
         assert ours["slices"] == theirs["slices"] and ours["discs"] == theirs["discs"]

@@ -31,7 +31,7 @@ def test_metadata_has_the_figures_of_the_evidence(bundle_root):
     assert metadata["eval_metrics"] == eval_metrics(result("quality"))
 
 
-@pytest.mark.parametrize("part", [name for page, names in PAGES.items() if page != "rivals.md" for name in names])
+@pytest.mark.parametrize("part", [name for page, names in PAGES.items() if page != "baselines.md" for name in names])
 def test_every_part_was_measured_on_the_shipped_weights(bundle_root, part):
     shipped = weights_sha256(bundle_root / "models" / "model.pt")
     assert result(part)["network"]["weights_sha256"] == shipped
@@ -80,12 +80,12 @@ def test_the_readme_says_what_the_plane_says(bundle_root):
     assert sum(left["standard"]) < sum(left["low"]) < len(left["low"]), "coarser, less so at low"
 
 
-def test_the_fast_network_beats_the_rivals_as_readme_and_card_say(bundle_root):
-    rivals = result("rivals")
-    assert {one["network"].partition("(")[0] for one in rivals["networks"].values()} == {"BioAttUNet", "BioAtt"}
-    limits = rivals["limits"]
+def test_the_fast_network_beats_the_baselines_as_readme_and_card_say(bundle_root):
+    baselines = result("baselines")
+    assert {one["network"].partition("(")[0] for one in baselines["networks"].values()} == {"BioAttUNet", "BioAtt"}
+    limits = baselines["limits"]
     assert len(limits) == 8 and all(limit["kept"] for limit in limits)  # two of ours, two patients, PSNR and SSIM
-    steps = {name: curve[-1]["steps"] for name, curve in rivals["curves"].items()}
+    steps = {name: curve[-1]["steps"] for name, curve in baselines["curves"].items()}
     assert len(set(steps.values())) == 1
     for page in (bundle_root / "docs" / "README.md", bundle_root.parent / "README.md"):
         assert "RED-CNN of full width" in page.read_text()

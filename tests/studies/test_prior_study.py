@@ -13,7 +13,7 @@ from scripts.priors import DESCRIPTORS, SliceKey, make_prior
 from scripts.training.studies import pseudonym_of
 from scripts.workflow import run_workflow
 
-from studies.compact_prior_judge import read_labels
+from studies.compact_prior_evaluation import read_labels
 from studies.prior_study import SHOWN, dose_distances, left_out_model, main, oracle_rows, write_oracle
 
 LIVER, LUNGS = DESCRIPTORS.index("liver"), DESCRIPTORS.index("lungs")

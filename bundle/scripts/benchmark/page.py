@@ -17,22 +17,22 @@ def to_markdown(figures: dict[str, Any]) -> list[str]:
         "",
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['instructions']}{gpu}; {machine['system']}; {versions}.",
-        f"One slice of {figures['shape'][0]} x {figures['shape'][1]}, medians of {figures['repeats']}, contestants in "
+        f"One slice of {figures['shape'][0]} x {figures['shape'][1]}, medians of {figures['repeats']}, candidates in "
         "turn. Made by `bioatt benchmark`; docs/performance.md tells what the columns mean.",
         "",
-        "| network | device | precision | s/slice | GFLOP | GFLOP/s | of the roof | peak memory | against stock |",
+        "| network | device | precision | s/slice | GFLOP | GFLOP/s | of the roofline | peak memory | against stock |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in figures["networks"]:
         peak = "not known" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:.0f} MiB"
         lines.append(
             f"| {row['name']} | {row['device']} | {row['precision']} | {row['seconds_per_slice']:.4f} | "
-            f"{row['gflop_per_slice']:.1f} | {row['gflop_per_second']:.0f} | {row['share_of_roof']:.0%} | {peak} | "
+            f"{row['gflop_per_slice']:.1f} | {row['gflop_per_second']:.0f} | {row['share_of_roofline']:.0%} | {peak} | "
             f"{row['times_as_fast_as_stock']:.2f} x |"
         )
     lines += ["", *(f"- {note}" for note in figures["notes"])]
-    for device, roof in figures["roof"].items():
-        lines.append(f"- Roof of {device}: {roof['gflop_per_second']:.0f} GFLOP/s, {roof['name']}, fp32")
+    for device, roofline in figures["roofline"].items():
+        lines.append(f"- Roofline of {device}: {roofline['gflop_per_second']:.0f} GFLOP/s, {roofline['name']}, fp32")
     lines += [
         "",
         "| dense product, fp32 | device | GFLOP/s |",

@@ -38,7 +38,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contestant:
+class Candidate:
     """Something to be timed.
 
     Args:
@@ -71,13 +71,13 @@ def run_benchmark(
 ) -> list[str]:
     """Measure everything in one run and write benchmark.json, benchmark.md and benchmark.png.
 
-    The contestants take turns, so that what else goes on in the machine hits all of them; each figure is the median
+    The candidates take turns, so that what else goes on in the machine hits all of them; each figure is the median
     of `repeats` runs after one that does not count. Weights are random: they do not change the speed.
 
     Args:
         output_dir: folder for the files; made if it is not there.
         shape: (rows, columns) of the images.
-        repeats: runs of each contestant.
+        repeats: runs of each candidate.
         slices: of the made series.
         series: a series to use in place of the made one.
         threads: of PyTorch on the CPU; None leaves its own choice.
@@ -109,7 +109,7 @@ def run_benchmark(
             "machine": describe_machine(),
             "shape": list(shape),
             "repeats": repeats,
-            **_judge(_roofs(), networks, repeats),
+            **_measure(_rooflines(), networks, repeats),
             "notes": notes,
             "series": time_series(_fresh(scratch, "a whole series"), shape, slices, series),
         }
@@ -172,13 +172,13 @@ def _devices() -> list[str]:
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-def _roofs() -> list[Contestant]:
-    """Dense products in fp32; the fastest is the roof of its device.
+def _rooflines() -> list[Candidate]:
+    """Dense products in fp32; the fastest is the roofline of its device.
 
     Which library is fastest hangs on the processor: torch.mm takes MKL, which leaves AVX-512 unused on some; a linear
     layer of oneDNN's own tensors takes the library that convolutions take.
     """
-    contestants = []
+    candidates = []
     for device in _devices():
         for n in (1024, 2048) if device == "cpu" else (4096, 8192):
             generator = torch.Generator(device).manual_seed(_SEED)
@@ -192,22 +192,20 @@ def _roofs() -> list[Contestant]:
                 layer, rows = mkldnn.to_mkldnn(nn.Linear(n, n).eval()), a.to_mkldnn()
                 forms["oneDNN linear layer"] = lambda layer=layer, rows=rows: layer(rows)
             for name, run in forms.items():
-                contestants.append(
-                    Contestant(
-                        name=f"{name}, {n} x {n}", device=device, precision="fp32", gflop=2 * n**3 / 1e9, run=run
-                    )
+                candidates.append(
+                    Candidate(name=f"{name}, {n} x {n}", device=device, precision="fp32", gflop=2 * n**3 / 1e9, run=run)
                 )
-    return contestants
+    return candidates
 
 
-def _networks(scratch: Path, shape: tuple[int, int], compiled: bool) -> tuple[list[Contestant], list[str]]:
+def _networks(scratch: Path, shape: tuple[int, int], compiled: bool) -> tuple[list[Candidate], list[str]]:
     """The networks on every device and in both precisions, and what to tell of those that cannot run here."""
     generator = torch.Generator().manual_seed(_SEED)
     image = torch.rand(1, 1, *shape, generator=generator)
     prior = torch.rand(1, 11, generator=generator).softmax(dim=1)
     stock, default = BioAtt(channels=96, attention="none").eval(), default_network()
     gflop = {network: count_gflop(network, image, prior) for network in (stock, default)}
-    contestants, notes = [], []
+    candidates, notes = [], []
     for device in _devices():
         forms = {
             STOCK: (stock, copy.deepcopy(stock).to(device)),
@@ -223,9 +221,7 @@ def _networks(scratch: Path, shape: tuple[int, int], compiled: bool) -> tuple[li
         for precision in ("fp32",) if slow else ("fp32", "bf16"):
             for name, (plain, network) in forms.items():
                 run = _runner(network, device, precision, (image.to(device), prior.to(device)))
-                contestants.append(
-                    Contestant(name=name, device=device, precision=precision, gflop=gflop[plain], run=run)
-                )
+                candidates.append(Candidate(name=name, device=device, precision=precision, gflop=gflop[plain], run=run))
     others = {
         "RED-CNN of ldct-benchmark": (_ldct_benchmark(), stock, (image,), "ldct-benchmark"),
         "default network, onnxruntime": (
@@ -240,8 +236,8 @@ def _networks(scratch: Path, shape: tuple[int, int], compiled: bool) -> tuple[li
             notes.append(f"{name}: not installed (python -m pip install {package})")
         else:
             run = _runner(network, "cpu", "fp32", inputs)
-            contestants.append(Contestant(name=name, device="cpu", precision="fp32", gflop=gflop[plain], run=run))
-    return contestants, notes
+            candidates.append(Candidate(name=name, device="cpu", precision="fp32", gflop=gflop[plain], run=run))
+    return candidates, notes
 
 
 def count_gflop(network: nn.Module, image: Tensor, prior: Tensor) -> float:
@@ -288,9 +284,9 @@ def _in_onnxruntime(network: nn.Module, scratch: Path) -> Callable[[Tensor, Tens
     return load_exported(scratch / "default.onnx", "onnx", threads=torch.get_num_threads())
 
 
-def _judge(roofs: Sequence[Contestant], networks: Sequence[Contestant], repeats: int) -> dict[str, Any]:
-    """Time all in turn and set them against the roof of their device and stock RED-CNN."""
-    everyone = [*roofs, *networks]
+def _measure(rooflines: Sequence[Candidate], networks: Sequence[Candidate], repeats: int) -> dict[str, Any]:
+    """Time all in turn and set them against the roofline of their device and stock RED-CNN."""
+    everyone = [*rooflines, *networks]
     peaks = []
     for one in everyone:
         logger.info("benchmark: first run of %s, %s, %s", one.name, one.device, one.precision)
@@ -302,16 +298,16 @@ def _judge(roofs: Sequence[Contestant], networks: Sequence[Contestant], repeats:
                 times.append(_time(one))
                 advance(1)
     medians = [statistics.median(times) for times in seconds]
-    roof: dict[str, dict[str, Any]] = {}
+    roofline: dict[str, dict[str, Any]] = {}
     products = []
-    for one, median in zip(roofs, medians, strict=False):
+    for one, median in zip(rooflines, medians, strict=False):
         row = {"name": one.name, "device": one.device, "gflop_per_second": one.gflop / median}
         products.append(row)
-        if row["gflop_per_second"] > roof.get(one.device, row | {"gflop_per_second": 0})["gflop_per_second"]:
-            roof[one.device] = row
+        if row["gflop_per_second"] > roofline.get(one.device, row | {"gflop_per_second": 0})["gflop_per_second"]:
+            roofline[one.device] = row
     rows = []
     stock = {one.device: m for one, m in zip(everyone, medians, strict=True) if _is_stock(one)}
-    for one, median, times, peak in list(zip(everyone, medians, seconds, peaks, strict=True))[len(roofs) :]:
+    for one, median, times, peak in list(zip(everyone, medians, seconds, peaks, strict=True))[len(rooflines) :]:
         rate = one.gflop / median
         rows.append(
             {
@@ -322,19 +318,19 @@ def _judge(roofs: Sequence[Contestant], networks: Sequence[Contestant], repeats:
                 "all_seconds": times,
                 "gflop_per_slice": one.gflop,
                 "gflop_per_second": rate,
-                "share_of_roof": rate / roof[one.device]["gflop_per_second"],
+                "share_of_roofline": rate / roofline[one.device]["gflop_per_second"],
                 "peak_memory_mib": peak,
                 "times_as_fast_as_stock": stock[one.device] / median,
             }
         )
-    return {"products": products, "roof": roof, "networks": rows}
+    return {"products": products, "roofline": roofline, "networks": rows}
 
 
-def _is_stock(one: Contestant) -> bool:
+def _is_stock(one: Candidate) -> bool:
     return one.name == STOCK and one.precision == "fp32"
 
 
-def _time(one: Contestant) -> float:
+def _time(one: Candidate) -> float:
     wait(one.device)
     began = time.perf_counter()
     one.run()

@@ -1,4 +1,4 @@
-"""How good a denoised image is, measured: quality against the full dose, texture, edges."""
+"""How good a denoised image is, measured: quality against the full dose, texture, intervals."""
 
 from ..errors import BioAttError
 from .handlers import ImageQuality, TrainingCurve

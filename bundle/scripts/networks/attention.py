@@ -55,7 +55,7 @@ class PriorAttention(nn.Module):
 class SpatialAttention(nn.Module):
     """The prior attention block with a single map and no prior (CBAM's spatial half): ``x * A``.
 
-    A rival in the paper's tables. `prior` is accepted and not used.
+    A baseline in the paper's tables. `prior` is accepted and not used.
     """
 
     def __init__(self, kernel_size: int = 7) -> None:
@@ -84,7 +84,7 @@ class ChannelAttention(nn.Module):
 
     Args:
         channels: C.
-        reduction: r; the paper's rival uses 16. At least one hidden unit is kept.
+        reduction: r; the paper's baseline uses 16. At least one hidden unit is kept.
 
     Source: Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, equations 2 to 4; bias-free linear layers, as
     in the BioAtt authors' code. `prior` is accepted and not used.

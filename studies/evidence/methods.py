@@ -1,4 +1,4 @@
-"""Who is judged: networks at their strengths, 0.3.2 as it shipped, and the filters at every setting."""
+"""Who is evaluated: networks at their strengths, 0.3.2 as it shipped, and the filters at every setting."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from scripts.dose.image_noise import noise_sd_hu
-from scripts.evaluation.rivals import bm3d, gaussian, non_local_means
 from scripts.evaluation.texture import noise_power_spectrum_2d
 from scripts.hu import VALID_RANGE_HU
 from scripts.strengths import choose_strength
 
+from studies.measures.baselines import bm3d, gaussian, non_local_means
+
 from .denoisers import open_network
-from .judging import Contestant, Filter, JudgedSlice, Setting
+from .evaluating import EvaluatedSlice, Filter, Method, Setting
 
 #: SD of the baseline in mm; 0 is the input itself, where its curve begins.
 GAUSSIANS_MM = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0, 6.0)
@@ -44,25 +45,25 @@ def anchored(anchor_mm: float, grain: float = 0.0) -> Setting:
     return at_strength
 
 
-def network_contestant(
+def network_method(
     name: str, weights: Path, settings: Mapping[str, Setting], *, network_config: str = "", prior: str = "uniform"
-) -> Contestant:
+) -> Method:
     """A network, asked with the prior of each slice without discs.
 
     Args:
-        name: see `Contestant`.
+        name: see `Method`.
         weights: its weights file.
-        settings: see `Contestant`.
+        settings: see `Method`.
         network_config: a config whose network_def fits the weights; inference.json's own if empty.
         prior: as everywhere.
     """
     opened = open_network(weights, network_config=network_config, prior=prior, strength=None)
 
-    def tuned_to(one: JudgedSlice) -> Filter:
+    def tuned_to(one: EvaluatedSlice) -> Filter:
         prior_of_slice = opened.prior(one.low_hu, one.key)
         return lambda image: opened.output(image, prior_of_slice)
 
-    return Contestant(name=name, tuned_to=tuned_to, settings=settings, edges=True)
+    return Method(name=name, tuned_to=tuned_to, settings=settings, edges=True)
 
 
 def blends() -> dict[str, Setting]:
@@ -70,26 +71,24 @@ def blends() -> dict[str, Setting]:
     return {f"strength {share:g}": _blend(share) for share in BLENDS}
 
 
-def gaussians() -> Contestant:
+def gaussians() -> Method:
     """The baseline at every setting."""
     settings = {f"{sigma:g} mm": _gaussian(sigma) for sigma in GAUSSIANS_MM}
-    return Contestant(name="Gaussian", tuned_to=lambda one: lambda image: image, settings=settings)
+    return Method(name="Gaussian", tuned_to=lambda one: lambda image: image, settings=settings)
 
 
-def non_local(insertions: int = 1) -> list[Contestant]:
+def non_local(insertions: int = 1) -> list[Method]:
     """Non-local means at every setting, one after the other; sigma is the noise of the slice's flat soft tissue."""
     return [
-        Contestant(
-            name="non-local means", tuned_to=_non_local(h), settings={f"h {h:g}": _as_it_is}, insertions=insertions
-        )
+        Method(name="non-local means", tuned_to=_non_local(h), settings={f"h {h:g}": _as_it_is}, insertions=insertions)
         for h in NLM_STRENGTHS
     ]
 
 
-def block_matching(insertions: int = 1) -> list[Contestant]:
+def block_matching(insertions: int = 1) -> list[Method]:
     """BM3D at every setting, in the window alone; it is slow, so one insertion has to do."""
     return [
-        Contestant(name="BM3D", tuned_to=_bm3d(noise), settings={_told(noise): _as_it_is}, insertions=insertions)
+        Method(name="BM3D", tuned_to=_bm3d(noise), settings={_told(noise): _as_it_is}, insertions=insertions)
         for noise in BM3D_NOISES
     ]
 
@@ -107,7 +106,7 @@ def _gaussian(sigma_mm: float) -> Setting:
 
 
 def _non_local(strength: float) -> Any:
-    def tuned_to(one: JudgedSlice) -> Filter:
+    def tuned_to(one: EvaluatedSlice) -> Filter:
         noise = noise_sd_hu(one.low_hu, one.plane.flat)
         return lambda image: non_local_means(image, noise, strength, blend=1.0, patch_noise=1.0)
 
@@ -115,7 +114,7 @@ def _non_local(strength: float) -> Any:
 
 
 def _bm3d(told: float | str) -> Any:
-    def tuned_to(one: JudgedSlice) -> Filter:
+    def tuned_to(one: EvaluatedSlice) -> Filter:
         noise = noise_sd_hu(one.low_hu, one.plane.flat)
         if told == "spectrum" and one.plane.squares:
             squares = np.stack([one.low_hu[part] for part in one.plane.squares])
@@ -126,7 +125,7 @@ def _bm3d(told: float | str) -> Any:
     return tuned_to
 
 
-def _in_window(one: JudgedSlice, image_hu: np.ndarray, noise_hu: float | np.ndarray) -> np.ndarray:
+def _in_window(one: EvaluatedSlice, image_hu: np.ndarray, noise_hu: float | np.ndarray) -> np.ndarray:
     result = np.array(image_hu)
     result[one.window] = bm3d(image_hu[one.window], noise_hu)
     return result

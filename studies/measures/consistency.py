@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from ..dose.image_noise import TISSUES_HU, local_mean, tissue_mask
+from scripts.dose.image_noise import TISSUES_HU, local_mean, tissue_mask
 
 #: A slice with fewer pixels of a tissue says nothing about its mean.
 FEWEST_PIXELS = 2000

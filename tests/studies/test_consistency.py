@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scripts.evaluation.consistency import mean_changes, neighbour_steps
+
+from studies.measures.consistency import mean_changes, neighbour_steps
 
 
 def reference():

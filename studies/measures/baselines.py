@@ -7,9 +7,8 @@ from unittest import mock
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-
-from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
-from ..errors import BioAttError
+from scripts.dose.image_noise import flat_soft_tissue, noise_sd_hu
+from scripts.errors import BioAttError
 
 #: Side of the patches that are compared and reach of the search, in pixels.
 PATCH, DISTANCE = 5, 6

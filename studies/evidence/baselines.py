@@ -22,10 +22,10 @@ RECIPE = ("train.json", "shipped.json")
 OURS = "BioAttUNet"
 
 
-def measure_rivals(
+def measure_baselines(
     patients: Sequence[Patient],
     denoisers: Sequence[Denoiser],
-    rivals: Mapping[str, Path],
+    baselines: Mapping[str, Path],
     own_curve: Path,
     *,
     slices: int = 10,
@@ -36,8 +36,8 @@ def measure_rivals(
 
     Args:
         patients: left out of all trainings.
-        denoisers: the network, non-local means, then the rivals.
-        rivals: a rival's name to its weights; ``curve.csv`` is read beside them.
+        denoisers: the network, non-local means, then the baselines.
+        baselines: a baseline's name to its weights; ``curve.csv`` is read beside them.
         own_curve: curve of the network.
         slices: about so many a patient.
         realisations: of the phantom's noise.
@@ -48,9 +48,11 @@ def measure_rivals(
         epochs of each training; ``recipe``: what they share; ``limits``: our networks against the others.
     """
     quality = measure_quality(patients, denoisers, slices=slices)
-    networks = [denoisers[0], *(one for one in denoisers if one.name in rivals)]
+    networks = [denoisers[0], *(one for one in denoisers if one.name in baselines)]
     phantom = measure_phantom(networks, realisations=realisations, seed=seed)["denoisers"]
-    files = {denoisers[0].name: own_curve} | {name: weights.with_name("curve.csv") for name, weights in rivals.items()}
+    files = {denoisers[0].name: own_curve} | {
+        name: weights.with_name("curve.csv") for name, weights in baselines.items()
+    }
     return {
         "quality": {key: quality[key] for key in ("dose_fraction", "patients", "gain")},
         "texture": {
@@ -64,11 +66,11 @@ def measure_rivals(
         "curves": {name: validated(path) for name, path in files.items()},
         "recipe": _recipe(),
         "networks": {one.name: one.record for one in networks},
-        "limits": [one.as_dict() for one in rival_limits(quality["patients"], networks)],
+        "limits": [one.as_dict() for one in baseline_limits(quality["patients"], networks)],
     }
 
 
-def rival_limits(patients: Mapping[str, Any], networks: Sequence[Denoiser]) -> list[Limit]:
+def baseline_limits(patients: Mapping[str, Any], networks: Sequence[Denoiser]) -> list[Limit]:
     """Each of our networks has more PSNR and SSIM than each of another form, on every patient."""
     ours = [one.name for one in networks if one.record["network"].startswith(OURS)]
     theirs = [one.name for one in networks if one.name not in ours]

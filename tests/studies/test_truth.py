@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 from scripts.errors import BioAttError
-from scripts.evaluation.truth import (
+
+from studies.measures.truth import (
     independent_target,
     measured_alpha2,
     pooled,

@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scripts.dose.image_noise import flat_regions, flat_soft_tissue, noise_sd_hu
+from scripts.errors import BioAttError
+from scripts.evaluation.measures import FEWEST_REGION_PIXELS
+from scripts.evaluation.texture import noise_power_spectrum
 
-from ..dose.image_noise import flat_regions, flat_soft_tissue, noise_sd_hu
-from ..errors import BioAttError
 from .lesions import EDGE_SD_MM, Lesion, contrast_recovery, place_lesions
-from .measures import FEWEST_REGION_PIXELS
-from .texture import noise_power_spectrum
 
 DIAMETERS_MM = (4.0, 6.0, 10.0, 15.0)
 CONTRASTS_HU = (-20.0, 20.0, 40.0)
@@ -81,7 +81,7 @@ def _place(full_hu: np.ndarray, spacing_mm: float, generator: np.random.Generato
 class PlaneSlice:
     """A noisy slice, the discs that are put into it, and the flat places where its noise is measured.
 
-    ``images()`` are denoised by whatever is judged, with one prior (that of the slice without discs) and one noise;
+    ``images()`` are denoised by whatever is evaluated, with one prior (that of the slice without discs) and one noise;
     ``measure()`` takes the results.
 
     Args:

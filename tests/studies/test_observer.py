@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
-from scripts.evaluation.observer import (
+
+from studies.measures.observer import (
     Scores,
     channel_outputs,
     compare_detectability,
@@ -62,7 +63,7 @@ def test_held_out_repeats_find_no_signal_where_there_is_none():
     present, absent = (channel_outputs(x, u) for x in noise)
     template = hotelling_template(present, absent)
     resubstituted = detectability(Scores(present @ template, absent @ template))
-    assert resubstituted > 1.0, "judged on what made it, a template sees what is not there"
+    assert resubstituted > 1.0, "evaluated on what made it, a template sees what is not there"
     many = [scores_of(*np.random.default_rng(i).normal(size=(2, 10, SIZE, SIZE))) for i in range(40)]
     assert np.mean([detectability(one) for one in many]) < 0.1
 

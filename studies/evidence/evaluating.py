@@ -1,4 +1,4 @@
-"""How a denoiser is judged on a patient: its place in the plane, its error against the truth, PSNR, and HU kept."""
+"""How a denoiser is evaluated on a patient: its place in the plane, its error against the truth, PSNR, and HU kept."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import numpy as np
 from scripts.dose.image_noise import TISSUES_HU, tissue_mask
 from scripts.errors import BioAttError
 from scripts.evaluation import image_quality
-from scripts.evaluation.edges import edge_widths
-from scripts.evaluation.lesions import Lesion
-from scripts.evaluation.plane import Disc, PlanePoint, PlaneSlice, insert_discs
-from scripts.evaluation.truth import BODY_HU, measured_alpha2, pooled, region_errors, truth_regions
 from scripts.hu import VALID_RANGE_HU
 from scripts.priors import SliceKey
 from scripts.staging import staged_file
 from scripts.volumes import radiological_slices
 from scripts.volumes.reader import slice_keys_from_meta
+
+from studies.measures.edges import edge_widths
+from studies.measures.lesions import Lesion
+from studies.measures.plane import Disc, PlanePoint, PlaneSlice, insert_discs
+from studies.measures.truth import BODY_HU, measured_alpha2, pooled, region_errors, truth_regions
 
 from .patients import Patient
 
@@ -37,8 +38,8 @@ def as_it_is(image_hu: np.ndarray, output_hu: np.ndarray, spacing_mm: float) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contestant:
-    """A denoiser with the settings it is judged at.
+class Method:
+    """A denoiser with the settings it is evaluated at.
 
     Args:
         name: in tables and results.
@@ -50,15 +51,15 @@ class Contestant:
     """
 
     name: str
-    tuned_to: Callable[[JudgedSlice], Filter]
+    tuned_to: Callable[[EvaluatedSlice], Filter]
     settings: Mapping[str, Setting] = field(default_factory=lambda: {"": as_it_is})
     insertions: int | None = None
     edges: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedSlice:
-    """A slice to judge on: its noisy image, the discs, and what makes the error against the truth known.
+class EvaluatedSlice:
+    """A slice to evaluate on: its noisy image, the discs, and what makes the error against the truth known.
 
     Args:
         index: in the series.
@@ -145,40 +146,40 @@ def patient_figures(slices: Sequence[SliceFigures]) -> dict[str, Any]:
     }
 
 
-def edge_figures(slices: Sequence[JudgedSlice], found: Sequence[SliceFigures]) -> dict[str, list[float]]:
+def edge_figures(slices: Sequence[EvaluatedSlice], found: Sequence[SliceFigures]) -> dict[str, list[float]]:
     """10-90% width in mm of body and bone edges, input and output; kinds of which there are too few are left out."""
     images = {"in": [one.low_hu for one in slices], "out": [one.output_hu for one in found]}
     widths = edge_widths([one.full_hu for one in slices], images, slices[0].spacing_mm)
     return {edge: [of["in"], of["out"]] for edge, of in widths.items()}
 
 
-def judge(contestant: Contestant, slices: Iterable[JudgedSlice]) -> dict[str, list[SliceFigures]]:
+def evaluate(method: Method, slices: Iterable[EvaluatedSlice]) -> dict[str, list[SliceFigures]]:
     """Denoise and measure: by setting, the figures of each slice."""
-    found: dict[str, list[SliceFigures]] = {name: [] for name in contestant.settings}
+    found: dict[str, list[SliceFigures]] = {name: [] for name in method.settings}
     for one in slices:
-        filtered = contestant.tuned_to(one)
-        images = one.plane.images()[: None if contestant.insertions is None else 1 + contestant.insertions]
+        filtered = method.tuned_to(one)
+        images = one.plane.images()[: None if method.insertions is None else 1 + method.insertions]
         outputs = [filtered(image) for image in images]
-        for name, setting in contestant.settings.items():
+        for name, setting in method.settings.items():
             results = [setting(x, y, one.spacing_mm) for x, y in zip(images, outputs, strict=True)]
             found[name].append(one.measure(results))
     return found
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedPatient:
+class EvaluatedPatient:
     """Slices of a patient left out, chosen by rule: evenly spread over those with room for the discs.
 
     Args:
         name: in the tables.
-        slices: to judge on.
+        slices: to evaluate on.
         dose_fraction: of the low dose; None for real pairs.
         alpha2: var(a) / var(n), nominal and as it was measured in flat tissue; NaN for real pairs.
         noise: how it was simulated, in words.
     """
 
     name: str
-    slices: Sequence[JudgedSlice]
+    slices: Sequence[EvaluatedSlice]
     dose_fraction: float | None = None
     alpha2: tuple[float, float] = (math.nan, math.nan)
     noise: str = ""
@@ -196,7 +197,7 @@ class JudgedPatient:
 
 def simulated_patient(
     folder: Path, count: int, *, dose_fraction: float = 0.25, seed: int = 0, window: int = 0
-) -> JudgedPatient:
+) -> EvaluatedPatient:
     """A series at full dose, and low doses whose noise matches its own (`match_noise`).
 
     Args:
@@ -219,7 +220,7 @@ def simulated_patient(
     for index, insertions in with_room(len(patient), anatomy, spacing_mm, count, seed):
         full = patient.full(index)
         (added,) = patient.match.noise(full, [dose_fraction], np.random.default_rng([seed, index]))
-        one = JudgedSlice(
+        one = EvaluatedSlice(
             index=index,
             key=patient.keys[index],
             full_hu=full,
@@ -231,7 +232,7 @@ def simulated_patient(
         )
         slices.append(one)
         measured.append(measured_alpha2(one.full_hu, added, one.plane.flat))
-    return JudgedPatient(
+    return EvaluatedPatient(
         name=folder.name,
         slices=slices,
         dose_fraction=dose_fraction,
@@ -251,7 +252,7 @@ def middle_window(full_hu: np.ndarray, side: int) -> tuple[slice, slice]:
     return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
-def real_patient(low_folder: Path, full_folder: Path, count: int, *, seed: int = 0) -> JudgedPatient:
+def real_patient(low_folder: Path, full_folder: Path, count: int, *, seed: int = 0) -> EvaluatedPatient:
     """A pair of real doses of one scan, slice by slice; discs are put into the real low dose, so no truth is needed.
 
     Args:
@@ -271,7 +272,7 @@ def real_patient(low_folder: Path, full_folder: Path, count: int, *, seed: int =
         )
     keys = slice_keys_from_meta(low.meta, len(low))
     slices = [
-        JudgedSlice(
+        EvaluatedSlice(
             index=index,
             key=keys[index],
             full_hu=full[index].clip(*VALID_RANGE_HU),
@@ -283,7 +284,7 @@ def real_patient(low_folder: Path, full_folder: Path, count: int, *, seed: int =
             len(full), lambda i: full[i].clip(*VALID_RANGE_HU), full.spacing_mm, count, seed
         )
     ]
-    return JudgedPatient(name=low_folder.name, slices=slices)
+    return EvaluatedPatient(name=low_folder.name, slices=slices)
 
 
 def with_room(
@@ -313,7 +314,7 @@ NOISE = "matched-2"
 
 def kept_patient(
     folder: Path, count: int, work: Path, *, dose_fraction: float = 0.25, seed: int = 0, window: int = 0
-) -> JudgedPatient:
+) -> EvaluatedPatient:
     """`simulated_patient`, kept in a file under `work` for the next time."""
     path = work / f"{folder.name}-{NOISE}-{count}-{dose_fraction:g}-{seed}-{window}.npz"
     if not path.is_file():
@@ -321,7 +322,7 @@ def kept_patient(
     with np.load(path) as kept:
         spacing_mm = float(kept["spacing_mm"])
         slices = [
-            JudgedSlice(
+            EvaluatedSlice(
                 index=int(index),
                 key=SliceKey(index=int(index), sop_instance_uid=str(uid)),
                 full_hu=full,
@@ -334,10 +335,10 @@ def kept_patient(
             for index, uid, full, low in zip(kept["index"], kept["uid"], kept["full"], kept["low"], strict=True)
         ]
         alpha2, noise = (float(kept["alpha2"][0]), float(kept["alpha2"][1])), str(kept["noise"])
-    return JudgedPatient(name=folder.name, slices=slices, dose_fraction=dose_fraction, alpha2=alpha2, noise=noise)
+    return EvaluatedPatient(name=folder.name, slices=slices, dose_fraction=dose_fraction, alpha2=alpha2, noise=noise)
 
 
-def _keep(path: Path, patient: JudgedPatient) -> None:
+def _keep(path: Path, patient: EvaluatedPatient) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     discs = [
         (one.index, i, disc.lesion.diameter_mm, *disc.lesion.center, disc.contrast_hu)

@@ -1,4 +1,4 @@
-"""What docs/evidence/rivals.md says of the results."""
+"""What docs/evidence/baselines.md says of the results."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .tables import limits_table, number, table
 Results = dict[str, Any]
 
 
-def rivals_section(one: Results, results: Path) -> str:
+def baselines_section(one: Results, results: Path) -> str:
     """Networks on equal terms."""
-    plots.plot_curves(results / "rivals_curves.png", one["curves"])
+    plots.plot_curves(results / "baselines_curves.png", one["curves"])
     recipe = one["recipe"]
     patch = "x".join(map(str, recipe["patch_shape"]))
     quality = one["quality"]
@@ -23,8 +23,8 @@ def rivals_section(one: Results, results: Path) -> str:
 
 All are trained by {" and ".join(f"`{name}`" for name in recipe["configs"])} of bundle/configs: the same targets and
 low doses, {recipe["patches_a_step"]} patches of {patch} a step, from scratch. `network` is the weights named above; the
-networks differ in nothing else but form and number of steps, which the curves show (`make rivals`). No network of the
-comparison saw the patients below.
+networks differ in nothing else but form and number of steps, which the curves show (`make baselines`). No network of
+the comparison saw the patients below.
 
 ## Quarter dose, patients left out
 
@@ -43,7 +43,7 @@ that no longer one would.
 
 {table(("name", "steps", "patches", "PSNR at the end (dB)", "highest", "gained in the last fifth"), _curves(one))}
 
-![PSNR of the validation patient against steps](results/rivals_curves.png)
+![PSNR of the validation patient against steps](results/baselines_curves.png)
 
 ## Texture
 

@@ -6,29 +6,29 @@ from made_studies import save_default_network
 from scipy.ndimage import gaussian_filter
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.evaluation.plane import insert_discs
 from scripts.priors import SliceKey
 
 from studies.evidence import quick
-from studies.evidence.contestants import (
-    anchored,
-    block_matching,
-    gaussians,
-    network_contestant,
-    non_local,
-    parse_settings,
-    spectrum_for_bm3d,
-)
-from studies.evidence.judging import (
-    Contestant,
-    JudgedSlice,
-    judge,
+from studies.evidence.evaluating import (
+    EvaluatedSlice,
+    Method,
+    evaluate,
     kept_patient,
     patient_figures,
     real_patient,
     simulated_patient,
     with_room,
 )
+from studies.evidence.methods import (
+    anchored,
+    block_matching,
+    gaussians,
+    network_method,
+    non_local,
+    parse_settings,
+    spectrum_for_bm3d,
+)
+from studies.measures.plane import insert_discs
 
 SPACING_MM = 1.0
 
@@ -44,7 +44,7 @@ def one():
     full = body()
     added = np.sqrt(3.0) * (body(seed=1) - body(seed=1, noise=0.0))
     insertions = insert_discs(full, SPACING_MM, np.random.default_rng(0))
-    return JudgedSlice(
+    return EvaluatedSlice(
         index=7,
         key=SliceKey(7, "1.2.3"),
         full_hu=full,
@@ -62,7 +62,7 @@ def test_the_filter_is_tuned_once_to_the_slice_without_discs(one):
         asked.append(that.key)
         return lambda image: gaussian_filter(image, 1.0)
 
-    found = judge(Contestant(name="x", tuned_to=tuned_to, settings=parse_settings(["0", "1.0"])), [one])
+    found = evaluate(Method(name="x", tuned_to=tuned_to, settings=parse_settings(["0", "1.0"])), [one])
     assert asked == [one.key]
     free, held = (patient_figures(found[name]) for name in ("0", "1.0"))
     assert free["slices"] == [7] and held["contrast"]["4"] > free["contrast"]["4"]
@@ -70,7 +70,7 @@ def test_the_filter_is_tuned_once_to_the_slice_without_discs(one):
 
 
 def test_a_blur_errs_at_edges_and_gains_in_flat_tissue(one):
-    figures = {name: patient_figures(of) for name, of in judge(gaussians(), [one]).items()}
+    figures = {name: patient_figures(of) for name, of in evaluate(gaussians(), [one]).items()}
     none, some = figures["0 mm"], figures["1 mm"]
     assert none["noise_left"] == pytest.approx(1.0) and none["contrast"]["4"] == pytest.approx(1.0)
     own = np.var((one.low_hu - one.full_hu)[60:130, 60:130]) / 3.0
@@ -91,15 +91,15 @@ def test_anchoring_leaves_the_coarse_to_the_scanner(one):
 
 
 def test_a_real_pair_has_no_error_against_the_truth(one):
-    pair = JudgedSlice(
+    pair = EvaluatedSlice(
         index=0, key=one.key, full_hu=one.full_hu, low_hu=one.low_hu, spacing_mm=SPACING_MM, insertions=one.insertions
     )
-    figures = patient_figures(judge(gaussians(), [pair])["0.7 mm"])
+    figures = patient_figures(evaluate(gaussians(), [pair])["0.7 mm"])
     assert figures["error_hu2"] == {} and figures["contrast"]["10"] < 1.0
 
 
 def test_non_local_means_takes_noise_with_its_strength(one):
-    left = [patient_figures(judge(who, [one])[name])["noise_left"] for who in non_local() for name in who.settings]
+    left = [patient_figures(evaluate(who, [one])[name])["noise_left"] for who in non_local() for name in who.settings]
     assert left == sorted(left, reverse=True) and left[0] > 2 * left[-1]
 
 
@@ -108,9 +108,11 @@ def test_bm3d_denoises_one_insertion_and_knows_a_spectrum():
     small = body(96)
     added = 2.0 * (body(96, seed=1) - body(96, seed=1, noise=0.0))
     discs = insert_discs(small, SPACING_MM, np.random.default_rng(0))
-    one = JudgedSlice(index=0, key=SliceKey(0), full_hu=small, low_hu=small + added, spacing_mm=1.0, insertions=discs)
-    for contestant in block_matching():
-        (slices,) = judge(contestant, [one]).values()
+    one = EvaluatedSlice(
+        index=0, key=SliceKey(0), full_hu=small, low_hu=small + added, spacing_mm=1.0, insertions=discs
+    )
+    for method in block_matching():
+        (slices,) = evaluate(method, [one]).values()
         figures = patient_figures(slices)
         assert figures["noise_left"] < 0.7 and figures["discs"]["4"] <= 5
 
@@ -180,10 +182,8 @@ def test_a_real_pair_is_judged_without_a_truth(series, tmp_path, capsys):
 
 
 def test_a_network_is_asked_with_the_prior_of_the_slice_without_discs(one, tmp_path):
-    contestant = network_contestant(
-        "n", save_default_network(tmp_path / "w.pt"), parse_settings(["0"]), prior="random:3"
-    )
-    filtered = contestant.tuned_to(one)
+    method = network_method("n", save_default_network(tmp_path / "w.pt"), parse_settings(["0"]), prior="random:3")
+    filtered = method.tuned_to(one)
     np.testing.assert_allclose(filtered(one.low_hu), filtered(one.low_hu))
     assert filtered(one.low_hu).shape == one.low_hu.shape and np.isfinite(filtered(one.low_hu)).all()
     padded = one.low_hu.copy()

@@ -1,4 +1,4 @@
-"""Judge priors of slices whose visible descriptors are known, and write the figures into a README."""
+"""Evaluate priors of slices whose visible descriptors are known, and write the figures into a README."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS, PriorSource, SliceKey
 from torch.nn import functional
 
-#: Series -> figure -> value; None where a series has no slice to judge it by.
+#: Series -> figure -> value; None where a series has no slice to evaluate it by.
 Figures = Mapping[str, Mapping[str, float | None]]
 #: Stands in labels.csv in place of a descriptor for a series that shows none of them, over the whole series.
 NOTHING = "nothing"
@@ -104,7 +104,7 @@ def visible_at(ranges: Sequence[tuple[str, float, float]], z_mm: np.ndarray) -> 
     return visible
 
 
-def judge(
+def evaluate(
     source: PriorSource, patient: LabelledSlices, constant: torch.Tensor, noise_hu: float = 60.0
 ) -> dict[str, float | None]:
     """Compare a source's priors of one patient with the annotation, with `constant`, and with itself under noise.
@@ -171,7 +171,7 @@ Words: {words}.
 on one thread. Each DIR held one folder a patient with one CT series, or with one folder a series.
 
 - Trained on {patients_trained} patients, donors and phantoms ({slices_trained} slices): {trained}.
-- Only judged: {held_out}.
+- Only evaluated: {held_out}.
 
 `labels.csv` says from which to which z (mm, third value of ImagePositionPatient) each word is visible; `nothing` names
 a series that shows none. It was read off pictures of the series, every 1 to 3 slices or every slice where slices are
@@ -215,7 +215,7 @@ On the series trained on, for comparison only:
 - On patients it did not see it is less sure than its targets: compare `mass_on_visible` with that of the target.
 - No nearer to its targets than the uniform prior, by TV: {no_nearer}.
 - {patients_trained} patients are few: expect it to be wrong on anatomy, contrast phases and scanners unlike theirs.
-- `ventricles` was learnt from three heads, two of them of body donors, and never judged on another patient; so was
+- `ventricles` was learnt from three heads, two of them of body donors, and never evaluated on another patient; so was
   `skull`, from four.
 - `lymph nodes` was labelled only where nodes were plain (groin of one patient, mediastinum of another), is the least
   certain label and is not labelled in any patient that came with version 2.0, whatever nodes they have.

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 from scripts.errors import BioAttError
-from scripts.evaluation.lesions import Lesion, contrast_recovery
-from scripts.evaluation.plane import (
+
+from studies.measures.lesions import Lesion, contrast_recovery
+from studies.measures.plane import (
     CONTRASTS_HU,
     DISCS_AN_INSERTION,
     PlanePoint,

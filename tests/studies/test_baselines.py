@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 from scripts.errors import BioAttError
-from scripts.evaluation.rivals import gain_cap_db, non_local_means
+
+from studies.measures.baselines import gain_cap_db, non_local_means
 
 
 def gain_db(estimate, low, full):

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.special import ndtr
-
-from ..errors import BioAttError
+from scripts.errors import BioAttError
 
 #: SD of a lesion's edge in mm: the blur of a scanner.
 EDGE_SD_MM = 0.6

@@ -1,0 +1,1 @@
+"""Measures that only our evidence takes: edges, observer, lesions, noise against contrast, error against the truth."""
