@@ -6,7 +6,7 @@ LABEL := .venv-label
 DEPLOY := .venv-deploy
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence weights baselines study benchmark gpu lint format reference image
+.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence weights baselines study benchmark gpu lint format reference image dist zoo
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -69,6 +69,19 @@ image:  ## a container image by podman, docker or buildah; BASE names an image w
 	@[ -n "$(BUILDER)" ] || { echo "error: podman, docker or buildah is needed; install one" >&2; exit 2; }
 	$(BUILDER) build $(BUILD_OPTIONS) --build-arg BASE=$(BASE) --build-arg PIP_OPTIONS="$(PIP_OPTIONS)" \
 	  --file deploy/container/Containerfile --tag $(IMAGE) .
+
+DATE = SOURCE_DATE_EPOCH=$(shell git log -1 --format=%ct)  # of the commit, so that the same code gives the same wheel
+
+dist: setup  ## dist/: sdist, the wheel made of it, the bill of materials (CycloneDX) of what it installs, SHA256SUMS
+	rm -rf dist
+	$(DATE) $(BIN)/python -m build --no-isolation .
+	$(BIN)/python deploy/release/clean_environment.py dist/*.whl runs/clean
+	$(DATE) $(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file dist/bioatt-$$(runs/clean/bin/bioatt --version | cut -d ' ' -f 2).cdx.json runs/clean/bin/python
+	cd dist && sha256sum * > SHA256SUMS
+
+zoo: setup  ## dist/zoo/: what MONAI's model zoo and its hub take; WEIGHTS_URL names where the zoo fetches the weights
+	$(BIN)/python deploy/release/make_zoo.py bundle dist/zoo $(if $(WEIGHTS_URL),--weights-url $(WEIGHTS_URL))
 
 RESULTS := docs/evidence/results
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import subprocess
 import sys
@@ -46,12 +47,14 @@ def by_command(series, weights):
     return read_volume(select_series(target))
 
 
-def test_a_path_and_an_output_give_what_the_command_gives(series, weights, by_command, tmp_path, capsys):
+def test_a_path_and_an_output_give_what_the_command_gives(series, weights, by_command, tmp_path, capsys, caplog):
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.INFO)  # as in a fresh process; it prints to stdout
     made = bioatt.denoise(series, tmp_path / "made", weights=weights)
     assert made == tmp_path / "made"
     assert np.array_equal(read_volume(select_series(made)), by_command)
     told = capsys.readouterr()
     assert told.out == "" and "%" not in told.err
+    assert not [record for record in caplog.records if record.name.startswith("monai")]
 
 
 def test_a_series_comes_back_as_datasets(series, weights, by_command):

@@ -22,7 +22,7 @@ from ..device import find_device, keep_freed_memory
 from ..errors import BioAttError, find_bioatt_error
 from ..volumes.formats import format_of, nifti
 from ..volumes.volume import find_inputs, load_volume
-from ..workflow import run_workflow
+from ..workflow import quiet_libraries, run_workflow
 
 _IMAGE, _ARRAY = "image.nii", "array.nii"
 
@@ -72,7 +72,8 @@ def _run(overrides: dict[str, Any]) -> None:
     level = engine.level
     engine.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():  # the workflow keeps those of libraries quiet
+        with warnings.catch_warnings():  # of libraries, quiet in the workflow alone
+            quiet_libraries()
             run_workflow("inference", ["inference.json"], overrides | {"isolated": True})
     finally:
         engine.setLevel(level)
