@@ -1,8 +1,7 @@
 """Room of 0.3.2, for configs that were written then: what stood in it is in `volumes` and `training` now."""
 
+from . import training, volumes
 from .errors import BioAttError
-from .training import *  # noqa: F403
-from .volumes import *  # noqa: F403
 
 _RECIPE = "the recipe of the weights tells the scope: see recipe in inference.json and train.json"
 _BATCHES = "train.json makes batches with scripts.training.PatchBatches"
@@ -13,7 +12,10 @@ _GONE = {
 
 
 def __getattr__(name: str) -> object:
-    """Refuse what is no more, with what took its place."""
+    """What stood here; what is no more is refused, with what took its place."""
     if name in _GONE:
         raise BioAttError(f"scripts.data.{name} of 0.3.2 is no more: {_GONE[name]}")
+    for room in (training, volumes):
+        if name in room.__all__:
+            return getattr(room, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,6 +22,7 @@ from .lesions import EDGE_SD_MM, Lesion, contrast_recovery, place_lesions
 
 DIAMETERS_MM = (4.0, 6.0, 10.0, 15.0)
 CONTRASTS_HU = (-20.0, 20.0, 40.0)
+INSERTIONS = len(CONTRASTS_HU)  # each diameter meets each contrast
 #: Of these a slice must have room for one each; 15 mm are put in where they fit.
 NEEDED_MM = (4.0, 6.0, 10.0)
 #: How often they are placed anew where the first place of a large one leaves none for the others.
@@ -42,7 +43,7 @@ class Disc:
 
 
 def insert_discs(
-    full_hu: np.ndarray, spacing_mm: float, generator: np.random.Generator, insertions: int = len(CONTRASTS_HU)
+    full_hu: np.ndarray, spacing_mm: float, generator: np.random.Generator, insertions: int = INSERTIONS
 ) -> list[list[Disc]]:
     """Places and contrasts of the discs of several insertions, each of which is one image to denoise.
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.metadata
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +21,9 @@ from scripts.hu import hu_to_network
 from scripts.networks import load_weights
 from scripts.networks.export import load_exported
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "deploy" / "release"))
+
 NAME = "ct_low_dose_denoising_bioatt"
-LARGEST_FILE = 25 * 1024 * 1024
 PERSONAL_PATH = re.compile(rb"/home/\w|/Users/\w|/root/|/mnt/|[A-Z]:\\\\?Users")
 NECESSARY = ["LICENSE", "configs/metadata.json"]
 PREFERRED = ["configs/inference.json", "models/model.pt"]
@@ -79,10 +84,9 @@ def test_a_necessary_or_preferred_file_is_there(bundle_root, file):
     assert (bundle_root / file).stat().st_size > 0
 
 
-def test_no_file_needs_large_files_yml_and_nothing_made_by_a_run_is_left(bundle_root):
+def test_nothing_made_by_a_run_is_left(bundle_root):
     for file in files_of(bundle_root):
         place = file.relative_to(bundle_root)
-        assert file.stat().st_size <= LARGEST_FILE, f"{place} must be listed in large_files.yml"
         assert not place.name.startswith("."), place
         assert place.parts[0] in {"LICENSE", "__init__.py", "configs", "docs", "models", "scripts"}, place
         assert file.suffix not in {".ts", ".onnx", ".ipynb", ".pyc", ".zip", ".dcm", ".gz", ".log"}, place
@@ -358,3 +362,131 @@ def test_the_model_card_shows_every_command_of_the_zoo(bundle_root):
 def test_the_model_card_counts_the_networks_parameters(bundle_root):
     count = sum(parameter.numel() for parameter in network_of(bundle_root).parameters())
     assert f"{count:,} parameters" in (bundle_root / "docs" / "README.md").read_text()
+
+
+# What `make zoo` makes
+
+
+@pytest.fixture(scope="module")
+def made(bundle_root, tmp_path_factory):
+    """The folder of `make zoo`; its large files are fetched from the bundle itself."""
+    from make_zoo import make_zoo
+
+    folder = tmp_path_factory.mktemp("made")
+    make_zoo(bundle_root, folder, bundle_root.as_uri())
+    return folder
+
+
+def data_of(folder):
+    """Bytes of each file by its path."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files_of(folder)}
+
+
+@pytest.mark.parametrize(
+    ("hook", "options", "kinds"),
+    [
+        ("check_added_large_files", ["--maxkb=1024", "--enforce-all"], ""),
+        ("pretty_format_json", ["--no-sort-keys", "--indent=4"], ".json"),
+        ("check_yaml", [], ".yml"),
+        ("check_docstring_first", [], ".py"),
+        ("check_case_conflict", [], ""),
+        ("detect_private_key", [], ""),
+        ("mixed_line_ending", [], ""),
+        ("end_of_file_fixer", [], ""),
+        ("trailing_whitespace_fixer", [], ""),
+    ],
+)
+def test_the_zoos_hooks_find_nothing_in_what_is_made_for_it(made, monkeypatch, capsys, hook, options, kinds):
+    monkeypatch.chdir(made / "models")
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    files = [str(file) for file in files_of(made / "models" / NAME) if file.suffix == kinds or not kinds]
+    assert files and importlib.import_module(f"pre_commit_hooks.{hook}").main([*options, *files]) == 0, (
+        capsys.readouterr()
+    )
+
+
+def test_the_hook_of_large_files_would_find_the_weights(made, bundle_root, monkeypatch, tmp_path, capsys):
+    from pre_commit_hooks.check_added_large_files import main
+
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    shutil.copy(bundle_root / "models" / "model.pt", "model.pt")
+    assert main(["--maxkb=1024", "--enforce-all", "model.pt"]) == 1
+    shutil.copy(made / "hub" / NAME / ".gitattributes", ".gitattributes")
+    assert main(["--maxkb=1024", "--enforce-all", "model.pt"]) == 0  # git-lfs takes it
+
+
+def test_the_zoo_fetches_what_its_folder_leaves_out(made, bundle_root):
+    from monai.apps.utils import download_url
+
+    folder = made / "models" / NAME
+    listed = ConfigParser.load_config_file(folder / "large_files.yml")["large_files"]
+    left_out = data_of(bundle_root).keys() - data_of(folder).keys()
+    assert (
+        {one["path"] for one in listed} == left_out == {"models/model.pt", "models/prior/open_clip_model.safetensors"}
+    )
+    for one in listed:
+        target = made / "fetched" / one.pop("path")
+        download_url(
+            **one, filepath=target, progress=False, fuzzy=True
+        )  # as the zoo's ci/utils.py does; checks the hash
+        assert target.read_bytes() == (bundle_root / target.relative_to(made / "fetched")).read_bytes()
+
+
+def test_json_says_the_same_in_the_zoos_form(made, bundle_root):
+    files = data_of(made / "hub" / NAME)
+    for path, data in data_of(bundle_root).items():
+        assert files[path] == data or path.endswith(".json") and json.loads(files[path]) == json.loads(data), path
+
+
+def test_the_hubs_readme_begins_with_its_card(made, bundle_root):
+    folder = made / "hub" / NAME
+    _, card, text = (folder / "README.md").read_text().split("---\n", 2)
+    assert text == (bundle_root / "docs" / "README.md").read_text()
+    (made / "card.yml").write_text(card)
+    card = ConfigParser.load_config_file(made / "card.yml")
+    assert card == {"tags": ["monai", "medical"], "library_name": "monai", "license": "apache-2.0"}
+    assert (folder / ".gitattributes").read_text().startswith("*.pt filter=lfs")
+    assert data_of(folder).keys() - data_of(bundle_root).keys() == {"README.md", ".gitattributes"}
+
+
+def test_the_archive_is_the_same_each_time(made, bundle_root, tmp_path):
+    from make_zoo import make_zoo
+
+    *_, archive = make_zoo(bundle_root, tmp_path)
+    assert archive.read_bytes() == (made / archive.name).read_bytes()
+    assert archive.name == f"{NAME}_v{read(bundle_root)['version']}.zip"
+
+
+@pytest.mark.slow
+def test_the_bundle_loads_and_runs_as_monai_downloads_it(made, bundle_root, tmp_path):
+    from scripts.app.command_line import main
+    from scripts.dicom import read_volume, select_series
+    from scripts.dicom.phantom import write_ct_series
+
+    def python(*words):
+        known = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=known, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    (archive,) = made.glob("*.zip")
+    python("-m", "monai.bundle", "download", "--name", NAME, "--url", archive.as_uri(), "--bundle_dir", "got")
+    assert data_of(tmp_path / "got" / NAME) == {
+        path: data for path, data in data_of(made / "hub" / NAME).items() if path not in ("README.md", ".gitattributes")
+    }
+    card = (bundle_root / "docs" / "README.md").read_text()
+    cell = re.search(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)[1].replace("DIR", "got")
+    (tmp_path / "load.py").write_text(f"{cell}\nimport torch\ntorch.save(network.state_dict(), 'loaded.pt')\n")
+    python("load.py")
+    loaded = torch.load(tmp_path / "loaded.pt", weights_only=True)
+    weights = torch.load(bundle_root / "models" / "model.pt", weights_only=True)
+    assert loaded.keys() == weights.keys() and all(torch.equal(loaded[key], weights[key]) for key in weights)
+
+    series = write_ct_series(tmp_path / "series", spacing=(1.0, 1.0), slices=2, noise_sd=30.0)
+    root = tmp_path / "got" / NAME
+    config = ["--config_file", root / "configs" / "inference.json", "--bundle_root", root]
+    places = ["--dataset_dir", "series", "--output_dir", "by_monai"]
+    python("-m", "monai.bundle", "run", "inference", *map(str, config), *places)
+    assert main(["denoise", str(series), str(tmp_path / "by_command"), "--quiet"]) == 0
+    by_monai, by_command = (read_volume(select_series(tmp_path / name)) for name in ("by_monai", "by_command"))
+    assert (by_monai == by_command).all()
