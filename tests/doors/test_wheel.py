@@ -30,6 +30,12 @@ def test_version_stands_the_same_in_every_place(bundle_root):
     assert f"## {metadata['version']}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_every_folder_of_code_is_a_package_of_the_wheel(bundle_root):
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {file.parent.relative_to(bundle_root).parts for file in bundle_root.rglob("*.py")}
+    assert {".".join(("bioatt", *parts)) for parts in folders} <= set(packages)
+
+
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory):
     """The folder of sdist and wheel; the wheel is built from what the sdist holds."""
