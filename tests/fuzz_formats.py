@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,7 +57,7 @@ class Nifti:
         if content[:2] == b"\x1f\x8b" and rng.random() < 0.8:
             try:
                 return gzip.compress(Nifti.mutate(gzip.decompress(content), rng), 1)
-            except (OSError, EOFError):
+            except (OSError, EOFError, zlib.error):
                 return mutate_bytes(content, rng)
         data = bytearray(content)
         if rng.random() < 0.4 or len(data) < 348:

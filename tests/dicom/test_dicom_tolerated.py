@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from struct import pack
+
 import numpy as np
 import pydicom
 import pytest
 from dicom_cases import changed, derive, in_slice, together
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 from scripts.dicom import read_volume, select_series
 from scripts.dicom.phantom import write_ct_series
@@ -121,6 +124,20 @@ def test_sop_class_and_instance_are_taken_from_the_meta_group(tmp_path, plain):
     image = pydicom.dcmread(derived.files[0])
     assert image.SOPClassUID == "1.2.840.10008.5.1.4.1.1.2"
     assert image.SourceImageSequence[0].ReferencedSOPClassUID == image.SOPClassUID
+    np.testing.assert_array_equal(read_volume(derived), plain)
+
+
+@pytest.mark.parametrize("keyword", ["SOPClassUID", "SOPInstanceUID"])
+def test_a_uid_of_another_vr_is_taken_from_the_meta_group(tmp_path, keyword, plain):
+    folder = write_ct_series(tmp_path / "in")
+    for file in folder.iterdir():
+        head, tag, rest = file.read_bytes().rpartition(pack("<HH", *divmod(Tag(keyword), 1 << 16)) + b"UI")
+        file.write_bytes(head + tag.replace(b"UI", b"FD") + rest)
+    assert file.read_bytes().count(b"FD") == 1
+    series = select_series(folder)
+    np.testing.assert_array_equal(read_volume(series), plain)
+    derived, _ = derive(folder, tmp_path / "out")
+    assert pydicom.dcmread(derived.files[0]).SOPClassUID == "1.2.840.10008.5.1.4.1.1.2"
     np.testing.assert_array_equal(read_volume(derived), plain)
 
 

@@ -10,10 +10,11 @@ import threading
 from types import ModuleType
 
 import numpy as np
+import pydicom
 import pytest
-from dicom_cases import SYNTAXES, write_enhanced_ct
+from dicom_cases import PROVENANCE, SYNTAXES, write_enhanced_ct
 from scripts.app.command_line import main
-from scripts.dicom import isolated, read_volume, read_volume_isolated, select_series
+from scripts.dicom import isolated, read_volume, read_volume_isolated, select_series, write_derived_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import SeriesReader, load_volume
@@ -156,6 +157,78 @@ def test_threads_may_read_at_the_same_time(tmp_path):
         thread.join()
     for i, one in enumerate(several):
         np.testing.assert_array_equal(found[i], read_volume(one))
+
+
+PADDED = {"signed": True, "padding": -2000, "slices": 3}
+
+
+@pytest.mark.parametrize("kind", [PADDED, {**PADDED, "slope": 2.0}, {"slices": 3}])
+def test_a_derived_series_is_the_same_where_padding_is_decoded_apart(tmp_path, kind):
+    series = select_series(write_ct_series(tmp_path / "in", **kind, transfer_syntax=SYNTAXES[-1]))
+    volume = read_volume(series) + 1.0
+    for name, isolated_too in ("here", False), ("there", True):
+        write_derived_series(series, volume, tmp_path / name, PROVENANCE, isolated=isolated_too)
+    here, there = (read_volume(select_series(tmp_path / name)) for name in ("here", "there"))
+    np.testing.assert_array_equal(there, here)
+    assert ("padding" in kind) == bool((here < -1900).any())
+
+
+def test_frames_of_an_enhanced_image_keep_their_padding(tmp_path):
+    padded = {**PADDED, "modify": lambda image: image.add_new("PixelPaddingValue", "SS", -2000)}
+    series = select_series(write_enhanced_ct(tmp_path / "in", **padded)[0])
+    volume = read_volume(series)
+    write_derived_series(series, volume + 1.0, tmp_path / "out", PROVENANCE, isolated=True)
+    kept = read_volume(select_series(tmp_path / "out")) == volume
+    np.testing.assert_array_equal(kept, volume == -3024)
+    assert kept.any() and not kept.all()
+
+
+def test_slices_with_and_without_padding_come_to_their_places(tmp_path):
+    def modify(dataset, i):
+        if i in (0, 2):
+            del dataset.PixelPaddingValue
+
+    series = select_series(write_ct_series(tmp_path / "in", **PADDED | {"slices": 5}, modify=modify))
+    volume = read_volume(series) + 1.0
+    write_derived_series(series, volume, tmp_path / "out", PROVENANCE, isolated=True)
+    change = read_volume(select_series(tmp_path / "out")) - (volume - 1.0)
+    assert [float(one[0, 0]) for one in change] == [1.0, 0.0, 1.0, 0.0, 0.0] and (change[:, 24, 32] == 1.0).all()
+
+
+@pytest.mark.parametrize("what", ["crash", "hang"])
+def test_a_decoder_that_crashes_while_padding_is_written_leaves_us_and_no_folder(tmp_path, monkeypatch, decoder, what):
+    series = select_series(write_ct_series(tmp_path / "in", **PADDED))
+    volume = read_volume(series)
+    decoder(CRASHES[what])
+    monkeypatch.setattr(isolated._Child.__init__, "__defaults__", (4 << 30, 4.0 if what == "hang" else 60.0))
+    before = children()
+    with pytest.raises(BioAttError, match="0002.dcm ended the process that decoded it"):
+        write_derived_series(series, volume, tmp_path / "out", PROVENANCE, isolated=True)
+    assert children() == before and not (tmp_path / "out").exists()
+
+
+def test_a_second_copy_in_another_encoding_is_decoded_apart(tmp_path, decoder):
+    folder = write_ct_series(tmp_path / "in", slices=3)
+    content = pydicom.dcmread(folder / "0002.dcm")
+    content.compress(SYNTAXES[-1], generate_instance_uid=False)
+    content.save_as(folder / "copy.dcm")
+    assert len(select_series(folder).files) == 3
+    decoder(CRASHES["crash"])
+    with pytest.raises(BioAttError, match="ended the process that decoded it: killed by SIGSEGV"):
+        select_series(folder)
+
+
+def test_results_are_written_as_they_are_read(tmp_path, weights, decoder, capfd):
+    """A node or a list decodes padding of its series apart, too."""
+    source = write_ct_series(tmp_path / "in", **PADDED)
+    (tmp_path / "list.txt").write_text("in\n")
+    asked = []
+    seen = isolated.IsolatedFrames.read
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(isolated.IsolatedFrames, "read", lambda *given: asked.append(given[1]) or seen(*given))
+        words = ["--cohort", "--weights", str(weights), "--prior", "uniform", "--quiet"]
+        assert main(["denoise", str(tmp_path / "list.txt"), str(tmp_path / "out"), *words]) == 0
+    assert [one.name for one in asked] == [one.name for one in sorted(source.iterdir())]
 
 
 def test_reader_and_volume_take_the_switch(tmp_path, decoder):

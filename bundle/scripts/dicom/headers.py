@@ -81,12 +81,27 @@ def open_dicom(file: Path, **kwargs: Any) -> Dataset | None:
         ) from error
 
 
+def open_header(file: Path) -> Dataset:
+    """What stands before the pixels of an image, the extended offset table left out.
+
+    Raises:
+        BioAttError: no DICOM file any more, or see `open_dicom`.
+    """
+    header = open_dicom(file, stop_before_pixels=True)
+    if header is None:
+        raise BioAttError(f"{file} is no longer a DICOM file: it changed while it was used; start again")
+    for tag in [tag for tag in header.keys() if tag.group >= 0x7FE0]:
+        del header[tag]
+    return header
+
+
 def _complete(dataset: Dataset) -> None:
-    """Take SOP class and instance from the file meta group where the data set lacks them (PS3.10 7.1)."""
+    """Take SOP class and instance from the file meta group where the data set lacks readable ones (PS3.10 7.1)."""
     meta = getattr(dataset, "file_meta", None) or Dataset()
     for keyword in ("SOPClassUID", "SOPInstanceUID"):
         tag = Tag(keyword)
-        is_there = tag in dataset and dataset.get_item(tag).value  # not decoded: its bytes may be copied later
+        element = dataset.get_item(tag) if tag in dataset else None  # not decoded: its bytes may be copied later
+        is_there = element is not None and element.value and element.VR in (None, "UI", "UN")
         uid = meta.get(f"MediaStorage{keyword}")
         if not is_there and uid:
             dataset[tag] = DataElement(tag, "UI", uid)
@@ -269,7 +284,7 @@ def has_frames(dataset: Dataset) -> bool:
 
 def is_enhanced(dataset: Dataset) -> bool:
     """Whether the SOP class is one of the multi-frame CT ones."""
-    return str(dataset.get("SOPClassUID", "")) in ENHANCED_CT
+    return label(dataset, "SOPClassUID", "") in ENHANCED_CT
 
 
 def is_lossy(dataset: Dataset, where: object) -> bool:

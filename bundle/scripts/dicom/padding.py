@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from pydicom.dataset import Dataset
 
@@ -24,6 +26,11 @@ def padding_mask(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
     """
     limits = padding_limits(dataset)
     return None if limits is None else (stored >= limits[0]) & (stored <= limits[1])
+
+
+def has_padding(headers: Iterable[Dataset]) -> bool:
+    """Whether any of these headers names a usable padding value."""
+    return any(padding_limits(header) is not None for header in headers)
 
 
 def padding_limits(dataset: Dataset) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..errors import BioAttError
 from .codestream import Claim, is_whole, read_claim, rle_pixels, split_frames
 from .enhanced import frame_headers
 from .geometry import read_shape
-from .headers import one_line, open_dicom, quiet_pydicom, value, whole_number
+from .headers import one_line, open_dicom, quiet_pydicom, rescale, value, whole_number
 from .padding import is_signed, stored_range
 from .quantity import check_hu_image
 
@@ -84,6 +85,16 @@ def read_frames(file: str | os.PathLike[str], notes: set[str] | None = None) -> 
                 f"{int(signed)}); decompress it with the system that wrote it"
             )
         yield stored, header
+
+
+def have_same_hu(first: Path, second: Path) -> bool:
+    """Whether two images, perhaps in different encodings, hold the same HU in all frames."""
+    for one, other in zip_longest(read_frames(first), read_frames(second)):
+        if one is None or other is None or rescale(one[1], first) != rescale(other[1], second):
+            return False
+        if not np.array_equal(one[0], other[0]):
+            return False
+    return True
 
 
 def _bits(dataset: Dataset, path: Path, notes: set[str]) -> tuple[int, int]:

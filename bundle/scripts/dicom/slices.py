@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import logging
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +13,8 @@ from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
 from .geometry import Plane, same_position_mm
-from .headers import has_frames, is_enhanced, label, rescale, text
-from .pixels import read_frames
+from .headers import has_frames, is_enhanced, label, text
+from .isolated import have_same_hu_isolated
 
 logger = logging.getLogger(__name__)
 
@@ -98,24 +97,13 @@ def without_copies(slices: Sequence[Slice], tell: bool) -> list[Slice]:
             )
         if other is not one:
             copies[other.file, one.file] = uid
-    for (first, second), uid in copies.items():
-        if not _has_same_hu(first, second):
+    others = [pair for pair in copies if not filecmp.cmp(*pair, shallow=False)]  # in another encoding, perhaps
+    for (first, second), same in zip(others, have_same_hu_isolated(others) if others else [], strict=True):
+        if not same:
             raise BioAttError(
-                f"SOPInstanceUID {uid} stands for two images with different HU, {first} and {second}; keep the "
-                "right one"
+                f"SOPInstanceUID {copies[first, second]} stands for two images with different HU, {first} and "
+                f"{second}; keep the right one"
             )
     if copies and tell:
         logger.warning("left out %d files that are second copies of a slice", len(copies))
     return list(taken.values())
-
-
-def _has_same_hu(first: Path, second: Path) -> bool:
-    """Whether two files of one SOPInstanceUID are the same, or hold the same HU in another encoding."""
-    if filecmp.cmp(first, second, shallow=False):
-        return True
-    for one, other in zip_longest(read_frames(first), read_frames(second)):
-        if one is None or other is None or rescale(one[1], first) != rescale(other[1], second):
-            return False
-        if not np.array_equal(one[0], other[0]):
-            return False
-    return True

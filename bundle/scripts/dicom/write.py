@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from ..provenance import Derivation
 from ..staging import staged_folder
 from .derived import describe
 from .enhanced import frame_headers
-from .headers import is_enhanced, lacks_rescale, open_dicom, quiet_pydicom, rescale, whole_number
-from .padding import is_signed, padding_limits, padding_mask, stored_range
+from .headers import is_enhanced, lacks_rescale, open_header, quiet_pydicom, rescale, whole_number
+from .isolated import IsolatedFrames
+from .padding import has_padding, is_signed, padding_limits, padding_mask, stored_range
 from .pixels import read_frames
 from .read import Progress
 from .rules import DerivedRules, Run
@@ -57,6 +58,7 @@ def write_derived_series(
     *,
     rules: DerivedRules | None = None,
     overwrite: bool = False,
+    isolated: bool = False,
     progress: Progress | None = None,
     complete: Callable[[], None] | None = None,
 ) -> WriteSummary:
@@ -75,6 +77,7 @@ def write_derived_series(
         provenance: what made the volume.
         rules: how the series is named and what it keeps; None for the defaults.
         overwrite: replace `output_dir` whole if it exists and holds nothing but results of BioAtt.
+        isolated: decode the source's padding in a process of its own, as `read_volume_isolated` does.
         progress: called with (slices done, slices in all).
         complete: called when all is written, before the folder appears; if it raises, the folder does not.
 
@@ -101,11 +104,11 @@ def write_derived_series(
     unified = _Unified(series.unified)
     digits = max(4, len(str(len(sources))))
     done = clipped = rescaled = 0
-    with staged_folder(folder, overwrite) as staging:
+    with IsolatedFrames(sources) as frames, staged_folder(folder, overwrite) as staging:
         for number, (file, slices) in enumerate(sources.items(), 1):
             target = staging / f"{number:0{digits}d}.dcm"
             frames_hu = [volume_hu[slices[i]] for i in sorted(slices)]
-            more_clipped, kept = _write_file(file, frames_hu, target, run, unified)
+            more_clipped, kept = _write_file(file, frames_hu, target, run, unified, frames if isolated else None)
             done, clipped = done + len(slices), clipped + more_clipped
             rescaled += 0 if kept else len(slices)
             if progress is not None:
@@ -166,14 +169,20 @@ class _Unified:
 
 
 def _write_file(
-    file: Path, frames_hu: Sequence[np.ndarray], target: Path, run: Run, unified: _Unified
+    file: Path,
+    frames_hu: Sequence[np.ndarray],
+    target: Path,
+    run: Run,
+    unified: _Unified,
+    isolated: IsolatedFrames | None,
 ) -> tuple[int, bool]:
     """Write the image derived from `file`; return the number of clipped pixels and whether its rescale was kept."""
     if not all(np.all(np.isfinite(hu)) for hu in frames_hu):
         raise BioAttError(f"result for {file} holds values that are not finite, wanted HU; nothing was written")
     try:
         with quiet_pydicom():
-            derived, source = _header(file), _header(file)  # one to be copied as it is, one to be read
+            derived, source = open_header(file), open_header(file)  # one to be copied as it is, one to read; what
+            # follows the pixels (trailing padding, signatures) is in neither
             headers = frame_headers(source, file)
             to_explicit_little_endian(derived, is_signed(source, file), run.rules.keep_private)
             describe(derived, source, file, run)
@@ -185,7 +194,7 @@ def _write_file(
                 _set_rescale(derived, *rescale(headers[0], file))
             set_element(derived, "HighBit", "US", whole_number(derived, "BitsStored", file) - 1)
             bits, signed = whole_number(derived, "BitsStored", file), is_signed(derived, file)
-            clipped, pixels = _stored_pixels(file, headers, frames_hu, kept, stored_range(bits, signed))
+            clipped, pixels = _stored_pixels(file, headers, frames_hu, kept, stored_range(bits, signed), isolated)
             set_element(derived, "PixelData", "OW", pixels)
             _save(derived, target)
     except (BioAttError, OSError):
@@ -199,7 +208,7 @@ def _all_stored(sources: Mapping[Path, Mapping[int, int]], volume_hu: np.ndarray
     """What is stored of each frame, before it is clipped; padding, which is the source's, as the volume has it."""
     for file, slices in sources.items():
         with quiet_pydicom():
-            headers = frame_headers(_header(file), file)
+            headers = frame_headers(open_header(file), file)
             kept = _keeps_rescale(headers, file)
         for i, header in zip(sorted(slices), headers, strict=True):
             yield _rounded(volume_hu[slices[i]], *(rescale(header, file) if kept else (1.0, 0.0)))
@@ -216,13 +225,16 @@ def _keeps_rescale(headers: Sequence[Dataset], file: Path) -> bool:
 
 
 def _stored_pixels(
-    file: Path, headers: Sequence[Dataset], frames_hu: Sequence[np.ndarray], kept: bool, limits: tuple[int, int]
+    file: Path,
+    headers: Sequence[Dataset],
+    frames_hu: Sequence[np.ndarray],
+    kept: bool,
+    limits: tuple[int, int],
+    isolated: IsolatedFrames | None,
 ) -> tuple[int, bytes]:
     """Number of clipped pixels, and PixelData: HU rounded and clipped to `limits`, padding as the source has it."""
     clipped, parts = 0, []
-    has_padding = any(padding_limits(header) is not None for header in headers)
-    sources = read_frames(file) if has_padding else ((None, header) for header in headers)
-    for hu, (pixels, header) in zip(frames_hu, sources, strict=True):
+    for hu, pixels, header in zip(frames_hu, _source_pixels(file, headers, frames_hu, isolated), headers, strict=True):
         slope, intercept = rescale(header, file)
         exact = _rounded(hu, *((slope, intercept) if kept else (1.0, 0.0)))
         padded = None if pixels is None else padding_mask(header, pixels)
@@ -234,14 +246,15 @@ def _stored_pixels(
     return clipped, b"".join(parts)
 
 
-def _header(file: Path) -> Dataset:
-    """What stands before the pixels; what follows them (trailing padding, signatures) is not copied."""
-    header = open_dicom(file, stop_before_pixels=True)
-    if header is None:
-        raise BioAttError(f"{file} is no longer a DICOM file: it changed while it was used; start again")
-    for tag in [tag for tag in header.keys() if tag.group >= 0x7FE0]:  # extended offset table
-        del header[tag]
-    return header
+def _source_pixels(
+    file: Path, headers: Sequence[Dataset], frames_hu: Sequence[np.ndarray], isolated: IsolatedFrames | None
+) -> Iterable[np.ndarray | None]:
+    """Stored values of each frame of the source, None for each where there is no padding."""
+    if not has_padding(headers):
+        return [None] * len(headers)
+    if isolated is None:
+        return (pixels for pixels, _ in read_frames(file))
+    return isolated.read(file, [hu.shape for hu in frames_hu])
 
 
 def _set_hu_storage(derived: Dataset, header: Dataset, file: Path) -> None:

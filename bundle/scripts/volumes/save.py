@@ -35,6 +35,7 @@ class SaveSeries:
         provenance: what made the results.
         rules: how a derived series is named and what it keeps; None for the defaults.
         overwrite: replace an existing folder.
+        isolated: decode padding of a DICOM source in a process of its own.
         progress: show a bar on the terminal while slices are written.
         report: gives a page of HTML about the results when all of them are written.
         report_file: where it goes, at the same time as the folder; empty for no page.
@@ -50,6 +51,7 @@ class SaveSeries:
         *,
         rules: DerivedRules | None = None,
         overwrite: bool = False,
+        isolated: bool = False,
         progress: bool = False,
         report: Callable[[], str] | None = None,
         report_file: str | os.PathLike[str] = "",
@@ -58,6 +60,7 @@ class SaveSeries:
         self.provenance = provenance
         self.rules = rules
         self.overwrite = overwrite
+        self.isolated = isolated
         self.progress = progress
         self.report = report if str(report_file) else None
         self.report_file = Path(report_file)
@@ -96,6 +99,7 @@ class SaveSeries:
                     provenance,
                     rules=self.rules,
                     overwrite=self.overwrite,
+                    isolated=self.isolated,
                     progress=self.progress,
                     complete=self._write_report,
                 )
@@ -140,6 +144,7 @@ def write_dicom_result(
     *,
     rules: DerivedRules | None = None,
     overwrite: bool = False,
+    isolated: bool = False,
     progress: bool = False,
     complete: Callable[[], None] | None = None,
 ) -> None:
@@ -157,6 +162,7 @@ def write_dicom_result(
             provenance,
             rules=rules,
             overwrite=overwrite,
+            isolated=isolated,
             progress=lambda done, total: advance(1),
             complete=complete,
         )
