@@ -1,4 +1,4 @@
-"""Whether a folder holds results of BioAtt alone: only such a folder is replaced."""
+"""Whether a folder holds results of BioAtt alone, or a file is its report: nothing else is replaced."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .errors import BioAttError
 from .provenance import MANUFACTURER
 
 EXPLAINED = "explain.json"  # names the files beside it
+REPORT_TITLE = "CT denoising report"  # of the page that lies beside a result
 
 _SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # of file browsers
 _DERIVED = re.compile(r"\d{4,}\.dcm")
@@ -34,6 +35,21 @@ def check_replaceable(target: str | os.PathLike[str]) -> None:
         raise BioAttError(
             f"output folder {folder} holds {foreign.relative_to(folder)}, which BioAtt did not write, and is not "
             "replaced; name another folder"
+        )
+
+
+def check_replaceable_report(file: str | os.PathLike[str]) -> None:
+    """Raise if replacing the report `file`, where there is one, would delete what BioAtt did not write.
+
+    Raises:
+        BioAttError: it is a folder, a link, or no page of `bioatt denoise --report`.
+    """
+    page = Path(file)
+    if not page.exists() and not page.is_symlink():
+        return
+    if page.is_symlink() or not page.is_file() or f"<title>{REPORT_TITLE}</title>".encode() not in _head(page):
+        raise BioAttError(
+            f"report {page} would replace what BioAtt did not write, and is not written; name another output folder"
         )
 
 
@@ -66,12 +82,17 @@ def _is_result(file: Path) -> bool:
 
 def _names_bioatt(file: Path) -> bool:
     """Whether a DICOM file names BioAtt near its beginning, where group 0018 stands."""
+    head = _head(file)
+    return head[128:132] == b"DICM" and MANUFACTURER.encode() in head
+
+
+def _head(file: Path) -> bytes:
+    """The first MiB of a file, nothing where it cannot be read."""
     try:
         with open(file, "rb") as stream:
-            head = stream.read(1 << 20)
+            return stream.read(1 << 20)
     except OSError:
-        return False
-    return head[128:132] == b"DICM" and MANUFACTURER.encode() in head
+        return b""
 
 
 def _is_record(file: Path, source: str) -> bool:
@@ -81,8 +102,10 @@ def _is_record(file: Path, source: str) -> bool:
 
 def _explained(file: Path) -> set[str]:
     """Names of the files of `bioatt explain`, by its record."""
-    files = _read(file).get("files", [])
-    return {EXPLAINED, *map(str, files)} if isinstance(files, list) and files else set()
+    record = _read(file)
+    files, made_by = record.get("files"), record.get("made_by")
+    is_ours = isinstance(made_by, dict) and "bundle" in made_by and "notice" in made_by
+    return {EXPLAINED, *map(str, files)} if is_ours and isinstance(files, list) else set()
 
 
 def _read(file: Path) -> dict:

@@ -23,6 +23,7 @@ from .dicom import select_series
 from .errors import BioAttError, find_bioatt_error
 from .former_keys import FORMER_CONFIGS, told
 from .networks import Denoiser, weights_sha256
+from .ownership import check_replaceable_report
 from .priors import PriorSource
 from .provenance import Provenance
 from .strengths import Strength, as_strength
@@ -219,6 +220,8 @@ def check_inference(
     check_places(dataset_dir, output_dir, overwrite)
     if report_file and not overwrite and Path(report_file).exists():
         raise BioAttError(f"report {report_file} exists; name another output folder, or replace both with --overwrite")
+    if report_file:
+        check_replaceable_report(report_file)
     for path in inputs:
         is_file = format_of(path) is not None
         if is_file and (series or len(inputs) > 1):  # a lone file is read right away: one look is enough

@@ -7,6 +7,7 @@ import json
 import pytest
 from dicom_cases import PROVENANCE, derive
 from made_studies import as_nifti
+from scripts.app.command_line import main
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.ownership import check_replaceable
@@ -43,6 +44,7 @@ FOREIGN = {
     "a NIfTI without a record": lambda folder: (folder / "x.nii.gz").write_bytes(b"mine"),
     "another's record": lambda folder: (folder / "x.nii.gz.json").write_text(json.dumps({"source": "x.nii.gz"})),
     "a list of ours": lambda folder: (folder / "explain.json").write_text(json.dumps({"files": []})),
+    "a list of files": lambda folder: (folder / "explain.json").write_text(json.dumps({"files": ["0001.dcm"]})),
     "of another name": lambda folder: (folder / "a.dcm").write_bytes(b"\0" * 128 + b"DICMBioAtt project"),
     "a DICOM file of our form of name": lambda folder: (folder / "0009.dcm").write_bytes(b"\0" * 128 + b"DICM"),
 }
@@ -71,3 +73,58 @@ def test_foreign_files_below_a_realisation_are_seen(results):
     (results / "out" / "realisation_1" / "notes.txt").touch()
     with pytest.raises(BioAttError, match="holds realisation_1/notes.txt"):
         check_replaceable(results / "out")
+
+
+PAGES = {
+    "a page of someone else": lambda page: page.write_text("<!DOCTYPE html><title>Budget</title>mine"),
+    "an empty file": lambda page: page.touch(),
+    "a folder": lambda page: page.mkdir(),
+    "a link": lambda page: page.symlink_to(page.with_name("nowhere.html")),
+}
+
+
+@pytest.mark.parametrize("what", PAGES)
+def test_a_page_that_is_no_report_of_ours_is_not_replaced(results, weights, capsys, what):
+    page = results / "out.html"
+    PAGES[what](page)
+    before = page.lstat().st_ino, page.lstat().st_mtime_ns
+    words = ["--weights", str(weights), "--prior", "uniform", "--quiet", "--report", "--overwrite"]
+    assert main(["denoise", str(results / "in"), str(results / "out"), *words]) == 2
+    assert "out.html would replace what BioAtt did not write, and is not written" in capsys.readouterr().err
+    assert (page.lstat().st_ino, page.lstat().st_mtime_ns) == before and not (results / "out").exists()
+
+
+def test_our_own_report_is_replaced(results, weights):
+    words = ["--weights", str(weights), "--prior", "uniform", "--quiet", "--report"]
+    command = ["denoise", str(results / "in"), str(results / "out"), *words]
+    assert main(command) == 0
+    first = (results / "out.html").stat().st_ino
+    assert main([*command, "--overwrite"]) == 0
+    assert (results / "out.html").stat().st_ino != first
+
+
+def test_a_folder_of_explain_is_replaced_and_one_with_a_note_is_not(results, weights, capsys):
+    words = ["--slice", "1", "--weights", str(weights), "--prior", "uniform", "--overwrite"]
+    command = ["explain", str(results / "in"), str(results / "shown"), *words]
+    assert main(command) == 0 and main(command) == 0
+    (results / "shown" / "notes.txt").write_text("mine")
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "holds notes.txt, which BioAtt did not write" in capsys.readouterr().err
+    assert (results / "shown" / "notes.txt").read_text() == "mine"
+    assert main(["explain", str(results / "in"), str(results / "nifti"), *words]) == 0, "results of ours"
+
+
+def test_files_that_priors_and_convert_would_replace_must_be_theirs(results, tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    table.write_text("name,age\nA,3\n")
+    assert main(["priors", str(results / "in"), str(table), "--prior", "uniform", "--overwrite"]) == 2
+    assert "is no table of priors, and is not replaced" in capsys.readouterr().err
+    assert table.read_text() == "name,age\nA,3\n"
+    table.unlink()
+    for _ in range(2):
+        assert main(["priors", str(results / "in"), str(table), "--prior", "uniform", "--overwrite"]) == 0
+    (tmp_path / "w.json").write_text('{"mine": 1}')
+    assert main(["convert", str(tmp_path / "nothing.pth"), str(tmp_path / "w.pt"), "--overwrite"]) == 2
+    assert "w.json is not the recipe of" in capsys.readouterr().err
+    assert (tmp_path / "w.json").read_text() == '{"mine": 1}'

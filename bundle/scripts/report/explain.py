@@ -18,7 +18,7 @@ from ..dose.image_noise import flat_soft_tissue, noise_sd_hu, tissue_mask
 from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from ..inference.inferers import SlicePriorInferer, find_priors, network_input
-from ..ownership import EXPLAINED
+from ..ownership import EXPLAINED, check_replaceable
 from ..priors import PriorSource, whole_slice_priors
 from ..provenance import Provenance
 from ..staging import staged_folder
@@ -168,6 +168,7 @@ def write_explained(
         "descriptors": list(descriptors),
         "made_by": provenance.as_dict(),
     }
+    check_replaceable(folder)
     with staged_folder(folder, overwrite) as staging:
         swap_figure(staging / "priors.png", one.hu, one.denoised_hu, one.other)
         images = {"input": one.hu, "denoised": one.denoised_hu["right"]}

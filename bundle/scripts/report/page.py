@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..dose.image_noise import has_noise
+from ..ownership import REPORT_TITLE
 from ..provenance import NOT_FOR_DIAGNOSIS, Provenance
 from ..strengths import Strength
 from .sections import signed
@@ -43,13 +44,13 @@ def page(
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>CT denoising report</title>
+<title>{REPORT_TITLE}</title>
 <style>{style}</style>
 </head>
 <body>
 <header>
 <p class="kind">{escape(provenance.bundle)} {escape(provenance.version)}</p>
-<h1>CT denoising report</h1>
+<h1>{REPORT_TITLE}</h1>
 <p class="notice">{NOTICE}</p>
 {_cards(facts, provenance, seconds)}
 </header>

@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 
 from ..dicom import DerivedRules, select_series, write_derived_series
 from ..errors import BioAttError
-from ..ownership import check_replaceable
+from ..ownership import check_replaceable, check_replaceable_report
 from ..progress import bar
 from ..provenance import Derivation
 from ..staging import check_output_file, check_output_folder, staged_file, staged_folder
@@ -79,9 +79,10 @@ class SaveSeries:
         """Refuse a folder that cannot be used before the work begins."""
         check_output_folder(self.output_dir, self.overwrite)
         check_replaceable(self.output_dir)
-        if (
-            self.report is not None and self.report_file.absolute().parent.is_dir()
-        ):  # else it is made, as the result's is
+        if self.report is None:
+            return
+        check_replaceable_report(self.report_file)
+        if self.report_file.absolute().parent.is_dir():  # else it is made, as the result's is
             check_output_file(self.report_file, self.overwrite)
 
     def write(self, engine: Engine) -> None:

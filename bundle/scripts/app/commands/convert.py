@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
     """`bioatt convert`: the authors' checkpoint to this bundle's weights."""
     import torch
 
-    from ...networks import Recipe, load_reference_checkpoint, write_recipe
+    from ...networks import Recipe, load_reference_checkpoint, read_recipe, write_recipe
 
     target = Path(options.output)
     beside = target.with_suffix(".json")
@@ -34,6 +34,13 @@ def run(options: argparse.Namespace) -> None:
         raise BioAttError(f"{target} must end in .pt; name the weights file so")
     for path in (target, beside):
         check_output_file(path, options.overwrite)
+    if beside.exists():
+        try:
+            read_recipe(target)
+        except BioAttError as error:
+            raise BioAttError(
+                f"{beside} is not the recipe of {target}, and is not replaced; name another file"
+            ) from error
     network = load_reference_checkpoint(options.input)
     with staged_file(target) as weights:
         torch.save(network.state_dict(), weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ...device import find_device
+from ...errors import BioAttError
 from ...progress import bar
 from ...staging import check_output_file
 from ..arguments import PRIORS, add_input
@@ -28,11 +29,16 @@ def run(options: argparse.Namespace) -> None:
     """`bioatt priors`: a table of priors, one row per slice."""
     import torch
 
-    from ...priors import make_prior, write_prior_table
+    from ...priors import TablePrior, make_prior, write_prior_table
     from ...volumes import find_inputs, radiological_slices
     from ...volumes.reader import slice_keys_from_meta
 
     target = check_output_file(options.output, options.overwrite)
+    if target.exists():
+        try:
+            TablePrior(target)
+        except BioAttError as error:
+            raise BioAttError(f"{target} is no table of priors, and is not replaced; name another file") from error
     inputs = find_inputs(options.input)
     said = {"preparation": options.prior_preparation, "window_hu": options.prior_window and tuple(options.prior_window)}
     source = make_prior(
