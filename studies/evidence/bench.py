@@ -56,6 +56,7 @@ class Bench:
         seed: of noise and places.
         window: see `simulated_patient`.
         pairs: folders of real low and full doses, in place of the patients.
+        dose_fraction: of the simulated low doses.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Bench:
         seed: int = 0,
         window: int = 0,
         pairs: Sequence[tuple[Path, Path]] = (),
+        dose_fraction: float = 0.25,
     ) -> None:
         self.data, self.work, self.slices, self.seed = data, work, slices, seed
-        self.window, self.pairs = window, pairs
+        self.window, self.pairs, self.dose_fraction = window, pairs, dose_fraction
         self.held_out = tuple(f"{low}={full}" for low, full in pairs) or tuple(held_out)
 
     @cached_property
@@ -78,7 +80,14 @@ class Bench:
         if self.pairs:
             return [real_patient(low, full, self.slices, seed=self.seed) for low, full in self.pairs]
         return [
-            kept_patient(patient_folder(self.data, name), self.slices, self.work, seed=self.seed, window=self.window)
+            kept_patient(
+                patient_folder(self.data, name),
+                self.slices,
+                self.work,
+                dose_fraction=self.dose_fraction,
+                seed=self.seed,
+                window=self.window,
+            )
             for name in self.held_out
         ]
 
@@ -93,7 +102,8 @@ class Bench:
         found: dict[str, dict[str, Any]] = {name: {} for name in settings}
         method: Method | None = None
         for number, name in enumerate(self.held_out):
-            decides = [MEASURES, NOISE, key, *settings, name, str(self.slices), str(self.seed), str(self.window)]
+            numbers = (self.slices, self.seed, self.window, self.dose_fraction)
+            decides = [MEASURES, NOISE, key, *settings, name, *map(str, numbers)]
             path = self.work / f"figures-{hashlib.sha256(chr(0).join(decides).encode()).hexdigest()[:16]}.json"
             if not path.is_file():
                 method = method or make()

@@ -20,7 +20,9 @@ from .baselines import measure_baselines
 from .bench import HELD_OUT, Bench
 from .denoisers import RETUNED, Denoiser, baseline, bundle_denoiser, nlm_denoiser
 from .detection import measure_patients, measure_uniform, methods_of
+from .downstream import measure_downstream
 from .lcd import measure_lcd
+from .matrix import measure_matrix
 from .pages import write_pages
 from .patients import Patient
 from .phantom import measure_phantom
@@ -130,6 +132,28 @@ class Evidence:
         """Where what takes long is kept for the next time."""
         return self.options.work or self.options.output / "work"
 
+    def matrix(self) -> dict[str, Any]:
+        """The default strength at several doses, by what sets the series apart."""
+        options = self.options
+        return measure_matrix(
+            options.data,
+            self.work / "bench",
+            weights=options.weights,
+            network_config=options.network,
+            prior=options.prior,
+            strength=(DEFAULT, STRENGTHS[DEFAULT]),
+            names=options.patients,
+            slices=PLANE_SLICES,
+            seed=options.seed,
+        )
+
+    def downstream(self) -> dict[str, Any]:
+        """Features and masks at quarter dose against the full dose."""
+        options = self.options
+        bench = Bench(options.data, self.work / "bench", options.patients, PLANE_SLICES, options.seed)
+        asked = methods_of(options.weights, STRENGTHS, options.prior, options.network)
+        return measure_downstream(bench, asked)
+
     def volumes(self) -> dict[str, Any]:
         """Steps between slices; reformats."""
         return measure_volumes(self.patients, self.network, self.options.output)
@@ -149,6 +173,8 @@ class Evidence:
 
 PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {
     "plane": Evidence.plane,
+    "matrix": Evidence.matrix,
+    "downstream": Evidence.downstream,
     "quality": Evidence.quality,
     "doses": Evidence.doses,
     "phantom": Evidence.phantom,

@@ -12,7 +12,7 @@ from scripts.evaluation.texture import noise_power_spectrum_2d
 from scripts.hu import VALID_RANGE_HU
 from scripts.strengths import choose_strength
 
-from studies.measures.baselines import bm3d, gaussian, non_local_means
+from studies.measures.baselines import bm3d, chambolle, gaussian, non_local_means
 
 from .denoisers import open_network
 from .evaluating import EvaluatedSlice, Filter, Method, Setting
@@ -21,6 +21,8 @@ from .evaluating import EvaluatedSlice, Filter, Method, Setting
 GAUSSIANS_MM = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0, 6.0)
 #: Strength h of non-local means as a share of the noise.
 NLM_STRENGTHS = (0.5, 0.7, 0.9, 1.2)
+#: Weight of total variation as a share of the noise.
+TV_WEIGHTS = (0.5, 0.8, 1.2, 1.8)
 #: What BM3D is told of the noise: white, of so many times the measured SD; or the measured spectrum.
 BM3D_NOISES = (1.0, "spectrum")
 #: Share of the output that 0.3.2's ``--strength`` mixed with the input.
@@ -85,6 +87,19 @@ def non_local(insertions: int = 1) -> list[Method]:
     ]
 
 
+def total_variation(insertions: int = 1) -> list[Method]:
+    """Total variation at every setting; the noise is that of the slice's flat soft tissue."""
+    return [
+        Method(
+            name="total variation",
+            tuned_to=_total_variation(weight),
+            settings={f"weight {weight:g}": _as_it_is},
+            insertions=insertions,
+        )
+        for weight in TV_WEIGHTS
+    ]
+
+
 def block_matching(insertions: int = 1) -> list[Method]:
     """BM3D at every setting, in the window alone; it is slow, so one insertion has to do."""
     return [
@@ -109,6 +124,14 @@ def _non_local(strength: float) -> Any:
     def tuned_to(one: EvaluatedSlice) -> Filter:
         noise = noise_sd_hu(one.low_hu, one.plane.flat)
         return lambda image: non_local_means(image, noise, strength, blend=1.0, patch_noise=1.0)
+
+    return tuned_to
+
+
+def _total_variation(weight: float) -> Any:
+    def tuned_to(one: EvaluatedSlice) -> Filter:
+        noise = noise_sd_hu(one.low_hu, one.plane.flat)
+        return lambda image: chambolle(image, weight * noise)
 
     return tuned_to
 

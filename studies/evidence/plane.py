@@ -16,11 +16,12 @@ from studies.measures.plane import contrast_at_noise
 from .bench import Bench, Figures
 from .evaluating import Method
 from .limits import Limit
-from .methods import anchored, blends, block_matching, gaussians, network_method, non_local
+from .methods import anchored, blends, block_matching, gaussians, network_method, non_local, total_variation
 from .quality import NETWORK
 
 #: Names of the methods in the results.
 GAUSSIAN, NLM, BM3D, OLD = "Gaussian", "non-local means", "BM3D", "0.3.2"
+TV = "total variation"
 #: What is promised: contrast by diameter and noise at standard, contrast of 4 mm at low, points above a Gaussian there.
 STANDARD_CONTRAST = {"4": 0.80, "6": 0.89, "10": 0.95}
 STANDARD_NOISE, LOW_CONTRAST, POINTS_ABOVE = 0.45, 0.88, 3.0
@@ -54,17 +55,20 @@ def measure_plane(
         ``patients``; ``strengths``; ``figures`` by method, setting and patient (see `patient_figures`); ``few``,
         the same for BM3D and what it is compared with, on its slices; ``limits``.
     """
-    ours = _Network(NETWORK, weights, network_config, prior, {n: anchored(*s) for n, s in strengths.items()}, strengths)
+    ours = EvaluatedNetwork(
+        NETWORK, weights, network_config, prior, {n: anchored(*s) for n, s in strengths.items()}, strengths
+    )
     theirs = [ours]
     if old is not None:
-        theirs.append(_Network(OLD, old[0], "", old[1], blends(), {}))
+        theirs.append(EvaluatedNetwork(OLD, old[0], "", old[1], blends(), {}))
     found: Found = {one.name: one.evaluated(bench) for one in theirs}
-    found[GAUSSIAN] = _filter(bench, gaussians())
-    found[NLM] = _filters(bench, non_local())
+    found[GAUSSIAN] = filter_figures(bench, gaussians())
+    found[NLM] = filter_figuress(bench, non_local())
+    found[TV] = filter_figuress(bench, total_variation())
     slow: Found = {}
     if few is not None:
-        slow = {one.name: one.evaluated(few) for one in theirs} | {GAUSSIAN: _filter(few, gaussians())}
-        slow[BM3D] = _filters(few, block_matching())
+        slow = {one.name: one.evaluated(few) for one in theirs} | {GAUSSIAN: filter_figures(few, gaussians())}
+        slow[BM3D] = filter_figuress(few, block_matching())
     return {
         "dose_fraction": bench.patients[0].dose_fraction,
         "patients": {one.name: one.about() for one in bench.patients},
@@ -75,7 +79,7 @@ def measure_plane(
     }
 
 
-class _Network:
+class EvaluatedNetwork:
     """A network to be evaluated, opened only if its figures are not there."""
 
     def __init__(
@@ -86,15 +90,18 @@ class _Network:
         self._make = lambda: network_method(name, weights, settings, network_config=config, prior=prior)
 
     def evaluated(self, bench: Bench) -> dict[str, Figures]:
+        """Setting to patient to figures."""
         return bench.figures(self._key, list(self.settings), self._make)
 
 
-def _filter(bench: Bench, method: Method) -> dict[str, Figures]:
+def filter_figures(bench: Bench, method: Method) -> dict[str, Figures]:
+    """Figures of a filter at all its settings."""
     return bench.figures(method.name, list(method.settings), lambda: method)
 
 
-def _filters(bench: Bench, methods: Sequence[Method]) -> dict[str, Figures]:
-    return {name: of for one in methods for name, of in _filter(bench, one).items()}
+def filter_figuress(bench: Bench, methods: Sequence[Method]) -> dict[str, Figures]:
+    """Figures of filters that have one setting each."""
+    return {name: of for one in methods for name, of in filter_figures(bench, one).items()}
 
 
 def above_gaussian(found: Found, figures: Mapping[str, Any], patient: str, diameter: str) -> float:
@@ -167,7 +174,7 @@ def _named(found: Found) -> list[Limit]:
 def _errors(found: Found, slow: Found, patient: str) -> list[Limit]:
     limits = []
     for region in ("body", "edges"):
-        for baselines, figures in (((NLM, OLD), found), ((BM3D,), slow)):
+        for baselines, figures in (((NLM, TV, OLD), found), ((BM3D,), slow)):
             for baseline in (one for one in baselines if one in figures):
                 ours = _known(figures[NETWORK]["high"][patient]["error_hu2"][region])
                 ratio = ours / best_error(figures, baseline, patient, region)

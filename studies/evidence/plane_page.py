@@ -11,7 +11,7 @@ import numpy as np
 from scripts.evaluation.intervals import patient_interval
 
 from . import plots
-from .plane import BM3D, GAUSSIAN, NLM, OLD, above_gaussian, best_error
+from .plane import BM3D, GAUSSIAN, NLM, OLD, TV, above_gaussian, best_error
 from .quality import NETWORK
 from .tables import limits_table, number, table
 
@@ -19,6 +19,8 @@ Results = dict[str, Any]
 
 DIAMETERS = ("4", "6", "10", "15")
 REGIONS = ("body", "edges", "flat")
+#: What the error is set beside, each with the setting that serves it best.
+OTHERS = (OLD, GAUSSIAN, NLM, TV)
 #: Settings of the Gaussian that the table shows; the picture has all.
 SHOWN_GAUSSIANS = ("0 mm", "0.5 mm", "0.7 mm", "1 mm", "1.4 mm", "2 mm")
 
@@ -87,7 +89,7 @@ _PLANE_HEAD = (
 )
 _ERROR_HEAD = (
     *("patient", "region", "low dose", "network, low", "standard", "high"),
-    *("0.3.2", "Gaussian", "non-local means", "BM3D over high"),
+    *("0.3.2", "Gaussian", "non-local means", "total variation", "BM3D over high"),
 )
 _ABOUT_HEAD = ("patient", "slices", "pixel (mm)", "noise of the low dose (HU)", "alpha²", "measured", "noise")
 
@@ -116,7 +118,7 @@ def conclusion(found: Mapping[str, Any]) -> str:
 
 def _plane_rows(found: Mapping[str, Any], few: Mapping[str, Any], few_slices: int) -> list[tuple[str, ...]]:
     rows = []
-    for who, figures in ((NETWORK, found), (OLD, found), (GAUSSIAN, found), (NLM, found), (BM3D, few)):
+    for who, figures in ((NETWORK, found), (OLD, found), (GAUSSIAN, found), (NLM, found), (TV, found), (BM3D, few)):
         for setting, of in figures.get(who, {}).items():
             if who == GAUSSIAN and setting not in SHOWN_GAUSSIANS:
                 continue
@@ -158,7 +160,7 @@ def _error_rows(found: Mapping[str, Any], few: Mapping[str, Any]) -> list[tuple[
         for region in REGIONS:
             ours = [found[NETWORK][s][patient]["error_hu2"][region] for s in ("low", "standard", "high")]
             cells = [found[GAUSSIAN]["0 mm"][patient]["error_hu2"][region], *ours]
-            cells += [best_error(found, who, patient, region) if who in found else None for who in (OLD, GAUSSIAN, NLM)]
+            cells += [best_error(found, who, patient, region) if who in found else None for who in OTHERS]
             slow = "-"
             if BM3D in few:
                 same = few[NETWORK]["high"][patient]["error_hu2"][region]
@@ -169,7 +171,7 @@ def _error_rows(found: Mapping[str, Any], few: Mapping[str, Any]) -> list[tuple[
 
 def _ratios(found: Mapping[str, Any]) -> str:
     told = []
-    for who in (one for one in (OLD, GAUSSIAN, NLM) if one in found):
+    for who in (one for one in OTHERS if one in found):
         for region in ("body", "edges"):
             values = {
                 p: one["error_hu2"][region] / best_error(found, who, p, region)

@@ -32,6 +32,7 @@ def test_all_methods_are_judged_at_all_settings(measured):
         "0.3.2": 3,
         "Gaussian": 18,
         "non-local means": 4,
+        "total variation": 4,
     }
     assert list(result["figures"]["network"]) == list(STRENGTHS) == list(result["strengths"])
     assert result["patients"]["A"]["alpha2"] == pytest.approx(3.0) and "photons" in result["patients"]["A"]["noise"]
