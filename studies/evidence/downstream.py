@@ -11,7 +11,6 @@ from scipy.stats import kurtosis, skew
 from scripts.dose.image_noise import noise_sd_hu
 from scripts.evaluation.intervals import patient_interval
 from scripts.hu import VALID_RANGE_HU
-from skimage.feature import graycomatrix, graycoprops
 
 from .bench import Bench
 from .evaluating import EvaluatedSlice, Method
@@ -77,6 +76,8 @@ def region_features(region_hu: np.ndarray) -> dict[str, float]:
     Co-occurrence at one pixel, mean over four directions, of grey levels of `BIN_HU`. Source: Haralick et al., 1973;
     the bins as the Image Biomarker Standardisation Initiative has them for CT.
     """
+    from skimage.feature import graycomatrix, graycoprops
+
     values = np.asarray(region_hu, np.float64)
     levels = int((RANGE_HU[1] - RANGE_HU[0]) / BIN_HU)
     binned = ((values.clip(*RANGE_HU) - RANGE_HU[0]) / BIN_HU).astype(np.uint8).clip(max=levels - 1)
