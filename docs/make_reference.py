@@ -63,36 +63,36 @@ KEYS = {
 def commands_page() -> str:
     """All commands of `bioatt` with their arguments."""
     from scripts.app.command_line import build_parser
+    from scripts.markdown import table
 
     parser = build_parser()
     (commands,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
     titles = {one.dest: one.help for one in commands._choices_actions}
     parts = [f"# Command line\n\n{MADE_BY}\n\n{parser.description} {_sentence(parser.epilog)}"]
-    parts.append(
-        "\n".join(["| command | |", "|---|---|", *(f"| [{n}](#bioatt-{n}) | {t} |" for n, t in titles.items())])
-    )
+    parts.append(table(("command", ""), [(f"[{n}](#bioatt-{n})", t) for n, t in titles.items()]))
     for name, command in commands.choices.items():
         arguments = sorted(command._actions, key=lambda one: bool(one.option_strings))  # those without a name first
         rows = [_argument_row(one) for one in arguments if one.help != argparse.SUPPRESS and one.dest != "help"]
-        table = "\n".join(["| argument | |", "|---|---|", *rows])
-        parts.append(f"## bioatt {name}\n\n{_sentence(command.description)}\n\n{table}")
+        parts.append(f"## bioatt {name}\n\n{_sentence(command.description)}\n\n{table(('argument', ''), rows)}")
         if command.epilog:
             parts.append("\n".join(f"    {line}".rstrip() for line in command.epilog.strip().splitlines()))
     return "\n\n".join(parts) + "\n"
 
 
-def _argument_row(action: argparse.Action) -> str:
+def _argument_row(action: argparse.Action) -> tuple[str, str]:
     value = action.metavar if action.metavar is not None else "" if action.nargs == 0 else action.dest.upper()
     value = "{" + ",".join(map(str, action.choices)) + "}" if action.choices else value
     value = " ".join(value) if isinstance(value, tuple) else value
     many = " ..." if action.nargs in ("+", "*") else ""
     words = ", ".join(f"{option} {value}".strip() for option in action.option_strings) or value
     needed = " (required)" if action.required and action.option_strings else ""
-    return f"| `{words}{many}` | {_cell(action.help or '')}{needed} |"
+    return f"`{words}{many}`", f"{_cell(action.help or '')}{needed}"
 
 
 def configs_page() -> str:
     """All keys of the configs: settings with their defaults, parts with what they are, and the overrides."""
+    from scripts.markdown import table
+
     parts = [
         f"# Config keys\n\n{MADE_BY}\n\nEach setting is a key: `--KEY VALUE` of `monai.bundle run`, `--set KEY=VALUE`\n"
         "of `bioatt train` and `bioatt evaluate`. A part can be replaced as a whole or by its arguments, e.g.\n"
@@ -100,17 +100,17 @@ def configs_page() -> str:
     ]
     for name in WHOLE:
         config = json.loads((CONFIGS / name).read_text())
-        settings = [f"| `{key}` | {_value(value)} | {meaning(config, key)} |" for key, value in _settings(config)]
-        components = [f"| `{key}` | `{part['_target_']}` | {_what(part)} |" for key, part in _components(config)]
-        parts.append(f"## {name}\n\n" + "\n".join(["| setting | default | |", "|---|---|---|", *settings]))
-        parts.append("\n".join(["| part | made by | |", "|---|---|---|", *components]))
+        settings = [(f"`{key}`", _value(value), meaning(config, key)) for key, value in _settings(config)]
+        components = [(f"`{key}`", f"`{part['_target_']}`", _what(part)) for key, part in _components(config)]
+        parts.append(f"## {name}\n\n" + table(("setting", "default", ""), settings))
+        parts.append(table(("part", "made by", ""), components))
     parts.append(
         "## Overrides\n\nGiven after the config they change: `--config_file \"['train.json','resume.json']\"`."
     )
     for file in sorted(CONFIGS.glob("*.json")):
         if file.name not in (*WHOLE, "metadata.json"):
-            rows = [f"| `{key}` | {_value(value)} |" for key, value in json.loads(file.read_text()).items()]
-            parts.append(f"### {file.name}\n\n" + "\n".join(["| key | value |", "|---|---|", *rows]))
+            rows = [(f"`{key}`", _value(value)) for key, value in json.loads(file.read_text()).items()]
+            parts.append(f"### {file.name}\n\n" + table(("key", "value"), rows))
     return "\n\n".join(parts) + "\n"
 
 

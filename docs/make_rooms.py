@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+
+from import_graph import FILES, ROOMS, parse, relative_imports, room_of
 
 DOCS = Path(__file__).resolve().parent
 WIDTH, ROW, BOX, MARGIN = 900, 92, (150, 40), 20
@@ -12,8 +13,6 @@ INK, PAPER, ROOM, BAND = "#1b2a38", "#ffffff", "#dceaf5", "#f1f1ee"
 
 def import_graph() -> dict[str, set[str]]:
     """Each room and module of the top, with the rooms it imports."""
-    from test_layers import FILES, parse, relative_imports, room_of
-
     graph: dict[str, set[str]] = {}
     for file in FILES:
         imported = {name for name, _ in relative_imports(parse(file), file)}
@@ -58,8 +57,6 @@ def arrows(graph: dict[str, set[str]], rooms: list[str]) -> list[tuple[str, str]
 
 def draw() -> str:
     """The picture as SVG."""
-    from test_layers import ROOMS
-
     graph = import_graph()
     floor, middle = tiers(graph, [room for room in ROOMS if room in graph])
     first = MARGIN
@@ -69,7 +66,10 @@ def draw() -> str:
         for n, room in enumerate(row)
     }
     floor_y = first + ROW * len(middle) - 12
-    shapes = [_arrow(places[room], places[one]) for room, one in arrows(graph, [r for row in middle for r in row])]
+    shapes = [
+        _arrow(f"{room} imports {one}", places[room], places[one])
+        for room, one in arrows(graph, [r for row in middle for r in row])
+    ]
     shapes += [_box(room, *places[room]) for row in middle for room in row]
     shapes.append(_band(floor_y, "the floor, for all", [", ".join(floor)]))
     height = floor_y + 46 + 18 + MARGIN
@@ -100,12 +100,15 @@ def _box(room: str, x: float, y: float) -> str:
     )
 
 
-def _arrow(start: tuple[float, float], end: tuple[float, float]) -> str:
+def _arrow(words: str, start: tuple[float, float], end: tuple[float, float]) -> str:
     """From the lower side of the importing room to the upper side of the imported one."""
     (x0, y0), (x1, y1) = start, end
     y0, y1 = y0 + BOX[1] / 2, y1 - BOX[1] / 2
     x0, x1 = x0 + (x1 - x0) * 0.08, x1 - (x1 - x0) * 0.08
-    return f'<path d="M{x0:g},{y0:g} L{x1:g},{y1:g}" stroke="{INK}" stroke-width="1.3" marker-end="url(#tip)"/>'
+    return (
+        f'<path d="M{x0:g},{y0:g} L{x1:g},{y1:g}" stroke="{INK}" stroke-width="1.3" marker-end="url(#tip)">'
+        f"<title>{words}</title></path>"
+    )
 
 
 def main() -> None:
@@ -114,5 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(DOCS.parent / "tests"))
     main()

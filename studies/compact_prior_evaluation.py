@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scripts.errors import BioAttError
+from scripts.markdown import table
 from scripts.priors import DESCRIPTORS, PriorSource, SliceKey
 from torch.nn import functional
 
@@ -292,7 +293,4 @@ def _number(value: float | None) -> str:
 def _table(rows: Mapping[str, Mapping[str, str]]) -> str:
     """A Markdown table of row name -> column name -> text."""
     columns = list(next(iter(rows.values())))
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    return "\n".join(
-        lines + [f"| {name} | " + " | ".join(row[c] for c in columns) + " |" for name, row in rows.items()]
-    )
+    return table(("", *columns), [(name, *(row[c] for c in columns)) for name, row in rows.items()])

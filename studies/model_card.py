@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import BioAttError
+from scripts.markdown import table
 from scripts.networks import weights_sha256
 from scripts.staging import staged_file
 from scripts.workflow import BUNDLE_ROOT, CONFIGS
@@ -26,13 +27,12 @@ EVAL_METRICS = {"psnr_db": 2, "ssim": 4}
 def performance_table(quality: dict[str, Any]) -> str:
     """Low dose, denoised and non-local means per patient, from quality.json."""
     images = {"low": "low", "network": "denoised", "nlm": "non-local means"}
-    lines = ["| patient | slices | image | " + " | ".join(title for title, _ in COLUMNS.values()) + " |"]
-    lines.append("|---" * (3 + len(COLUMNS)) + "|")
-    for patient, mean in quality["patients"].items():
-        for image, title in images.items():
-            cells = [f"{mean[image][key]:{form}}" for key, (_, form) in COLUMNS.items()]
-            lines.append(f"| {patient} | {mean['slices']} | {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = [
+        (patient, mean["slices"], title, *(f"{mean[image][key]:{form}}" for key, (_, form) in COLUMNS.items()))
+        for patient, mean in quality["patients"].items()
+        for image, title in images.items()
+    ]
+    return table(("patient", "slices", "image", *(title for title, _ in COLUMNS.values())), rows)
 
 
 def prior_table(quality: dict[str, Any]) -> str:
@@ -41,13 +41,12 @@ def prior_table(quality: dict[str, Any]) -> str:
     priors = [name.removeprefix("network, ").removesuffix(" prior") for name in images]
     priors[0] = quality["network"]["prior"]
     titles = [f"{title} {prior}" for title in ("PSNR", "SSIM") for prior in priors]
-    lines = ["| patient | " + " | ".join(titles) + " |", "|---" * (1 + len(titles)) + "|"]
-    for patient, mean in quality["patients"].items():
-        cells = [
-            f"{mean[image][key]:{form}}" for key, form in (("psnr_db", ".2f"), ("ssim", ".4f")) for image in images
-        ]
-        lines.append(f"| {patient} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    measures = [(image, key, form) for key, form in (("psnr_db", ".2f"), ("ssim", ".4f")) for image in images]
+    rows = [
+        (patient, *(f"{mean[image][key]:{form}}" for image, key, form in measures))
+        for patient, mean in quality["patients"].items()
+    ]
+    return table(("patient", *titles), rows)
 
 
 def limits_list(parts: dict[str, dict[str, Any]]) -> str:

@@ -21,6 +21,7 @@ import torch
 from scripts.dicom import find_series
 from scripts.errors import BioAttError
 from scripts.evaluation.results import write_json
+from scripts.markdown import table
 from scripts.priors import DESCRIPTORS, PriorSource, SliceKey, make_prior, write_prior_table
 from scripts.priors.sources import digest_of
 from scripts.staging import staged_file
@@ -148,10 +149,7 @@ def dose_distances(source: PriorSource, folder: Path) -> dict[str, float]:
 def page(figures: Mapping[str, Any]) -> str:
     """The evidence page of figures.json."""
     patients = figures["patients"]
-    lines = ["| | " + " | ".join(f"without {name}" for name in patients) + " |", "|---" * (1 + len(patients)) + "|"]
-    for key, words in SHOWN.items():
-        lines.append(f"| {words} | " + " | ".join(f"{one[key]:g}" for one in patients.values()) + " |")
-    table = "\n".join(lines)
+    rows = [(words, *(f"{one[key]:g}" for one in patients.values())) for key, words in SHOWN.items()]
     return f"""# The prior models of the study
 
 For each patient left out of the study (priors.md, beside this page) a compact prior model was trained on the
@@ -159,7 +157,7 @@ For each patient left out of the study (priors.md, beside this page) a compact p
 Each column is evaluated on the one patient that its model never saw. It is a stand-in for BiomedCLIP for machines
 without a network, and not BiomedCLIP.
 
-{table}
+{table(("", *(f"without {name}" for name in patients)), rows)}
 
 Distances are total variation, from 0 (equal) to 1 (disjoint). The annotation was made by eye and by no radiologist, and
 is taught as the shipped model's page says. `highest is visible` is flattered where the spine is visible in every slice.

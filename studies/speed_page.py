@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.markdown import table
 from scripts.progress import bar
 from scripts.staging import staged_file
 
@@ -75,28 +76,33 @@ def box_lines(measured: dict[str, Any]) -> list[str]:
         f"{statistics.mean(shares):.0%} of the pixels are left out in the mean and {statistics.median(shares):.0%} in "
         f"the median; {sum(share >= 1 / 3 for share in shares)} series lose a third or more.",
         "",
-        "| series | slices | pixels left out |",
-        "|---|---|---|",
     ]
-    return lines + [f"| {name} | {one['slices']} | {1 - one['share']:.0%} |" for name, one in series.items()]
+    rows = [(name, one["slices"], f"{1 - one['share']:.0%}") for name, one in series.items()]
+    return [*lines, table(("series", "slices", "pixels left out"), rows)]
 
 
 def gpu_lines(measured: dict[str, Any]) -> list[str]:
     """The tables about the GPU."""
     parity, product = measured["parity"], measured["matrix_product_tflops"]
     lines = [f"{measured['device']}, PyTorch {measured['torch'].partition('+')[0]}. Slices of 512 x 512.", ""]
-    lines += ["| network | precision | batch | ms a slice | memory, MiB |", "|---|---|---|---|---|"]
-    for name in ("default network", "stock RED-CNN"):
-        for row in measured[name]:
-            memory = "" if row["memory_mib"] is None else f"{row['memory_mib']:.0f}"
-            lines.append(f"| {name} | {row['dtype']} | {row['batch']} | {row['ms_per_slice']:.2f} | {memory} |")
-    lines += ["", "| | fp32 | bf16 |", "|---|---|---|"]
+    speeds = [
+        (
+            name,
+            row["dtype"],
+            row["batch"],
+            f"{row['ms_per_slice']:.2f}",
+            "" if row["memory_mib"] is None else f"{row['memory_mib']:.0f}",
+        )
+        for name in ("default network", "stock RED-CNN")
+        for row in measured[name]
+    ]
+    lines += [table(("network", "precision", "batch", "ms a slice", "memory, MiB"), speeds), ""]
     rows = {
         "matrix product, TFLOP/s": [f"{product[one]:.0f}" for one in ("fp32", "bf16")],
         "against fp32 on a CPU, RMS in HU": [f"{parity[one]['rms_hu']:.2f}" for one in ("fp32", "bf16")],
         "largest difference in HU": [f"{parity[one]['largest_hu']:.1f}" for one in ("fp32", "bf16")],
     }
-    return lines + [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    return [*lines, table(("", "fp32", "bf16"), [(name, *cells) for name, cells in rows.items()])]
 
 
 def put(page: str, mark: str, lines: Sequence[str]) -> str:

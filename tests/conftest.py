@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundle"
-for place in (BUNDLE, ROOT / "tests", ROOT):
+for place in (BUNDLE, ROOT / "tests", ROOT / "docs", ROOT):
     if str(place) not in sys.path:
         sys.path.insert(0, str(place))
 

@@ -16,6 +16,9 @@ from scripts.volumes import load_volume
 
 #: Overrides of train.json that make a training small; studies and epochs are each test's own.
 SMALL_TRAINING = {"prior": "uniform", "network_def#widths": [4, 6], "patch_shape": [32, 32]}
+#: The same as words behind `--set`, and what makes an epoch short.
+SMALL_WORDS = ["views=60", "prior=uniform", "network_def#widths=[4,6]", "patch_shape=[32,32]", "batch_size=4"]
+SMALL_WORDS += ["steps_per_epoch=10", "learning_rate=0.003"]
 
 
 def lively_network(channels: int = 8, seed: int = 0) -> BioAtt:

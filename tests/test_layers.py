@@ -8,57 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from import_graph import (
+    FILES,
+    ROOMS,
+    SCRIPTS,
+    module_of,
+    modules_imported,
+    outside_functions,
+    parse,
+    relative_imports,
+    room_of,
+)
 
-SCRIPTS = Path(__file__).parents[1] / "bundle" / "scripts"
 STUDIES = SCRIPTS.parents[1] / "studies"
-#: From the floor up; a room imports those before it. Nothing else stands in bundle/scripts.
-ROOMS = [
-    *("__init__", "errors", "hu", "staging", "strengths", "provenance", "ownership", "device", "progress"),
-    "former_keys",
-    *("networks", "priors", "dose", "dicom", "volumes", "evaluation", "inference", "training", "report"),
-    *("data", "inferers"),  # names of 0.3.2, for the configs of users
-    *("workflow", "cohort", "ablation", "benchmark", "app"),
-]
 HEAVY = {"open_clip", "transformers", "matplotlib", "highdicom", "skimage"}
-FILES = sorted(SCRIPTS.rglob("*.py"))
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SCRIPTS)))
-
-
-def room_of(file):
-    """First part of the path: a room, which may be a single module."""
-    return file.relative_to(SCRIPTS).parts[0].removesuffix(".py")
-
-
-def relative_imports(tree, file):
-    """Rooms that `file` imports relatively, with line numbers."""
-    folders = file.relative_to(SCRIPTS).parts[:-1]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            up = node.level - 1
-            assert up <= len(folders), f"{file.name}:{node.lineno} leaves the package"
-            base = (*folders[: len(folders) - up], *(node.module or "").split("."))
-            path = [part for part in base if part]
-            for alias in node.names:
-                name = (path or [alias.name])[0]
-                yield name if name in ROOMS or name.islower() else "__init__", node.lineno
-
-
-def module_of(file):
-    """Dotted name of a file below scripts; a package by its own name."""
-    return ".".join(file.relative_to(SCRIPTS).with_suffix("").parts).removesuffix(".__init__")
-
-
-def modules_imported(tree, file):
-    """Modules that `file` imports relatively when it is imported itself, by `module_of`."""
-    names = {module_of(one) for one in FILES}
-    folders = file.relative_to(SCRIPTS).parts[:-1]
-    for node in outside_functions(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = [*folders[: len(folders) - node.level + 1], *(node.module or "").split(".")]
-            module = ".".join(part for part in base if part)
-            for alias in node.names:
-                inner = f"{module}.{alias.name}".lstrip(".")
-                yield inner if inner in names else module or "__init__"
 
 
 def absolute_imports(nodes):
@@ -70,19 +34,6 @@ def absolute_imports(nodes):
             yield node.module.split(".")[0]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in {"import_module", "__import__"}:
             yield from (str(one.value).split(".")[0] for one in node.args[:1] if isinstance(one, ast.Constant))
-
-
-def outside_functions(node):
-    """All nodes that run on import."""
-    for child in ast.iter_child_nodes(node):
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield child
-            yield from outside_functions(child)
-
-
-def parse(file):
-    """Syntax tree of a file."""
-    return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
 
 
 def faults(tree, file):
@@ -116,6 +67,14 @@ def test_no_module_imports_itself_over_others():
 @pytest.mark.parametrize("file", sorted(STUDIES.rglob("*.py")), ids=lambda file: str(file.relative_to(STUDIES)))
 def test_studies_stand_on_the_bundle(file):
     assert set(absolute_imports(outside_functions(parse(file)))) & (HEAVY | {"bioatt"}) == set()
+
+
+def test_no_test_imports_another():
+    tests = [*Path(__file__).parent.rglob("*.py"), *(SCRIPTS.parents[1] / "docs").glob("*.py")]
+    imported = {file.name: set(absolute_imports(ast.walk(parse(file)))) for file in tests}
+    names = {file.stem for file in tests if file.stem.startswith("test_")}
+    assert {name: found & names for name, found in imported.items() if found & names} == {}
+    assert len(names) > 50 and "meaning" in imported["test_docs.py"]
 
 
 @every_file

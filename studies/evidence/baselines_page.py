@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from scripts.markdown import table
+
 from . import plots
-from .tables import limits_table, number, table
+from .tables import limits_table, number
 
 Results = dict[str, Any]
 

@@ -40,33 +40,9 @@ class Denoiser:
         return self.denoise(np.asarray(stack_hu, dtype=np.float32), spacing_mm)
 
 
-def bundle_denoiser(
-    name: str,
-    weights: Path,
-    *,
-    network_config: str = "",
-    prior: str = "uniform",
-    strength: str | None = DEFAULT,
-    device: str = "",
-    batch_size: int = 0,
-) -> Denoiser:
-    """The inference workflow's network, prior and inferer, without its reading and writing.
-
-    Args:
-        name: see `Denoiser`.
-        weights: weights file.
-        network_config: a config of the bundle or a path, whose network_def replaces that of inference.json.
-        prior: as everywhere.
-        strength: as everywhere; None for the bare output of the network.
-        device: where the network runs; the workflow's own choice if empty.
-        batch_size: slices at a time; the workflow's own choice if 0.
-
-    Raises:
-        BioAttError: weights and network do not fit, or the prior cannot be loaded.
-    """
-    opened = open_network(
-        weights, network_config=network_config, prior=prior, strength=strength, device=device, batch_size=batch_size
-    )
+def bundle_denoiser(name: str, weights: Path, **settings: Any) -> Denoiser:
+    """`open_network` as a denoiser of that name; it says what `settings` there are."""
+    opened = open_network(weights, **settings)
     return Denoiser(name=name, denoise=opened.denoise, record=opened.record)
 
 
@@ -125,7 +101,19 @@ def open_network(
     device: str = "",
     batch_size: int = 0,
 ) -> OpenedNetwork:
-    """Open the inference workflow with these weights; arguments and errors are those of `bundle_denoiser`."""
+    """The inference workflow's network, prior and inferer, without its reading and writing.
+
+    Args:
+        weights: weights file.
+        network_config: a config of the bundle or a path, whose network_def replaces that of inference.json.
+        prior: as everywhere.
+        strength: as everywhere; None for the bare output of the network.
+        device: where the network runs; the workflow's own choice if empty.
+        batch_size: slices at a time; the workflow's own choice if 0.
+
+    Raises:
+        BioAttError: weights and network do not fit, or the prior cannot be loaded.
+    """
     import torch
     from scripts.workflow import open_workflow
 

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from scripts.markdown import table
+
 from .plots import plot_dose_response
-from .tables import number, table
+from .tables import number
 
 Results = dict[str, Any]
 VERDICTS = ("not lower", "lower", "undecided")

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from scripts.evaluation.intervals import patient_interval
+from scripts.markdown import table
 
 from . import plots
 from .plane import BM3D, GAUSSIAN, NLM, OLD, TV, above_gaussian, best_error
 from .quality import NETWORK
-from .tables import limits_table, number, table
+from .tables import limits_table, number
 
 Results = dict[str, Any]
 

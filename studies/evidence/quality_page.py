@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from scripts.markdown import table
+
 from studies.measures.edges import EDGES_HU
 
 from .quality import NETWORK
-from .tables import limits_table, number, table
+from .tables import limits_table, number
 
 Results = dict[str, Any]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scripts.markdown import table
 from scripts.networks import weights_sha256
 from scripts.workflow import quiet_libraries
 
@@ -15,7 +16,7 @@ from studies.measures.plane import contrast_at_noise
 
 from .bench import HELD_OUT, Bench, Figures
 from .methods import blends, gaussians, network_method, parse_settings
-from .tables import number, table
+from .tables import number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

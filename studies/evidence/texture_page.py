@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts.markdown import table
+
 from . import plots
 from .quality import NETWORK
-from .tables import limits_table, number, table
+from .tables import limits_table, number
 
 Results = dict[str, Any]
 

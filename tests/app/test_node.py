@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 
 import numpy as np
 import pydicom
@@ -25,18 +24,10 @@ from scripts.app.node.tls import Tls
 from scripts.app.node.worker import Denoiser, Outcome, Worker, denoise_folder
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
+from servers import assert_same_images, names, until
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SMALL = {"shape": (32, 32), "spacing": (8.0, 8.0), "slices": 3}
-
-
-def until(condition, seconds=60.0):
-    """Wait until `condition()` is true."""
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-    return found
 
 
 # The queue
@@ -69,10 +60,6 @@ def put(queue, series, instance, association=1, content=b"image"):
     file = queue.new_file()
     file.write_bytes(content)
     queue.store(file, series, instance, association)
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_series_is_complete_after_the_quiet_time(queue, clock):
@@ -626,22 +613,6 @@ def test_the_worker_gives_what_denoise_gives(tmp_path, series, settings):
     assert main(["denoise", str(series), str(tmp_path / "ours"), *words]) == 0
     assert_same_images(folder / "result", tmp_path / "ours")
     assert names(folder) == ["result", "source"]
-
-
-def assert_same_images(one, other):
-    """Same UIDs and bytes, but for the time at which they were made."""
-    for a, b in zip(sorted(one.iterdir()), sorted(other.iterdir()), strict=True):
-        a, b = pydicom.dcmread(a), pydicom.dcmread(b)
-        for image in (a, b):
-            for element in list(image.iterall()):
-                if element.keyword in TIMES:
-                    element.value = None
-        assert a == b and a.PixelData == b.PixelData
-
-
-#: Elements of a derived image that say when it was made.
-TIMES = {"InstanceCreationDate", "InstanceCreationTime", "ContentDate", "ContentTime", "SeriesDate", "SeriesTime",
-         "ContributionDateTime", "TimezoneOffsetFromUTC"}  # fmt: skip
 
 
 def test_a_worker_that_is_killed_or_too_slow_is_told(tmp_path, series, settings):

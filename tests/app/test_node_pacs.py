@@ -19,8 +19,7 @@ from pathlib import Path
 import pytest
 from scripts.dicom import select_series
 from scripts.dicom.phantom import write_ct_series
-from test_node import assert_same_images, names, until
-from test_pacs import Pacs, free_port, main_tag, paths
+from servers import Pacs, assert_same_images, free_port, main_tag, names, paths, until
 
 pytestmark = [
     pytest.mark.pacs,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 import zlib
 
 import numpy as np
 import pydicom
 import pytest
+from child import READ, in_a_child
 from dicom_cases import MARK, changed, derive, in_slice, marked, together
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
@@ -145,25 +144,6 @@ def test_many_frames_are_not_allocated_before_they_are_there(tmp_path):
     file, _ = write_enhanced_ct(tmp_path, modify=modify, slices=1)
     with pytest.raises(BioAttError, match="PixelData is cut short"):
         next(read_frames(file))
-
-
-def in_a_child(code, *arguments, megabytes=1500):
-    """Run code with a limit on memory; return what it printed last."""
-    head = (
-        "import resource, sys\n"
-        f"resource.setrlimit(resource.RLIMIT_AS, ({megabytes} << 20, {megabytes} << 20))\n"
-        "from scripts.dicom import *\nfrom scripts.errors import BioAttError\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", head + code, *map(str, arguments)], capture_output=True, text=True, timeout=120,
-        env={"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return done.stdout.strip() or done.stderr.strip()
-
-
-READ = (
-    "try:\n    read_volume(select_series(sys.argv[1])); print('read')\nexcept BioAttError as error:\n    print(error)"
-)
 
 
 def test_a_deflated_bomb_ends_within_bounded_memory(tmp_path):

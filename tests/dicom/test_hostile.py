@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from child import READ, in_a_child
 from dicom_cases import SYNTAXES, changed, write_enhanced_ct
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
@@ -22,7 +23,6 @@ from scripts.dicom import read_volume, select_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.networks.weights import read_state_dict
-from test_dicom_security import READ, in_a_child
 
 NIFTI = READ.replace("read_volume(select_series(sys.argv[1]))", "load_volume(sys.argv[1], assume_hu=True)")
 NIFTI = f"from scripts.volumes.volume import load_volume\n{NIFTI}"

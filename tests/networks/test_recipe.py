@@ -69,9 +69,27 @@ def test_a_damaged_recipe_is_refused(tmp_path, fields):
 def test_a_recipe_calls_nothing_but_denoisers(tmp_path, target):
     weights = save_with_recipe(NETWORKS[0], tmp_path / "w.pt")
     change(tmp_path / "w.json", network_def={"_target_": target, "command": f"touch {tmp_path}/hacked"})
-    with pytest.raises(BioAttError, match="wanted a scripts.networks.Denoiser"):
+    with pytest.raises(BioAttError, match="is not one of scripts.networks"):
         make_network(read_recipe(weights))
     assert not (tmp_path / "hacked").exists()
+
+
+@pytest.mark.parametrize("target", ["spy.Net", "spy", "scripts.networks.spy.Net", "monai.networks.nets.spy.Net"])
+def test_a_recipe_imports_no_module_but_those_of_networks(tmp_path, monkeypatch, target):
+    (tmp_path / "spy.py").write_text(
+        "from pathlib import Path\nfrom scripts.networks import BioAttUNet as Net\n"
+        f"Path({str(tmp_path / 'imported')!r}).touch()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BioAttError, match="is not one of scripts.networks"):
+        make_network(Recipe(network_def={"_target_": target}))
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("place", ["", "scripts.networks.", "scripts.networks.ushape.", "monai.networks.nets."])
+def test_a_network_of_ours_is_known_by_all_its_names(place):
+    made = make_network(Recipe(network_def={"_target_": f"{place}BioAttUNet", "widths": [8, 16]}))
+    assert made.title == BioAttUNet(widths=(8, 16)).title
 
 
 def test_arguments_that_make_no_network_are_refused(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from meaning import page_meaning
 from scripts.errors import BioAttError
 from scripts.networks import weights_sha256
 
@@ -23,7 +24,7 @@ def result(name):
 
 def test_the_card_names_the_shipped_weights_and_the_figures_that_are_there(bundle_root):
     card = (bundle_root / "docs" / "README.md").read_text()
-    assert fill(card, sections(RESULTS)) == card
+    assert page_meaning(fill(card, sections(RESULTS))) == page_meaning(card)
 
 
 def test_metadata_has_the_figures_of_the_evidence(bundle_root):
@@ -40,7 +41,7 @@ def test_every_part_was_measured_on_the_shipped_weights(bundle_root, part):
 def test_the_pages_are_what_the_command_makes_of_the_results(tmp_path):
     shutil.copytree(RESULTS, tmp_path / "results", ignore=shutil.ignore_patterns("*.png"))
     for page in write_pages(tmp_path / "results"):
-        assert page.read_text() == (EVIDENCE / page.name).read_text(), page.name
+        assert page_meaning(page.read_text()) == page_meaning((EVIDENCE / page.name).read_text()), page.name
 
 
 def test_every_picture_of_the_pages_is_there():

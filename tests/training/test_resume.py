@@ -12,21 +12,11 @@ import time
 
 import pytest
 import torch
-from made_studies import write_patients
+from made_studies import SMALL_WORDS, write_patients
 from scripts.app.command_line import main
 from scripts.training.loop import clip_gradients
 
-SMALL = [
-    *(
-        "views=60",
-        "prior=uniform",
-        "network_def#widths=[4,6]",
-        "patch_shape=[32,32]",
-        "batch_size=4",
-        "steps_per_epoch=10",
-    ),
-    *("learning_rate=0.003", "bf16=false", "train#trainer#max_epochs=8", "val_interval=4"),
-]
+SMALL = [*SMALL_WORDS, "bf16=false", "train#trainer#max_epochs=8", "val_interval=4"]
 
 
 @pytest.fixture(scope="module")

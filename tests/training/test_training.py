@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from made_studies import as_nifti, write_patients
+from made_studies import SMALL_WORDS, as_nifti, write_patients
 from monai.bundle import ConfigParser
 from scripts.app.command_line import main
 from scripts.dicom.phantom import write_ct_series
@@ -16,17 +16,7 @@ from scripts.networks import BioAttUNet, load_weights
 from scripts.training.studies import pseudonym_of
 from scripts.workflow import CONFIGS, run_workflow
 
-SMALL = [
-    "views=60",
-    "prior=uniform",
-    "network_def#widths=[4,6]",
-    "patch_shape=[32,32]",
-    "batch_size=4",
-    "steps_per_epoch=10",
-    "learning_rate=0.003",
-    "train#trainer#max_epochs=6",
-    "val_interval=3",
-]
+SMALL = [*SMALL_WORDS, "train#trainer#max_epochs=6", "val_interval=3"]
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +139,7 @@ def test_the_papers_recipe_runs_and_is_the_papers(dataset, tmp_path):
     ['{"_target_":"torch.nn.L1Loss"}', '{"_target_":"torch.nn.MSELoss"}', '{"_target_":"SSIMLoss","spatial_dims":2}'],
 )
 def test_other_losses_train(dataset, tmp_path, loss):
-    few = [one for one in SMALL if "max_epochs" not in one and "val_interval" not in one]
+    few = SMALL_WORDS
     words = [str(dataset), str(tmp_path / "out"), "--validate", "B", "--set", *few, f"loss={loss}"]
     assert main(["train", *words, "train#trainer#max_epochs=3", "val_interval=3"]) == 0
     losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "out" / "curve.csv").open())]
@@ -174,7 +164,7 @@ def test_every_layout_trains_and_is_evaluated(tmp_path):
         as_nifti(tmp_path / dose, data / "N" / f"{dose}.nii.gz")
     write_ct_series(data / "F", noise_sd=12.0, seed=30, **small)
     out = tmp_path / "out"
-    few = [one for one in SMALL if "max_epochs" not in one and "val_interval" not in one]
+    few = SMALL_WORDS
     words = [str(data), str(out), "--validate", "N", "--set", *few, "train#trainer#max_epochs=2", "val_interval=2"]
     assert main(["train", *words, 'test_patients=["C002"]']) == 0
     realisations = sorted(len(np.load(path)["low"]) for path in (out / "cache").glob("*/*.npz"))

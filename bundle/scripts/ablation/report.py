@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import BioAttError
 from ..evaluation.intervals import FEWEST_PATIENTS, patient_interval
 from ..evaluation.results import write_json
+from ..markdown import table
 from ..staging import staged_file
 
 #: Measures of the tables, with their number of decimals.
@@ -132,10 +133,7 @@ def _rest(patients: Mapping[str, float], left: str) -> dict[str, Any]:
 
 def _quality_table(summary: Mapping[str, Any]) -> str:
     heads = [f"{what} minus {name}" for name in summary["baselines"] for what in ("PSNR (dB)", "SSIM")]
-    lines = [
-        "| " + " | ".join(["arm", "patients", "seeds", "PSNR (dB)", "SSIM", "RMSE (HU)", *heads]) + " |",
-        "|---" * (6 + len(heads)) + "|",
-    ]
+    rows = []
     for row in summary["rows"]:
         if row["test_prior"] != "right":
             continue
@@ -143,35 +141,37 @@ def _quality_table(summary: Mapping[str, Any]) -> str:
         cells += [f"{row[measure]['mean']:.{places}f}" for measure, places in MEASURES.items()]
         for name in summary["baselines"]:
             cells += [_cell(row["differences"].get(name, {}), measure) for measure in ("psnr_db", "ssim")]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return table(("arm", "patients", "seeds", "PSNR (dB)", "SSIM", "RMSE (HU)", *heads), rows)
 
 
 def _use_table(summary: Mapping[str, Any]) -> str:
-    lines = ["| arm | prior at test | PSNR (dB) | SSIM | PSNR (dB) minus right | SSIM minus right |", "|---" * 6 + "|"]
-    for row in summary["rows"]:
-        if row["to_right"]:
-            cells = [row["arm"], row["test_prior"], f"{row['psnr_db']['mean']:.2f}", f"{row['ssim']['mean']:.4f}"]
-            cells += [_cell(row["to_right"], measure) for measure in ("psnr_db", "ssim")]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = [
+        (
+            row["arm"],
+            row["test_prior"],
+            f"{row['psnr_db']['mean']:.2f}",
+            f"{row['ssim']['mean']:.4f}",
+            *(_cell(row["to_right"], measure) for measure in ("psnr_db", "ssim")),
+        )
+        for row in summary["rows"]
+        if row["to_right"]
+    ]
+    return table(("arm", "prior at test", "PSNR (dB)", "SSIM", "PSNR (dB) minus right", "SSIM minus right"), rows)
 
 
 def _patient_table(summary: Mapping[str, Any]) -> str:
     rows = [row for row in summary["rows"] if row["test_prior"] == "right"]
     patients = sorted({patient for row in rows for patient in row["psnr_db"]["patients"]})
-    lines = ["| arm | " + " | ".join(patients) + " |", "|---" * (1 + len(patients)) + "|"]
-    for row in rows:
-        known = row["psnr_db"]["patients"]
-        cells = [f"{known[patient]:.2f}" if patient in known else "-" for patient in patients]
-        lines.append(f"| {' | '.join([row['arm'], *cells])} |")
-    return "\n".join(lines)
+    known = [(row["arm"], row["psnr_db"]["patients"]) for row in rows]
+    cells = [(arm, *(f"{of[patient]:.2f}" if patient in of else "-" for patient in patients)) for arm, of in known]
+    return table(("arm", *patients), cells)
 
 
 def _without(summary: Mapping[str, Any]) -> str:
     """The section that shows how much hangs on one patient; empty below four patients."""
     tables = {name: _without_table(summary, name) for name in summary["baselines"]}
-    told = [f"PSNR (dB) minus {name}:\n\n{table}\n\n" for name, table in tables.items() if table]
+    told = [f"PSNR (dB) minus {name}:\n\n{text}\n\n" for name, text in tables.items() if text]
     if not told:
         return ""
     return f"""## How much hangs on one patient
@@ -185,12 +185,12 @@ to pick the column that one likes best is to pick the result.
 def _without_table(summary: Mapping[str, Any], baseline: str) -> str:
     rows = [(row["arm"], row["differences"][baseline]) for row in summary["rows"] if row["differences"].get(baseline)]
     patients = sorted({patient for _, difference in rows for patient in difference["psnr_db"]["without"]})
-    lines = ["| arm | " + " | ".join(f"without {one}" for one in patients) + " |", "|---" * (1 + len(patients)) + "|"]
-    for arm, difference in rows:
-        rests = difference["psnr_db"]["without"]
-        cells = [_cell({"psnr_db": rests[one]}, "psnr_db") if one in rests else "-" for one in patients]
-        lines.append(f"| {' | '.join([arm, *cells])} |")
-    return "\n".join(lines) if patients else ""
+    rests = [(arm, difference["psnr_db"]["without"]) for arm, difference in rows]
+    cells = [
+        (arm, *(_cell({"psnr_db": rest[one]}, "psnr_db") if one in rest else "-" for one in patients))
+        for arm, rest in rests
+    ]
+    return table(("arm", *(f"without {one}" for one in patients)), cells) if patients else ""
 
 
 def _cell(difference: Mapping[str, Any], measure: str) -> str:

@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..markdown import table
+
 
 def to_markdown(figures: dict[str, Any]) -> list[str]:
     """The figures of `run_benchmark` as a page."""
     machine, series = figures["machine"], figures["series"]
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    parts = ("read", "prior", "network", "write")
     lines = [
         "# Speed",
         "",
@@ -20,39 +23,48 @@ def to_markdown(figures: dict[str, Any]) -> list[str]:
         f"One slice of {figures['shape'][0]} x {figures['shape'][1]}, medians of {figures['repeats']}, candidates in "
         "turn. Made by `bioatt benchmark`; docs/performance.md tells what the columns mean.",
         "",
-        "| network | device | precision | s/slice | GFLOP | GFLOP/s | of the roofline | peak memory | against stock |",
-        "|---|---|---|---|---|---|---|---|---|",
+        _networks_table(figures["networks"]),
     ]
-    for row in figures["networks"]:
-        peak = "not known" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:.0f} MiB"
-        lines.append(
-            f"| {row['name']} | {row['device']} | {row['precision']} | {row['seconds_per_slice']:.4f} | "
-            f"{row['gflop_per_slice']:.1f} | {row['gflop_per_second']:.0f} | {row['share_of_roofline']:.0%} | {peak} | "
-            f"{row['times_as_fast_as_stock']:.2f} x |"
-        )
     lines += ["", *(f"- {note}" for note in figures["notes"])]
     for device, roofline in figures["roofline"].items():
         lines.append(f"- Roofline of {device}: {roofline['gflop_per_second']:.0f} GFLOP/s, {roofline['name']}, fp32")
     lines += [
         "",
-        "| dense product, fp32 | device | GFLOP/s |",
-        "|---|---|---|",
-        *(f"| {row['name']} | {row['device']} | {row['gflop_per_second']:.0f} |" for row in figures["products"]),
+        table(
+            ("dense product, fp32", "device", "GFLOP/s"),
+            [(row["name"], row["device"], f"{row['gflop_per_second']:.0f}") for row in figures["products"]],
+        ),
         "",
         f"A whole {series['source']} series of {series['slices']} slices on {series['device']}: "
         f"{series['seconds']:.1f} s, {series['seconds_per_slice']:.3f} s a slice; "
         f"{series['around_the_network']:.0%} on top of the network.",
         "",
-        "| read | prior | network | write |",
-        "|---|---|---|---|",
-        f"| {series['read_seconds']:.2f} s | {series['prior_seconds']:.2f} s | {series['network_seconds']:.2f} s | "
-        f"{series['write_seconds']:.2f} s |",
+        table(parts, [[f"{series[f'{part}_seconds']:.2f} s" for part in parts]]),
     ]
     if "cohort" in figures:
         lines += ["", _cohort_line(figures["cohort"])]
     if "training" in figures:
         lines += ["", _training_line(figures["training"])]
     return lines
+
+
+def _networks_table(networks: Sequence[dict[str, Any]]) -> str:
+    columns = ("network", "device", "precision", "s/slice", "GFLOP", "GFLOP/s", "of the roofline", "peak memory")
+    rows = [
+        (
+            row["name"],
+            row["device"],
+            row["precision"],
+            f"{row['seconds_per_slice']:.4f}",
+            f"{row['gflop_per_slice']:.1f}",
+            f"{row['gflop_per_second']:.0f}",
+            f"{row['share_of_roofline']:.0%}",
+            "not known" if row["peak_memory_mib"] is None else f"{row['peak_memory_mib']:.0f} MiB",
+            f"{row['times_as_fast_as_stock']:.2f} x",
+        )
+        for row in networks
+    ]
+    return table((*columns, "against stock"), rows)
 
 
 def _cohort_line(cohort: dict[str, Any]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
+import pkgutil
+import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 from ..errors import BioAttError
@@ -121,22 +124,35 @@ def write_recipe(weights: str | os.PathLike[str], recipe: Recipe) -> Path:
 def make_network(recipe: Recipe, otherwise: Denoiser | None = None) -> Denoiser:
     """The network of a recipe, untrained; `otherwise`, if given, where the weights came without one.
 
-    A recipe is data: its network is a class of `scripts.networks` or a `Denoiser` of another module, and nothing else
-    is called.
+    A recipe is data: its network is a class of `scripts.networks`, and no other module is imported for it.
 
     Raises:
         BioAttError: it names no network, or none that can be made.
     """
     if otherwise is not None and not recipe.sha256:
         return otherwise
-    from . import __name__ as here
-
     arguments = dict(recipe.network_def or {})
     name = str(arguments.pop("_target_", ""))
-    kind = locate(name if "." in name else f"{here}.{name}")
-    if not (isinstance(kind, type) and issubclass(kind, Denoiser)):
-        raise BioAttError(f"the recipe's network {name!r} is not one; wanted a scripts.networks.Denoiser")
+    kind = _own_network(name)
+    if kind is None:
+        raise BioAttError(
+            f"the recipe's network {name!r} is not one of scripts.networks; copy the recipe again, or name a network "
+            "of your own as network_def in a config"
+        )
     try:
         return kind(**arguments)
     except Exception as error:  # whatever a class makes of arguments that are none
         raise BioAttError(f"{name} of the recipe cannot be made ({error}); copy the recipe again") from error
+
+
+def _own_network(name: str) -> type[Denoiser] | None:
+    """The class that a recipe names, by its bare name, its module here, or where it is registered with MONAI."""
+    place, _, kind = name.rpartition(".")
+    package = sys.modules[__package__]
+    stem = place.removeprefix(f"{__package__}.")
+    if stem in {one.name for one in pkgutil.iter_modules(package.__path__)} and stem != place:
+        found = getattr(importlib.import_module(place), kind, None)
+    else:
+        registered = re.fullmatch(r"monai\.networks\.nets(\.\w+)?", place) is not None
+        found = getattr(package, kind, None) if place in ("", __package__) or registered else None
+    return found if isinstance(found, type) and issubclass(found, Denoiser) else None

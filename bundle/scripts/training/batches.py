@@ -302,7 +302,8 @@ def _cut(pool: _Pool, drawn: dict[str, Tensor], batches: PatchBatches) -> dict[s
     power = (noise**2).mean((1, 2), keepdim=True) * (gain**2 + torch.where(real, 0.0, 1.0 / alpha_squared))
     weight = NETWORK_POWER / (power + _LEAST_NOISE_HU**2)
     probed = batches.probed // idist.get_world_size()
-    structure = _structures(drawn, height, width)
+    structure = torch.zeros_like(low)  # of the patches that are shown with one
+    structure[:probed] = _structures({name: value[:probed] for name, value in drawn.items()}, height, width)
     shown = hu_to_network(torch.cat([low, low[:probed] + structure[:probed]]).clamp(*VALID_RANGE_HU))
     prior = _priors(pool, drawn, places, batches)
     label = torch.stack(
