@@ -191,6 +191,24 @@ def test_the_study_of_priors_has_the_planned_arms_and_fits_the_configs(bundle_ro
         check_overrides(settings, [str(bundle_root / "configs" / "train.json")])
 
 
+def test_the_study_of_the_paper_trains_its_recipe_with_a_patient_left_out(dataset, tmp_path, bundle_root):
+    small = {"views": 60, "network_def#channels": 4, "patch_shape": [32, 32], "num_workers": 0, "processes": 1}
+    small |= {"train#trainer#max_epochs": 1, "slices_per_patient": 1, "validate_slices_per_patient": 1}
+    matrix = read_matrix("paper", small)
+    assert {arm["network_def#attention"] for arm in matrix.arms.values()} == {"none", "channel", "spatial", "prior"}
+    assert {arm["prior"] for arm in matrix.arms.values()} == {"biomedclip", "uniform", "random:0"}
+    for settings in (matrix.settings, *matrix.arms.values()):
+        check_overrides(settings, [str(bundle_root / "configs" / name) for name in matrix.files])
+    some = {name: matrix.arms[name] for name in ("RED-CNN", "BioAtt: uniform")}  # the others need a model hub
+    matrix = dataclasses.replace(matrix, arms=some)
+    ablation.run_ablation(str(dataset), tmp_path, matrix, seeds=1, left_out=["B"])
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*.json")]
+    assert {record["arm"] for record in records} == set(some)
+    for record in records:
+        assert set(record["configs"]) == {"train.json", "paper.json", "evaluate.json"}
+        assert list(record["figures"]["right"]) == [pseudonym_of("B")]
+
+
 def test_settings_name_the_folder_and_the_patient_left_out(dataset, tmp_path, monkeypatch):
     seen = []
 

@@ -48,12 +48,19 @@ class Matrix:
         baselines: names of arms that the others are compared with.
         settings: config overrides of all arms, their equal budget.
         backbone: name of a configs/network_NAME.json; train.json's own network if empty.
+        configs: names of configs that all arms are trained with, over train.json.
     """
 
     arms: Mapping[str, Mapping[str, Any]]
     baselines: Sequence[str]
     settings: Mapping[str, Any]
     backbone: str = ""
+    configs: Sequence[str] = ()
+
+    @property
+    def files(self) -> list[str]:
+        """The configs of a training, those behind override those before."""
+        return ["train.json", *self.configs, *([f"network_{self.backbone}.json"] if self.backbone else [])]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +113,11 @@ def read_matrix(name: str, settings: Mapping[str, Any], backbone: str = "") -> M
         raise BioAttError(f"no study {name} in the bundle; it has {known}")
     known = json.loads(path.read_text(encoding="utf-8"))
     return Matrix(
-        arms=known["arms"], baselines=known["baselines"], settings=known["settings"] | settings, backbone=backbone
+        arms=known["arms"],
+        baselines=known["baselines"],
+        settings=known["settings"] | settings,
+        backbone=backbone,
+        configs=known.get("configs", []),
     )
 
 
@@ -223,7 +234,7 @@ def _run(
     work, everyone = output_dir / "work" / file.stem, shared["patients"]
     others = [patient for patient in everyone if patient != run.left_out]
     validating = others[everyone.index(run.left_out) % len(others)]
-    configs = ["train.json", *([f"network_{matrix.backbone}.json"] if matrix.backbone else [])]
+    configs = matrix.files
     overrides = {
         "studies": studies,  # found once for all runs
         "publish": "",  # nothing of a comparison may become the bundle's own weights
@@ -263,7 +274,7 @@ def _shared(everyone: Sequence[str], matrix: Matrix) -> dict[str, Any]:
     import monai
     import torch
 
-    names = ["train.json", "evaluate.json", *([f"network_{matrix.backbone}.json"] if matrix.backbone else [])]
+    names = ["evaluate.json", *matrix.files]
     return {
         "patients": list(everyone),
         "shared_settings": dict(matrix.settings),
