@@ -18,7 +18,7 @@ def matrix_section(one: dict[str, Any], results: Path) -> str:
             cell = of[patient]
             rows.append(
                 (
-                    *(patient, facts["kernel"], facts["kvp"], facts["slice_thickness_mm"]),
+                    *(patient, facts["kernel"], _short(facts["kvp"]), _short(facts["slice_thickness_mm"])),
                     *(
                         number(facts["field_of_view_mm"], ".0f"),
                         f"{float(dose):.0%}",
@@ -41,3 +41,11 @@ Of {count} pairs of patient and dose, {kept} hold at strength {one["strength"]} 
 Gaussian, body and bone edges no wider than the input's. {one["slices"]} slices per patient.
 
 {table(head, rows)}"""
+
+
+def _short(text: str) -> str:
+    """A number of a header without trailing zeros."""
+    try:
+        return f"{float(text):g}"
+    except ValueError:
+        return text
