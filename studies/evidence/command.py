@@ -26,6 +26,7 @@ from .matrix import measure_matrix
 from .pages import write_pages
 from .patients import Patient
 from .phantom import measure_phantom
+from .pictures import measure_pictures
 from .plane import measure_plane
 from .quality import NETWORK, measure_doses, measure_quality, quality_pictures
 from .series import measure_series
@@ -154,6 +155,13 @@ class Evidence:
         asked = methods_of(options.weights, STRENGTHS, options.prior, options.network)
         return measure_downstream(bench, asked)
 
+    def pictures(self) -> dict[str, Any]:
+        """Slices at full resolution, chosen by rule."""
+        options = self.options
+        bench = Bench(options.data, self.work / "bench", options.patients, PLANE_SLICES, options.seed)
+        network = methods_of(options.weights, STRENGTHS, options.prior, options.network)[-1]
+        return measure_pictures(bench, network, options.output)
+
     def volumes(self) -> dict[str, Any]:
         """Steps between slices; reformats."""
         return measure_volumes(self.patients, self.network, self.options.output)
@@ -175,6 +183,7 @@ PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {
     "plane": Evidence.plane,
     "matrix": Evidence.matrix,
     "downstream": Evidence.downstream,
+    "pictures": Evidence.pictures,
     "quality": Evidence.quality,
     "doses": Evidence.doses,
     "phantom": Evidence.phantom,

@@ -14,6 +14,7 @@ from .baselines_page import baselines_section
 from .detection_page import detection_section
 from .downstream_page import downstream_section
 from .matrix_page import matrix_section
+from .pictures_page import pictures_section
 from .plane_page import plane_section
 from .quality_page import doses_section, quality_section, series_section, volumes_section
 from .texture_page import detectability_section, phantom_section
@@ -87,13 +88,14 @@ _TITLES = {
 }
 #: Which result files each page shows, in order.
 PAGES = {
-    "quality.md": ("plane", "matrix", "quality", "doses", "downstream", "volumes", "series"),
+    "quality.md": ("plane", "pictures", "matrix", "quality", "doses", "downstream", "volumes", "series"),
     "texture.md": ("phantom", "detection", "detectability"),
     BASELINES: ("baselines",),
 }
 _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
     "plane": plane_section,
     "matrix": matrix_section,
+    "pictures": pictures_section,
     "quality": quality_section,
     "downstream": downstream_section,
     "doses": doses_section,

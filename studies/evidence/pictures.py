@@ -1,0 +1,127 @@
+"""Pictures at full resolution, chosen by rule: low dose, the three strengths, a Gaussian of equal noise, full dose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scripts.dose.image_noise import noise_sd_hu
+from scripts.hu import to_window
+from scripts.staging import staged_file
+
+from studies.measures.baselines import gaussian
+
+from .bench import Bench
+from .evaluating import EvaluatedSlice, Method, middle_window
+from .methods import GAUSSIANS_MM
+
+#: Side of what is shown, and the grey scale, in HU.
+SIDE_MM, WINDOW_HU = 200.0, (-160.0, 240.0)
+#: Setting by which slices are ranked and noise is matched.
+RANKED = "standard"
+GAP_PIXELS, LABEL_PIXELS = 4, 16
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A slice with what the network makes of it at each setting, and by how much its error falls at `RANKED`."""
+
+    patient: str
+    slice: EvaluatedSlice
+    outputs: dict[str, np.ndarray]
+    error_left: float
+
+
+def measure_pictures(bench: Bench, network: Method, folder: Path) -> dict[str, Any]:
+    """Write a picture of each chosen slice into `folder`.
+
+    Of all slices of all patients, ranked by the share of the error against the truth that is left: the two worst, the
+    middle one and the best. Each shows `SIDE_MM` around the middle of the body, a pixel a pixel.
+
+    Args:
+        bench: the patients.
+        network: with a setting `RANKED`.
+        folder: of the results.
+
+    Returns:
+        ``pictures``: file to patient, slice, rank, ``error_left`` and the ``gaussian_mm`` that leaves as much noise;
+        ``slices``: how many were ranked; ``front``: the file of the picture of the README, of the middle one.
+    """
+    ranked = sorted((_shown(name, one, network) for name, one in _slices(bench)), key=lambda one: -one.error_left)
+    chosen = {"worst": 0, "second worst": 1, "middle": len(ranked) // 2, "best": len(ranked) - 1}
+    pictures = {}
+    for rank, place in chosen.items():
+        one, name = ranked[place], f"picture_{rank.replace(' ', '_')}.png"
+        sigma_mm = equal_gaussian_mm(one.slice, one.outputs[RANKED])
+        panels = {"low dose": one.slice.low_hu, **one.outputs}
+        panels |= {f"Gaussian, {sigma_mm:.2f} mm": gaussian(one.slice.low_hu, sigma_mm, one.slice.spacing_mm)}
+        panels |= {"full dose": one.slice.full_hu}
+        write_panels(folder / name, _cut(panels, one.slice), columns=3)
+        pictures[name] = {
+            "rank": rank,
+            "patient": one.patient,
+            "slice": one.slice.index,
+            "error_left": one.error_left,
+            "gaussian_mm": sigma_mm,
+        }
+    middle = ranked[chosen["middle"]]
+    front = {"low dose": middle.slice.low_hu, "denoised": middle.outputs[RANKED], "full dose": middle.slice.full_hu}
+    write_panels(folder / "front.png", _cut(front, middle.slice), columns=3)
+    return {"pictures": pictures, "slices": len(ranked), "front": "front.png"}
+
+
+def _slices(bench: Bench) -> list[tuple[str, EvaluatedSlice]]:
+    return [(patient.name, one) for patient in bench.patients for one in patient.slices]
+
+
+def _shown(patient: str, one: EvaluatedSlice, network: Method) -> Shown:
+    output = network.tuned_to(one)(one.low_hu)
+    outputs = {name: setting(one.low_hu, output, one.spacing_mm) for name, setting in network.settings.items()}
+    images = [one.measure([image]).errors["body"][0] for image in (one.low_hu, outputs[RANKED])]
+    return Shown(patient, one, outputs, images[1] / images[0])
+
+
+def equal_gaussian_mm(one: EvaluatedSlice, output_hu: np.ndarray) -> float:
+    """SD in mm of the Gaussian that leaves as much noise in the flat tissue of the slice as the output has."""
+    wanted = noise_sd_hu(output_hu, one.plane.flat)
+    noises = [
+        noise_sd_hu(gaussian(one.low_hu, sigma, one.spacing_mm) if sigma else one.low_hu, one.plane.flat)
+        for sigma in GAUSSIANS_MM
+    ]
+    falling = slice(int(np.argmin(noises)), None, -1)  # beyond it neighbouring tissue runs into the flat places
+    return float(np.interp(wanted, noises[falling], GAUSSIANS_MM[falling]))
+
+
+def _cut(panels: dict[str, np.ndarray], one: EvaluatedSlice) -> dict[str, np.ndarray]:
+    part = middle_window(one.full_hu, round(SIDE_MM / one.spacing_mm))
+    return {name: image[part] for name, image in panels.items()}
+
+
+def write_panels(path: Path, panels_hu: dict[str, np.ndarray], *, columns: int) -> None:
+    """Panels (H, W) in HU with their names above, in one window, a pixel a pixel, as a PNG."""
+    from PIL import Image, ImageDraw
+
+    names, images = list(panels_hu), list(panels_hu.values())
+    height, width = images[0].shape
+    rows = -(-len(images) // columns)
+    size = (columns * (width + GAP_PIXELS) - GAP_PIXELS, rows * (height + LABEL_PIXELS))
+    sheet = Image.new("L", size, 255)
+    draw = ImageDraw.Draw(sheet)
+    for i, (name, image) in enumerate(zip(names, images, strict=True)):
+        left, top = (i % columns) * (width + GAP_PIXELS), (i // columns) * (height + LABEL_PIXELS)
+        draw.text((left + 2, top + 2), name, fill=0)
+        grey = (to_window(np.asarray(image, np.float32), WINDOW_HU) * 255).round().astype(np.uint8)
+        sheet.paste(Image.fromarray(grey), (left, top + LABEL_PIXELS))
+    with staged_file(path) as part:
+        sheet.save(part, format="PNG", optimize=True)
+
+
+def picture_rows(pictures: dict[str, Any]) -> Sequence[tuple[str, ...]]:
+    """A row for each picture, for a table."""
+    return [
+        (one["rank"], one["patient"], str(one["slice"]), f"{one['error_left']:.0%}", f"{one['gaussian_mm']:.2f} mm")
+        for one in pictures.values()
+    ]
