@@ -22,7 +22,9 @@ PLAIN = {
     "shift_hu": 0.0,
     "uniform_prior": 0.0,
     "other_prior": 0.0,
+    "random_prior": 0.0,
     "probe_share": 0.0,
+    "dense_probe": 0.0,
 }
 
 
@@ -173,6 +175,40 @@ def test_a_network_that_hides_a_structure_pays_for_it(tmp_path):
     loss = ProbedSquaredError(8.0)
     assert loss(keeps, batch["label"]) < loss(hides, batch["label"])
     assert loss(keeps, batch["label"]) == pytest.approx(ProbedSquaredError(0.0)(keeps, batch["label"]).item(), rel=1e-4)
+
+
+def test_dense_structures_are_ten_times_as_high_and_never_darker(tmp_path):
+    data = [slice_pair(tmp_path, "s", "P")]
+    weak, dense = (batches(data, probe_share=1.0, dense_probe=share).batch(0)["label"][:, 1] for share in (0.0, 1.0))
+    alike = weak.amin((1, 2)) > -1e-3 * weak.abs().amax((1, 2))  # those patches whose structures are all bright anyway
+    assert 0 < alike.sum() < len(weak)
+    torch.testing.assert_close(dense[alike], 10.0 * weak[alike], rtol=1e-3, atol=1e-3)
+    assert dense.min() >= 0.0 and dense.max() * 500.0 > 200.0
+
+
+def test_a_dense_structure_counts_as_one_of_60_hu():
+    """The same share of a structure lost costs the same from 60 HU on, and less below."""
+    weight, nothing = torch.ones(1, 8, 8), torch.zeros(1, 8, 8)
+
+    def cost(hu):
+        structure = torch.full((1, 8, 8), hu / 500.0)
+        output = torch.cat([nothing, 0.9 * structure])[:, None]
+        return ProbedSquaredError(1.0)(output, torch.stack([nothing, structure, weight], 1)).item()
+
+    assert cost(60.0) == pytest.approx((0.1 * 60.0 / 500.0) ** 2, rel=1e-4)
+    assert cost(600.0) == pytest.approx(cost(60.0), rel=1e-4) and cost(30.0) == pytest.approx(cost(60.0) / 4, rel=1e-4)
+
+
+def test_drawn_priors_lie_between_even_and_sure_of_one_descriptor(tmp_path):
+    data = [slice_pair(tmp_path, "s", "P")]
+    own = batches(data, batch_size=512).batch(0)["prior"]
+    prior = batches(data, batch_size=512, random_prior=0.4).batch(0)["prior"]
+    drawn = (prior != own).any(1)
+    assert drawn.float().mean().item() == pytest.approx(0.4, abs=0.07)
+    torch.testing.assert_close(prior.sum(1), torch.ones(len(prior)))
+    highest = prior[drawn].amax(1)
+    assert highest.min() < 0.2 and highest.max() > 0.6
+    assert len(prior[drawn].argmax(1).unique()) == 11
 
 
 def test_priors_are_dropped_and_swapped_as_often_as_asked(tmp_path):

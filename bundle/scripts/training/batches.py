@@ -30,6 +30,10 @@ _STRIDE = 4
 _FILTER_MARGIN = 6
 #: Weak structures that are put into a patch with a probe, at most.
 _BLOBS = 4
+#: How many times as high as others dense structures are.
+_DENSE = 10.0
+#: Drawn priors are uniform numbers to a power up to this, normalised: at 1 nearly even, far above one descriptor.
+_SUREST_POWER = 12.0
 #: Noise that a patch without any counts as, in HU, where its weight is found.
 _LEAST_NOISE_HU = 5.0
 #: HU^2 in one unit of (network range)^2.
@@ -48,9 +52,12 @@ class Augmentation:
         filter_gain: range of c in ``x + c (x - G x)``: below 0 smoothing, above sharpening, as other kernels do.
         filter_sd: range of the SD of G in pixels.
         shift_hu: both doses are shifted by up to so much.
-        uniform_prior, other_prior: shares of patches that get the uniform prior, and that of another slice.
+        uniform_prior, other_prior, random_prior: shares of patches that get the uniform prior, that of another slice,
+            and one that is drawn, between even and sure of one descriptor, so that a wrong prior does little harm.
         probe_share: share of the patches that are shown a second time with a weak structure put in.
         probe_hu, probe_pixels: ranges of its height, of either sign, and of its diameter in pixels of the patch.
+        dense_probe: share of these patches whose structures are ten times as high and denser than what is around, as
+            bone and contrast medium are: what keeps edges sharp.
     """
 
     noise_gain: tuple[float, float] = (0.5, 2.2)
@@ -62,9 +69,11 @@ class Augmentation:
     shift_hu: float = 10.0
     uniform_prior: float = 0.5
     other_prior: float = 0.1
+    random_prior: float = 0.0
     probe_share: float = 0.5
     probe_hu: tuple[float, float] = (8.0, 60.0)
     probe_pixels: tuple[float, float] = (1.5, 9.0)
+    dense_probe: float = 0.0
 
 
 class PatchBatches:
@@ -276,6 +285,9 @@ def _draw(ranges: Augmentation, pool: _Pool, count: int, generator: torch.Genera
         "shift_hu": uniform(-ranges.shift_hu, ranges.shift_hu),
         "uniform_prior": prior < ranges.uniform_prior,
         "other_prior": prior > 1.0 - ranges.other_prior,
+        "random_prior": (prior - ranges.uniform_prior >= 0) & (prior - ranges.uniform_prior < ranges.random_prior),
+        "drawn_prior": uniform(0.0, 1.0, pool.priors.shape[2]) ** even_in_logarithm(1.0, _SUREST_POWER)[:, None],
+        "dense": uniform(0, 1) < ranges.dense_probe,
         "blobs": torch.randint(1, _BLOBS + 1, (count,), generator=generator),
         "blob_place": uniform(0.0, 1.0, _BLOBS, 2),
         "blob_diameter": uniform(*ranges.probe_pixels, _BLOBS),
@@ -358,7 +370,7 @@ def _filtered(images: Tensor, gain: Tensor, sd_pixels: Tensor) -> Tensor:
 
 
 def _structures(drawn: dict[str, Tensor], height: int, width: int) -> Tensor:
-    """Weak discs with soft edges, (B, h, w) in HU."""
+    """Discs with soft edges, most of them weak, (B, h, w) in HU."""
     device = drawn["blob_hu"].device
     rows = torch.arange(height, device=device)[None, None, :, None]
     columns = torch.arange(width, device=device)[None, None, None, :]
@@ -367,16 +379,20 @@ def _structures(drawn: dict[str, Tensor], height: int, width: int) -> Tensor:
     edge = drawn["blob_edge"][:, :, None, None]
     profile = torch.sigmoid((drawn["blob_diameter"][:, :, None, None] / 2.0 - distance) / edge)
     shown = torch.arange(_BLOBS, device=device)[None] < drawn["blobs"][:, None]
-    return (profile * (drawn["blob_hu"] * shown)[:, :, None, None]).sum(1)
+    hu = torch.where(drawn["dense"][:, None], drawn["blob_hu"].abs() * _DENSE, drawn["blob_hu"])
+    return (profile * (hu * shown)[:, :, None, None]).sum(1)
 
 
 def _priors(pool: _Pool, drawn: dict[str, Tensor], places: Tensor, batches: PatchBatches) -> Tensor:
-    """Priors of the patches' slices; of some another slice's, of some uniform."""
+    """Priors of the patches' slices; of some another slice's, of some one that was drawn, of some uniform."""
     chosen = torch.where(drawn["other_prior"], drawn["other"], drawn["item"])
     prior = pool.priors[chosen, drawn["first"] % pool.priors.shape[1]]
     if prior.dim() == 4:
         prior = _dense_prior(prior, pool.shapes[drawn["item"]], drawn["centre"], places)
-    uniform = drawn["uniform_prior"].view(-1, *([1] * (prior.dim() - 1)))
+    ones = [1] * (prior.dim() - 1)
+    some = (drawn["drawn_prior"] / drawn["drawn_prior"].sum(1, keepdim=True)).view(*prior.shape[:2], *ones[1:])
+    prior = torch.where(drawn["random_prior"].view(-1, *ones), some.to(prior.dtype), prior)
+    uniform = drawn["uniform_prior"].view(-1, *ones)
     return torch.where(uniform, torch.full_like(prior, 1.0 / prior.shape[1]), prior)
 
 

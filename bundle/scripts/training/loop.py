@@ -19,12 +19,15 @@ from monai.handlers import EarlyStopHandler
 from torch import Tensor, nn
 
 from ..errors import BioAttError
+from ..hu import hu_to_network
 from ..networks.recipe import Recipe, recipe_path, write_recipe
 from ..networks.weights import check_size, fit_weights, read_state_dict
 from ..staging import staged_file
 
 logger = logging.getLogger(__name__)
 
+#: Structures above this count less in the loss, in network range: 60 HU.
+_WEAK_STRUCTURE = hu_to_network(60.0) - hu_to_network(0.0)
 #: Names of the files in a training's output folder.
 CHECKPOINT, BEST, FINAL = "checkpoint.pt", "best.pt", "model.pt"
 _REMEDY = f"take {BEST} beside it as weights, or name another output folder"
@@ -227,10 +230,11 @@ class ProbedSquaredError(nn.Module):
 
     ::
 
-        w |f(y) - r|^2 + c w |f(y + s) - f(y) - s|^2
+        w |f(y) - r|^2 + c v w |f(y + s) - f(y) - s|^2,    v = min(1, (h / max|s|)^2)
 
     with input y, target r, structure s, and the patch's weight w, 1 / noise power of y: both terms are shares of the
-    input's noise power. The mean over pixels and patches; the second over the patches that were shown with a structure.
+    input's noise power. Structures higher than h = 60 HU count as one of 60 HU. The mean over pixels and
+    patches; the second over the patches that were shown with a structure.
     Its gradient goes both ways, through f(y + s) and f(y).
 
     Args:
@@ -252,7 +256,9 @@ class ProbedSquaredError(nn.Module):
         shown = len(probed)
         if shown:
             through = probed - plain[:shown] - structure[:shown]
-            loss = loss + self.structure_weight * (weight[:shown] * through**2).mean()
+            highest = structure[:shown].abs().amax((-2, -1), keepdim=True)
+            share = (_WEAK_STRUCTURE / highest.clamp(min=_WEAK_STRUCTURE)) ** 2
+            loss = loss + self.structure_weight * (share * weight[:shown] * through**2).mean()
         return loss
 
 
