@@ -100,8 +100,11 @@ $(OLD_FILES): $(OLD)/%:  # what 0.3.2 shipped
 SHIPPED := -m monai.bundle run training --dataset_dir $(abspath $(BIOATT_DATA)) --cache_dir ../runs/cache \
   --config_file "['configs/train.json','configs/shipped.json','configs/resume.json'
 
-weights: setup  ## train the shipped weights again, in runs/weights; BIOATT_DATA must name the data; hours, goes on after a stop
-	cd bundle && ../$(BIN)/python $(SHIPPED)]" --output_dir ../runs/weights
+weights: runs/weights/first/model.pt  ## train the shipped weights again, in runs/weights; BIOATT_DATA must name the data; hours, goes on after a stop
+	cd bundle && ../$(BIN)/python $(SHIPPED),'configs/refined.json']" --output_dir ../runs/weights
+
+runs/weights/first/model.pt: | setup
+	cd bundle && ../$(BIN)/python $(SHIPPED)]" --output_dir ../runs/weights/first
 
 BASELINE := runs/baselines/redcnn32
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .errors import BioAttError
 
 #: Name to (anchor in mm, grain), see `Strength`. Everything that knows a strength by its name reads it here.
-STRENGTHS: dict[str, tuple[float, float]] = {"low": (0.7, 0.0), "standard": (1.0, 0.0), "high": (1.15, 0.0)}
+STRENGTHS: dict[str, tuple[float, float]] = {"low": (0.8, 0.0), "standard": (1.1, 0.0), "high": (1.4, 0.0)}
 DEFAULT = "standard"
 #: Name of a strength that is none of the table's.
 CUSTOM = "custom"

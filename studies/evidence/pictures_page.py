@@ -18,8 +18,8 @@ def pictures_section(one: dict[str, Any], results: Path) -> str:
     return f"""## Pictures, the worst among them
 
 Quarter dose; {one["slices"]} slices of the patients left out, ranked by the share of the error against the truth that
-standard leaves: the two worst, the middle and the best one. {SIDE_MM / 10:g} x {SIDE_MM / 10:g} cm, every pixel as it is,
-{lower:g} to {upper:g} HU. The Gaussian leaves as much noise in flat tissue as standard.
+standard leaves: the two worst, the middle and the best one. {SIDE_MM / 10:g} x {SIDE_MM / 10:g} cm, every pixel as it
+is, {lower:g} to {upper:g} HU. The Gaussian leaves as much noise in flat tissue as standard.
 
 {table(("rank", "patient", "slice", "error left", "Gaussian of equal noise"), picture_rows(one["pictures"]))}
 

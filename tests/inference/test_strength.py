@@ -82,9 +82,9 @@ def test_an_inferer_takes_a_strength_or_its_name_and_no_number(make):
 def test_the_command_anchors_and_records(tmp_path, weights, capsys):
     source = write_ct_series(tmp_path / "in", slices=2, noise_sd=30.0, spacing=(0.8, 0.8))
     chosen = {
-        "low": ("low", "low, anchored at 0.7 mm"),
-        "standard": (None, "standard, anchored at 1 mm"),
-        "high": ("high", "high, anchored at 1.15 mm"),
+        "low": ("low", "low, anchored at 0.8 mm"),
+        "standard": (None, "standard, anchored at 1.1 mm"),
+        "high": ("high", "high, anchored at 1.4 mm"),
     }
     before, changes = load_volume(source).hu, {}
     for name, (strength, told) in chosen.items():
