@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scripts.dose.image_noise import TISSUES_HU
 from scripts.networks import weights_sha256
+from scripts.strengths import DEFAULT
 
 from studies.measures.plane import contrast_at_noise
 
@@ -22,12 +23,16 @@ from .quality import NETWORK
 #: Names of the methods in the results.
 GAUSSIAN, NLM, BM3D, OLD = "Gaussian", "non-local means", "BM3D", "0.3.2"
 TV = "total variation"
+#: The same network with a prior that knows nothing of the slice.
+WRONG, WRONG_PRIOR = "network, random prior", "random:0"
 #: What is promised: contrast by diameter and noise at standard, contrast of 4 mm at low, points above a Gaussian there.
 STANDARD_CONTRAST = {"4": 0.80, "6": 0.89, "10": 0.95}
 STANDARD_NOISE, LOW_CONTRAST, POINTS_ABOVE = 0.45, 0.88, 3.0
 FREQUENCY_LEFT, ERROR_TO_OLD, BIAS_HU = 0.5, 0.85, 0.5
 #: An edge is wider if it is by more than the measurement resolves.
 EDGE_MM = 0.02
+#: By how much a wrong prior may change the error, as a share, and the contrast kept, in points.
+WRONG_ERROR, WRONG_POINTS = 0.02, 3.0
 
 Found = dict[str, dict[str, Figures]]  # method to setting to patient to figures
 
@@ -62,6 +67,9 @@ def measure_plane(
     if old is not None:
         theirs.append(EvaluatedNetwork(OLD, old[0], "", old[1], blends(), {}))
     found: Found = {one.name: one.evaluated(bench) for one in theirs}
+    standard = {DEFAULT: strengths[DEFAULT]}
+    wrong = EvaluatedNetwork(WRONG, weights, network_config, WRONG_PRIOR, {DEFAULT: ours.settings[DEFAULT]}, standard)
+    found[WRONG] = wrong.evaluated(bench)
     found[GAUSSIAN] = filter_figures(bench, gaussians())
     found[NLM] = filter_figuress(bench, non_local())
     found[TV] = filter_figuress(bench, total_variation())
@@ -122,6 +130,7 @@ def plane_limits(found: Found, slow: Found) -> list[Limit]:
     limits = [limit for name, of in found[NETWORK].items() for limit in _plane(found, name, of)]
     limits += _named(found)
     limits += [limit for patient in found[NETWORK]["high"] for limit in _errors(found, slow, patient)]
+    limits += [limit for patient in found.get(WRONG, {}).get(DEFAULT, {}) for limit in _wrong_prior(found, patient)]
     if OLD in found:
         ratios = [
             _known(of["error_hu2"]["body"]) / best_error(found, OLD, patient, "body")
@@ -180,6 +189,18 @@ def _errors(found: Found, slow: Found, patient: str) -> list[Limit]:
                 ratio = ours / best_error(figures, baseline, patient, region)
                 limits.append(Limit(f"{patient}, high: error of {region} over that of {baseline}", ratio, "<", 1.0, ""))
     return limits
+
+
+def _wrong_prior(found: Found, patient: str) -> list[Limit]:
+    """What a random prior may change at the default strength."""
+    right, wrong = (found[name][DEFAULT][patient] for name in (NETWORK, WRONG))
+    errors = [_known(one["error_hu2"]["body"]) for one in (right, wrong)]
+    points = [100.0 * abs(wrong["contrast"][d] - right["contrast"][d]) for d in STANDARD_CONTRAST]
+    name = f"{patient}, {DEFAULT}, random prior:"
+    return [
+        Limit(f"{name} error of body changed by", abs(errors[1] / errors[0] - 1.0), "<", WRONG_ERROR, "as a share"),
+        Limit(f"{name} contrast kept changed by", max(points), "<", WRONG_POINTS, "points"),
+    ]
 
 
 def _mean(of: Figures, diameter: str) -> float:

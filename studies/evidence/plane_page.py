@@ -12,7 +12,7 @@ from scripts.evaluation.intervals import patient_interval
 from scripts.markdown import table
 
 from . import plots
-from .plane import BM3D, GAUSSIAN, NLM, OLD, TV, above_gaussian, best_error
+from .plane import BM3D, GAUSSIAN, NLM, OLD, TV, WRONG, above_gaussian, best_error
 from .quality import NETWORK
 from .tables import limits_table, number
 
@@ -29,7 +29,8 @@ SHOWN_GAUSSIANS = ("0 mm", "0.5 mm", "0.7 mm", "1 mm", "1.4 mm", "2 mm")
 def plane_section(one: Results, results: Path) -> str:
     """Contrast and noise, then the error."""
     found, few = one["figures"], one["few"]["figures"]
-    plots.plot_plane(results / "plane.png", found, few, DIAMETERS)
+    drawn = {name: of for name, of in found.items() if name != WRONG}
+    plots.plot_plane(results / "plane.png", drawn, few, DIAMETERS)
     strengths = ", ".join(
         f"{name} {anchor:g} mm" + (f" with {grain:.0%} of the grain" if grain else "")
         for name, (anchor, grain) in one["strengths"].items()
@@ -117,9 +118,42 @@ def conclusion(found: Mapping[str, Any]) -> str:
     )
 
 
+def front_table(one: Mapping[str, Any]) -> str:
+    """The table of the README: the network at its strengths, and each filter at the setting of least mean error."""
+    found, few = one["figures"], one["few"]["figures"]
+    rows = [(f"BioAtt, {name}", found, of) for name, of in found[NETWORK].items()]
+    for who, figures in ((GAUSSIAN, found), (NLM, found), (TV, found), (BM3D, few)):
+        if who in figures:
+            setting = min(figures[who], key=lambda name, of=figures[who], base=figures: _error_left(base, of[name]))
+            rows.append((f"{who}, {setting}", figures, figures[who][setting]))
+    return table(
+        ("quarter dose, mean of six patients", "noise left", "contrast kept, 4 mm", "6 mm", "10 mm", "error left"),
+        [
+            (name, f"{np.mean([p['noise_left'] for p in of.values()]):.0%}")
+            + tuple(f"{np.mean([p['contrast'][d] for p in of.values()]):.0%}" for d in ("4", "6", "10"))
+            + (f"{_error_left(figures, of):.0%}",)
+            for name, figures, of in rows
+        ],
+    )
+
+
+def _error_left(figures: Mapping[str, Any], of: Mapping[str, Any]) -> float:
+    """Error against the truth in the body over that of the low dose, mean over patients."""
+    low = figures[GAUSSIAN]["0 mm"]
+    return float(np.mean([one["error_hu2"]["body"] / low[p]["error_hu2"]["body"] for p, one in of.items()]))
+
+
 def _plane_rows(found: Mapping[str, Any], few: Mapping[str, Any], few_slices: int) -> list[tuple[str, ...]]:
     rows = []
-    for who, figures in ((NETWORK, found), (OLD, found), (GAUSSIAN, found), (NLM, found), (TV, found), (BM3D, few)):
+    for who, figures in (
+        (NETWORK, found),
+        (WRONG, found),
+        (OLD, found),
+        (GAUSSIAN, found),
+        (NLM, found),
+        (TV, found),
+        (BM3D, few),
+    ):
         for setting, of in figures.get(who, {}).items():
             if who == GAUSSIAN and setting not in SHOWN_GAUSSIANS:
                 continue
