@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -220,3 +222,88 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path, monkeypatch):
 def test_check_alone_makes_nothing(tmp_path):
     assert check_output_folder(tmp_path / "a" / "out", overwrite=False) == tmp_path / "a" / "out"
     assert contents(tmp_path) == {}
+
+
+# A folder that is there and empty
+
+
+@pytest.fixture
+def empty(tmp_path):
+    (tmp_path / "out").mkdir(mode=0o750)
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_empty_folder_is_filled_and_stays_itself(empty, overwrite):
+    before = empty.stat()
+    with staged_folder(empty, overwrite) as new:
+        (new / "a.txt").write_text("a")
+        (new / "sub").mkdir()
+        (new / "sub" / "b.txt").write_text("b")
+        assert new.parent == empty and [entry.name[0] for entry in empty.iterdir()] == ["."]
+        assert [entry.name for entry in empty.parent.iterdir()] == ["out"]
+    assert contents(empty) == {"a.txt": b"a", "sub": None, "sub/b.txt": b"b"}
+    assert (empty.stat().st_ino, empty.stat().st_mode) == (before.st_ino, before.st_mode)
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt()])
+def test_an_error_leaves_it_empty(empty, error):
+    with pytest.raises(type(error)), staged_folder(empty) as new:
+        (new / "half.txt").write_text("half")
+        raise error
+    assert contents(empty) == {}
+
+
+def test_a_move_that_fails_leaves_it_empty(empty, monkeypatch):
+    rename = os.rename
+
+    def fail_at_b(source, destination):
+        if source.name == "b.txt" and destination.parent == empty:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", fail_at_b)
+    with pytest.raises(BioAttError, match=os.strerror(errno.EIO)), staged_folder(empty) as new:
+        for name in "abc":
+            (new / f"{name}.txt").write_text(name)
+    assert contents(empty) == {}
+
+
+def test_what_a_killed_run_left_in_it_is_passed_over(empty):
+    left = empty / ".partial-0123456789abcdef"
+    left.mkdir()
+    with staged_folder(empty) as new:
+        (new / "a.txt").write_text("a")
+    assert contents(empty) == {left.name: None, "a.txt": b"a"}
+    with pytest.raises(BioAttError, match="exists"):
+        check_output_folder(empty, overwrite=False)
+
+
+def test_one_that_another_run_filled_meanwhile_is_left_alone(empty):
+    with pytest.raises(BioAttError, match="out exists"), staged_folder(empty) as new:
+        (new / "mine.txt").write_text("mine")
+        (empty / "theirs.txt").write_text("theirs")
+    assert contents(empty) == {"theirs.txt": b"theirs"}
+
+
+def test_a_mount_point_in_a_read_only_folder_is_filled(tmp_path):
+    (tmp_path / "parent" / "out").mkdir(parents=True)
+    (tmp_path / "disk").mkdir()
+    mounts = (
+        "mount --bind disk parent/out && mount --bind parent parent && "
+        "mount --rbind disk parent/out && mount -o remount,ro,bind parent"
+    )
+    inside = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*inside, mounts], cwd=tmp_path).returncode:
+        pytest.skip("no mounts of its own for a process here")
+    code = (
+        "from scripts.staging import staged_folder\n"
+        "with staged_folder('parent/out') as new: (new / 'a.txt').write_text('a')\n"
+        "try: open('parent/beside', 'w')\n"
+        "except OSError as error: print(error.strerror)\n"
+    )
+    paths = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(staging.__file__))}
+    words = [*inside, f'{mounts} && exec "$0" -c "$1"', sys.executable, code]
+    done = subprocess.run(words, cwd=tmp_path, env=paths, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, os.strerror(errno.EROFS)), done.stderr
+    assert contents(tmp_path / "disk") == {"a.txt": b"a"}

@@ -1,9 +1,14 @@
-"""Results are made beside their place and moved there whole: a folder is either the old or the new one."""
+"""Results are made beside their place and moved there whole: a folder is either the old or the new one.
+
+A folder that is there and empty, such as a mount point, stays itself: it is filled from a hidden folder in it when all
+is made.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -12,6 +17,7 @@ from pathlib import Path
 
 from .errors import BioAttError
 
+_LEFT = re.compile(r"\.partial-[0-9a-f]{16}")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux: paths from the working folder; let two names change places
 
 
@@ -19,17 +25,31 @@ def check_output_folder(target: str | os.PathLike[str], overwrite: bool) -> Path
     """Return `target` as a path if results may be put there.
 
     Raises:
-        BioAttError: it exists (and `overwrite` is false), is a file, or cannot be created.
+        BioAttError: it exists with something in it (and `overwrite` is false), is a file, or cannot be written.
     """
     folder = Path(target)
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise BioAttError(f"output {folder} is not a folder; name a folder that does not exist yet")
+    if _is_empty(folder):
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise BioAttError(f"output folder {folder} cannot be written: no permission; choose another place")
+        return folder
     if folder.exists() and not overwrite:
         raise BioAttError(f"output folder {folder} exists; name another one, or replace it whole with --overwrite")
     parent = next(p for p in folder.absolute().parents if p.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
         raise BioAttError(f"output folder {folder} cannot be created: no permission to write in {parent}")
     return folder
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder is there and holds nothing but what a run left that was killed."""
+    if not folder.is_dir():
+        return False
+    try:
+        return all(_LEFT.fullmatch(entry.name) for entry in folder.iterdir())
+    except OSError:  # who may not look into it learns that from the check of its permissions
+        return True
 
 
 def check_output_file(target: str | os.PathLike[str], overwrite: bool) -> Path:
@@ -54,14 +74,19 @@ def staged_folder(target: str | os.PathLike[str], overwrite: bool = False) -> It
     folder is left and the old one is untouched. A process that is killed may leave a hidden folder
     ``.NAME.partial-...`` beside `target`, which nothing reads and anyone may delete.
 
+    A `target` that is there and empty is filled instead, file by file, from a hidden folder in it: it may be a mount
+    point, and what is beside it may be read-only. A process that is killed before leaves ``.partial-...`` in it, which
+    the next run passes over; one that is killed while the files are moved leaves some of them.
+
     Raises:
         BioAttError: see `check_output_folder`, also where another run made `target` meanwhile; or the disk is full or
             the place not writable.
     """
     folder = check_output_folder(target, overwrite)
+    is_filled = _is_empty(folder)
+    staging = _named(folder.absolute(), "partial") if is_filled else _beside(folder.absolute(), "partial")
     try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        staging = _beside(folder.absolute(), "partial")
+        staging.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir()
     except OSError as error:
         raise BioAttError(
@@ -69,7 +94,10 @@ def staged_folder(target: str | os.PathLike[str], overwrite: bool = False) -> It
         ) from error
     try:
         yield staging
-        _swap(staging, check_output_folder(folder, overwrite))
+        if is_filled:
+            _fill(check_output_folder(folder, overwrite=False), staging)
+        else:
+            _swap(staging, check_output_folder(folder, overwrite))
     except OSError as error:
         raise BioAttError(f"writing {folder} failed: {error.strerror or error}; nothing was written there") from error
     finally:
@@ -94,6 +122,19 @@ def staged_file(target: str | os.PathLike[str]) -> Iterator[Path]:
         raise BioAttError(f"writing {file} failed: {error.strerror or error}; choose another place") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _fill(folder: Path, staging: Path) -> None:
+    """Move what is in `staging` to `folder`, or, if that fails, nothing of it."""
+    moved = []
+    try:
+        for entry in sorted(staging.iterdir()):
+            os.rename(entry, folder / entry.name)
+            moved.append(entry)
+    except BaseException:
+        for entry in moved:
+            os.rename(folder / entry.name, entry)
+        raise
 
 
 def _swap(staging: Path, folder: Path) -> None:
@@ -128,4 +169,9 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _beside(place: Path, what: str) -> Path:
     """A hidden name beside `place` that nobody else has."""
-    return place.with_name(f".{place.name}.{what}-{uuid.uuid4().hex[:16]}")
+    return _named(place.parent, f"{place.name}.{what}")
+
+
+def _named(folder: Path, what: str) -> Path:
+    """A hidden name in `folder` that nobody else has."""
+    return folder / f".{what}-{uuid.uuid4().hex[:16]}"

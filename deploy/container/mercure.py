@@ -119,24 +119,19 @@ def notification(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _denoise(source: Path, uid: str, target: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Run the inference workflow, and put its images into `target` when all are made."""
-    from scripts.inference import InferenceSummary
-    from scripts.workflow import run_workflow
+    from scripts.app.study import run_series
 
     own = Path(tempfile.mkdtemp(prefix=".bioatt-", dir=target))
     try:
         places = {"dataset_dir": str(source), "series": uid, "output_dir": str(own / "made")}
-        workflow = run_workflow(
-            "inference", ["inference.json"], {**settings, "stable_uids": True, "progress": False, **places}
-        )
+        figures = run_series(["inference.json"], {**settings, "stable_uids": True, **places})
         made = sorted((own / "made").glob("*.dcm"))
         derived = _series_uid(made[0])
         for file in made:
             os.rename(file, target / f"{derived}#{file.name}")
     finally:
         shutil.rmtree(own, ignore_errors=True)
-    handlers = workflow.parser.get_parsed_content("handlers")
-    (summary,) = (one for one in handlers if isinstance(one, InferenceSummary))
-    return {"derived_series": derived, **summary.figures()}
+    return {"derived_series": derived, **figures}
 
 
 def _series_uid(file: Path) -> str:

@@ -205,7 +205,7 @@ def test_the_first_rule_that_fits_counts(series):
 def test_derived_images_localizers_and_other_modalities_are_left_out(tmp_path):
     for number, (keyword, value, why) in enumerate(
         [
-            ("ImageType", ["DERIVED", "PRIMARY", "AXIAL"], "no rule fits"),
+            ("ImageType", ["DERIVED", "PRIMARY", "AXIAL"], "no rule fits: it is DERIVED"),
             ("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"], "no image but localizers"),
             ("Modality", "PT", "no CT"),
         ]

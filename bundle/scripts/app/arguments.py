@@ -28,7 +28,7 @@ NOTICE = "Research software, not a medical device: not for diagnosis."
 def add_series(parser: argparse.ArgumentParser) -> None:
     """One series or volume, and how it may be read."""
     parser.add_argument(
-        "input", metavar="SERIES", help="folder of a DICOM series, a DICOM file, a NIfTI file or folder"
+        "input", metavar="SERIES", help="folder or zip of a DICOM series, a DICOM file, a NIfTI file or folder"
     )
     parser.add_argument(
         "--series", default="", metavar="UID", help="SeriesInstanceUID or SeriesNumber, if a folder holds several"
@@ -89,7 +89,7 @@ def prior_overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """The folder that a command makes whole, or not at all."""
-    parser.add_argument("output", metavar="OUT", help="folder for the result; must not exist yet")
+    parser.add_argument("output", metavar="OUT", help="folder for the result; new, or empty as a mount point is")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
 
 

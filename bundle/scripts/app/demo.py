@@ -37,13 +37,14 @@ def run_demo(folder: Path) -> None:
           demo.png    one slice of each, and what was taken away
 
     Args:
-        folder: made anew; replaced whole if it exists.
+        folder: made, or empty; what a former demo left there is replaced.
     """
     from ..workflow import run_workflow
 
     check_former_demo(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # it may be a mount point, so it stays itself
+    for made in folder.iterdir():
+        shutil.rmtree(made) if made.is_dir() and not made.is_symlink() else made.unlink()
     (folder / MARK).write_text("made by `bioatt demo`, which may replace this folder\n")
     print(f"simulating {SLICES} slices of a phantom at a dose fraction of {DOSE_FRACTION:g} ...", flush=True)
     write_phantom(folder / "truth", dose_fraction=1.0)
@@ -85,6 +86,8 @@ def check_former_demo(folder: Path) -> None:
     Raises:
         BioAttError: says which.
     """
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
     if folder.exists() and not (folder / MARK).is_file():
         raise BioAttError(f"{folder} exists and is no former demo; name another folder")
     made = {MARK, "low_dose", "truth", "demo.png", *(_result(folder, strength).name for strength in STRENGTHS)}

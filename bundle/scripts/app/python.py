@@ -52,8 +52,8 @@ def denoise(
     does. The source is never changed.
 
     Args:
-        source: see the table; a path may be anything that the command takes.
-        output: a folder to write to; must not exist yet. What does not come from a file is written as NIfTI.
+        source: see the table; a path may be anything that the command takes, a zip of DICOM too.
+        output: a folder to write to; new, or empty. What does not come from a file is written as NIfTI.
         spacing_mm: of an array: mm between slices, rows and columns; of one slice, between rows and columns.
         strength: ``low``, ``standard`` or ``high``.
         anchor_mm, grain: the strength as numbers: mm, over 0 to 10, and 0 to 1.

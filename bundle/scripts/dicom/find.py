@@ -21,13 +21,13 @@ _LISTED = 5  # series in a message
 def find_series(path: str | os.PathLike[str], refused: list[BioAttError] | None = None) -> list[Series]:
     """All CT image series in a folder, or the one slice in a file.
 
-    Only headers are read. A folder is searched recursively, whatever the file names, and through links to folders;
-    hidden files and files that are not DICOM are passed over. Localizers (scouts), pages without geometry, images of
-    another plane, other modalities and second copies of a slice are left out, which is logged. Gaps between slices
-    are logged and noted in the series.
+    Only headers are read. A folder is searched recursively, whatever the file names, and through links to folders; a
+    zip is read as the folder that is in it, without being unpacked. Hidden files and files that are not DICOM are
+    passed over. Localizers (scouts), pages without geometry, images of another plane, other modalities and second
+    copies of a slice are left out, which is logged. Gaps between slices are logged and noted in the series.
 
     Args:
-        path: folder, one DICOM file (a series of this slice alone), or a DICOMDIR (its folder).
+        path: folder or zip, one DICOM file (a series of this slice alone), or a DICOMDIR (its folder).
         refused: where files and series that cannot be used are noted, so that the others are returned. Without it
             the first one raises.
 
@@ -60,7 +60,7 @@ def select_series(
     """The one series in `path`, or the one that `series` names; the others there are not checked.
 
     Args:
-        path: folder, one DICOM file, or a DICOMDIR (its folder).
+        path: folder or zip, one DICOM file, or a DICOMDIR (its folder).
         series: SeriesInstanceUID or SeriesNumber; of a series with several phases also NAME/KEYWORD=VALUE, e.g.
             ``5/AcquisitionNumber=2``, or KEYWORD=VALUE alone where there is one series.
         tell: log what is unusual; for a second look at the same series it was told already.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BioAttError
+from .archive import is_archive, names_in, open_raw
 
 _PREAMBLE = 132  # bytes up to the end of "DICM" (PS3.10 7.1)
 _MAX_PATH = 4096  # bytes of a path on Linux
@@ -43,13 +45,15 @@ class Listing(NamedTuple):
 
 
 def walk(folder: Path) -> Listing:
-    """Files below `folder` in a fixed order, hidden ones and hidden folders passed over.
+    """Files below `folder`, or in an archive, in a fixed order, hidden ones and hidden folders passed over.
 
     Links to folders are followed, each folder once, so that a link to a parent ends nowhere.
 
     Raises:
-        BioAttError: a folder cannot be read.
+        BioAttError: a folder cannot be read, or see `names_in`.
     """
+    if is_archive(folder):
+        return _walk_archive(folder)
 
     def refuse(error: OSError) -> None:
         raise BioAttError(f"{error.filename} cannot be read: {error.strerror}; check its permissions") from error
@@ -69,10 +73,23 @@ def walk(folder: Path) -> Listing:
     return Listing(files, losses, hidden)
 
 
+def _walk_archive(archive: Path) -> Listing:
+    """Files in an archive; those that are not read are losses."""
+    names, refused = names_in(archive)
+    shown = [name for name in names if not _is_hidden(name)]
+    losses = [Loss(archive / name, why) for name, why in refused.items() if not _is_hidden(name)]
+    hidden = len(names) + len(refused) - len(shown) - len(losses)
+    return Listing([archive / name for name in shown], losses, hidden)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
 def loss_of(file: Path) -> Loss | None:
     """Why a file that is not DICOM may have been a slice: it is empty, holds zeros, is cut short, or is named so."""
     try:
-        with open(file, "rb") as stream:
+        with io.BufferedReader(open_raw(file)[0]) as stream:
             head = stream.read(_MAX_PATH)
     except OSError as error:
         raise BioAttError(f"{file} cannot be read: {error.strerror}; check the file and its permissions") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import os
 import struct
 import warnings
 import zlib
@@ -24,11 +23,11 @@ from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
 from ..errors import BioAttError
+from .archive import MAX_INFLATED_BYTES, open_raw
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}  # and Legacy Converted Enhanced CT
 
-MAX_INFLATED_BYTES = 1 << 29
 _MAX_FIRST_LENGTH = 256  # of the first element of a file without the DICM prefix
 
 #: Transfer syntaxes that lose detail, or may, with their LossyImageCompressionMethod (PS3.3 C.7.6.1.1.5.1).
@@ -115,8 +114,8 @@ class _FileReader(io.BufferedReader):
     """
 
     def __init__(self, file: Path) -> None:
-        super().__init__(io.FileIO(file))
-        self._size = os.fstat(self.fileno()).st_size
+        raw, self._size = open_raw(file)
+        super().__init__(raw)
 
     def read(self, size: int | None = -1) -> bytes:
         """At most `size` bytes, and at most what is left."""

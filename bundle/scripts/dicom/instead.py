@@ -52,7 +52,7 @@ def instead_of_file(file: Path) -> str:
 
 
 def instead_of_dicom(folder: Path, listing: Listing) -> str:
-    """What lies in a folder without DICOM, and the remedy."""
+    """What lies in a folder or zip without DICOM, and the remedy."""
     kinds: dict[str, list[Path]] = {}
     for file in listing.files:
         kinds.setdefault(kind_of(file.name), []).append(file)
@@ -60,7 +60,8 @@ def instead_of_dicom(folder: Path, listing: Listing) -> str:
     losses = f"; {tell_losses(listing.losses)}" if listing.losses else ""
     if known:
         what = ", ".join(_count(files, kind, folder) for kind, files in known.items())
-        return f"no DICOM in {len(listing.files)} files, but {what}; {next(_REMEDIES[kind] for kind in known)}{losses}"
+        remedy = next(_REMEDIES[kind] for kind in known) if folder.is_dir() else "unpack it, and name what you want"
+        return f"no DICOM in {len(listing.files)} files, but {what}; {remedy}{losses}"
     if listing.files:
         return f"no DICOM in {len(listing.files)} files{losses}; name a folder with a CT series"
     hidden = f", but {listing.hidden} hidden ones, which are passed over" if listing.hidden else ""

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from ..errors import BioAttError
+from .archive import is_archive
 from .folder import Loss, loss_of, lost_slices, tell_losses, walk
 from .headers import CT_IMAGE_STORAGE, ENHANCED_CT, label, open_dicom, quiet_pydicom, text
 from .instead import instead_of_dicom, instead_of_file
@@ -34,11 +35,26 @@ _DICOMDIR = "1.2.840.10008.1.3.10"
 Found = tuple[Path, Dataset]  # a file and its header, without the pixels
 
 
+class OtherSeries(NamedTuple):
+    """A series without CT slices.
+
+    Args:
+        number: SeriesNumber, None where there is none.
+        images: how many files.
+        kind: what they are, in words.
+    """
+
+    number: int | None
+    images: int
+    kind: str
+
+
 class Scan(NamedTuple):
-    """CT images by SeriesInstanceUID, and files that may have been some and cannot be read."""
+    """CT images by SeriesInstanceUID, files that may have been some and cannot be read, and the other series."""
 
     series: dict[str, list[Found]]
     losses: list[Loss]
+    others: dict[str, OtherSeries]
 
     def lost_from(self, uid: str) -> list[Loss]:
         """Losses that look like slices of a series."""
@@ -55,7 +71,7 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
     A DICOMDIR stands for its folder: its records may be out of date, or point elsewhere, and are not followed.
 
     Args:
-        path: folder, DICOM file or DICOMDIR.
+        path: folder or zip, DICOM file or DICOMDIR.
         tell: log what was left out.
         refused: where files that cannot be read are noted; without it the first one raises.
 
@@ -85,7 +101,22 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
     for file, header in slices:
         series.setdefault(text(header, "SeriesInstanceUID", file), []).append((file, header))
     ordered = dict(sorted(series.items(), key=lambda item: (series_number(item[1][0][1]) or 0, item[0])))
-    return Scan(ordered, losses)
+    return Scan(ordered, losses, _others(headers, ordered))
+
+
+def _others(headers: list[Found], series: dict[str, list[Found]]) -> dict[str, OtherSeries]:
+    """Series that none of `series` is, ordered as they are."""
+    found: dict[str, list[Dataset]] = {}
+    for _, header in headers:
+        uid = _plain(header, "SeriesInstanceUID")
+        if uid not in series:
+            found.setdefault(uid, []).append(header)
+    return {
+        uid: OtherSeries(
+            series_number(images[0]), len(images), _kind(images[0]) if not _is_ct(images[0]) else "localizer"
+        )
+        for uid, images in sorted(found.items(), key=lambda item: (series_number(item[1][0]) or 0, item[0]))
+    }
 
 
 def series_number(header: Dataset) -> int | None:
@@ -118,14 +149,14 @@ def printable(words: str) -> str:
 
 def _headers(path: Path, refused: list[BioAttError] | None) -> tuple[list[Found], list[Loss]]:
     """Headers of the DICOM files in `path`, and files that may have been some."""
-    if path.is_file():
+    if path.is_file() and not is_archive(path):
         header = _header(path)
         if header is None:
             _refuse_file(path)
         if not _is_dicomdir(header):
             return [(path, header)], []
         path = path.parent
-    if not path.is_dir():
+    if not path.is_dir() and not is_archive(path):
         what = "is a broken link" if path.is_symlink() else "does not exist"
         raise BioAttError(f"{path} {what}; name a folder with a CT series, or one CT image")
     listing, found, losses = walk(path), [], []

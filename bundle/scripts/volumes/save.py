@@ -184,10 +184,19 @@ def check_places(dataset_dir: str | os.PathLike[str], output_dir: str | os.PathL
     Raises:
         BioAttError: say which, and the remedy.
     """
+    check_apart(dataset_dir, output_dir)
+    check_output_folder(output_dir, overwrite)
+    check_replaceable(output_dir)
+
+
+def check_apart(dataset_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str]) -> None:
+    """Refuse an output folder that would mingle with the input.
+
+    Raises:
+        BioAttError: say which, and the remedy.
+    """
     if not str(output_dir):
         raise BioAttError("no output folder given; name one that does not exist yet (--output_dir PATH)")
     source, target = Path(dataset_dir).resolve(), Path(output_dir).resolve()
     if target == source or target in source.parents or (source.is_dir() and source in target.parents):
         raise BioAttError(f"output folder {output_dir} and input {dataset_dir} lie inside one another; choose another")
-    check_output_folder(output_dir, overwrite)
-    check_replaceable(output_dir)

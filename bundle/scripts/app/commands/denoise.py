@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from ...errors import BioAttError
 from ..arguments import (
@@ -56,6 +58,17 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--stable-uids", action="store_true", help="the same run gives the same UIDs, not new ones")
     parser.add_argument("--keep-private", action="store_true", help="keep private DICOM elements")
     parser.add_argument(
+        "--all-series",
+        action="store_true",
+        help="SERIES is a study, a folder or zip with several series: denoise each CT series into a folder in OUT, "
+        "named by SeriesNumber, and tell why the others were left out",
+    )
+    parser.add_argument(
+        "--rules",
+        metavar="FILE",
+        help="with --all-series: which series, and how, as JSON (default: original CT; docs/node.md)",
+    )
+    parser.add_argument(
         "--cohort",
         action="store_true",
         help="SERIES is a list: a text file with one path per line, or a CSV with the columns input and output, and "
@@ -81,6 +94,10 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
     configs = ["inference.json", *network_config(options)]
+    if options.all_series:
+        return _all_series(options, configs, overrides)
+    if options.rules:
+        raise BioAttError("--rules choose among the series of a study; give them together with --all-series")
     if options.cohort:
         from ...cohort import denoise_cohort
 
@@ -89,3 +106,19 @@ def run(options: argparse.Namespace) -> int:
         raise BioAttError("--resume goes on with a list of series; give it together with --cohort")
     run_workflow("inference", configs, overrides)
     return 0
+
+
+def _all_series(options: argparse.Namespace, configs: list[str], overrides: dict[str, Any]) -> int:
+    """Every CT series of a study.
+
+    Raises:
+        BioAttError: with an option that names one series, or a list.
+    """
+    from ..node.rules import read_rules
+    from ..study import denoise_study
+
+    for name in ("series", "one_scan", "cohort", "resume"):
+        if getattr(options, name):
+            raise BioAttError(f"--all-series is about a whole study; leave out --{name.replace('_', '-')}")
+    rules = read_rules(Path(options.rules) if options.rules else None)
+    return denoise_study(options.input, options.output, configs, overrides, rules)

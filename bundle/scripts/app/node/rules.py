@@ -140,7 +140,8 @@ def choose(files: Iterable[Path], rules: Sequence[Rule]) -> Choice:
             return Choice(None, "BioAtt made it")
         rule = next((one for one in rules if one.fits(header, file)), None)
         if rule is None:
-            return Choice(None, "no rule fits")
+            derived = label(header, "ImageType", file).upper().startswith("DERIVED")
+            return Choice(None, "no rule fits" + (": it is DERIVED" if derived else ""))
         return Choice(rule.settings if rule.denoise else None, f"rule {rule.name}")
     return Choice(None, "no image but localizers")
 
