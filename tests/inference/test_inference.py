@@ -265,6 +265,7 @@ def bad_inputs(folder, weights):
     cut.write_bytes(cut.read_bytes()[:-500])
     nibabel.save(nibabel.Nifti1Image(np.linspace(0, 1, 64).reshape(4, 4, 4), np.eye(4)), folder / "unit.nii")
     (folder / "exists").mkdir()
+    (folder / "exists" / "mine.txt").write_text("mine")
     return {
         "missing": (["x"], "x does not exist"),
         "empty": (["empty"], "no files"),
