@@ -21,7 +21,7 @@ def member(number, **values):
 
     def modify(dataset, i):
         uid = f"1.2.3.{number}"
-        dataset.SeriesInstanceUID, dataset.SeriesNumber = values.pop("SeriesInstanceUID", uid), number
+        dataset.SeriesInstanceUID, dataset.SeriesNumber = uid, number
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{uid}.{i + 1}"
         for keyword, value in values.items():
             setattr(dataset, keyword, value)
