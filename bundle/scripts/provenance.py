@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from .strengths import CUSTOM, DEFAULT, Strength, choose_strength
@@ -12,6 +14,12 @@ NOT_FOR_DIAGNOSIS = "Research software, not a medical device."
 MANUFACTURER = "BioAtt project"
 #: How the contribution of a denoising begins, by which its results are known.
 DENOISING = "CT denoising"
+
+
+def bundle_version() -> str:
+    """The bundle's version, from its metadata.json."""
+    metadata = Path(__file__).resolve().parents[1] / "configs" / "metadata.json"
+    return json.loads(metadata.read_text(encoding="utf-8"))["version"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ is made.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import shutil
@@ -135,6 +136,15 @@ def _fill(folder: Path, staging: Path) -> None:
         for entry in moved:
             os.rename(folder / entry.name, entry)
         raise
+
+
+def is_about_the_disk(error: BaseException | None) -> bool:
+    """Whether an error is, or comes from, one of the place where results go: full, broken or read-only."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _swap(staging: Path, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import json
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ from .device import keep_freed_memory
 from .dicom import select_series
 from .errors import BioAttError, find_bioatt_error
 from .former_keys import FORMER_CONFIGS, told
+from .inference import InferenceSummary
 from .networks import Denoiser, weights_sha256
 from .ownership import check_replaceable_report
 from .priors import PriorSource
@@ -119,6 +121,46 @@ def open_workflow(
     )
     workflow.initialize()
     return workflow
+
+
+class RepeatedInference:
+    """The inference workflow on one input after another; network and prior model are loaded once for all.
+
+    Example:
+        >>> inference = RepeatedInference()
+        >>> inference.load({"prior": "uniform"})
+        >>> inference.run({"dataset_dir": "series3", "output_dir": "series3_denoised"})["slices"]
+        100
+    """
+
+    def __init__(self) -> None:
+        self._asked = ""
+        self._configs: Sequence[str] = ()
+        self._settings: dict[str, Any] = {}
+
+    def load(self, settings: Mapping[str, Any], config_names: Sequence[str] = ("inference.json",)) -> None:
+        """Load what `settings`, overrides of these configs, ask for, unless it is loaded already.
+
+        Raises:
+            BioAttError: network or prior cannot be loaded.
+        """
+        asked = json.dumps([dict(settings), list(config_names)], sort_keys=True, default=str)
+        if asked == self._asked:
+            return
+        self._asked, self._settings = "", {}  # what was loaded before is freed first
+        parser = open_workflow("inference", config_names, dict(settings)).parser
+        parts = {name: parser.get_parsed_content(name) for name in ("network", "prior_source")}
+        self._asked, self._configs, self._settings = asked, config_names, {**settings, **parts}
+
+    def run(self, places: Mapping[str, Any]) -> dict[str, Any]:
+        """Denoise one input; `places` are overrides as well. Return the figures of `InferenceSummary`.
+
+        Raises:
+            BioAttError: it cannot be denoised.
+        """
+        workflow = run_workflow("inference", self._configs, {**self._settings, **places})
+        handlers = workflow.parser.get_parsed_content("handlers")
+        return next(one for one in handlers if isinstance(one, InferenceSummary)).figures()
 
 
 def check_tracking(tracking: str | dict[str, Any] | None) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
+
+from ..provenance import bundle_version
+
+__all__ = ["bundle_module", "bundle_version"]
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,8 +34,3 @@ def bundle_module(name: str) -> ModuleType:
             "rename that one, or use BioAtt in a process of its own"
         )
     return importlib.import_module(f"{package}.{name}")
-
-
-def bundle_version() -> str:
-    """The bundle's version, from its metadata.json."""
-    return json.loads((BUNDLE_ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))["version"]

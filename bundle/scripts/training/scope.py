@@ -15,6 +15,7 @@ from ..dose.image_noise import noise_sd_hu
 from ..hu import WINDOWS_HU
 from ..networks import Denoiser, Recipe
 from ..priors import PriorSource
+from ..provenance import bundle_version
 from ..volumes.regions import UNKNOWN
 from ..volumes.scope import NOISE_SLICES, RANGES, Facts, Scope, header_facts
 from .studies import Study
@@ -38,7 +39,6 @@ def training_recipe(
         preparation, window_hu, form, temperature: of `make_prior`.
         scope: what it is shown.
     """
-    metadata = Path(__file__).parents[2] / "configs" / "metadata.json"
     return Recipe(
         network_def=network.definition,
         descriptors=tuple(prior_source.descriptors),
@@ -49,7 +49,7 @@ def training_recipe(
         prior_form=form,
         prior_temperature=float(temperature),
         scope=None if scope is None else asdict(scope),
-        version=json.loads(metadata.read_text(encoding="utf-8"))["version"],
+        version=bundle_version(),
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import multiprocessing
 import os
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import find_bioatt_error
+from ...staging import is_about_the_disk
 from .storage import sync_folder
 
 
@@ -100,11 +99,12 @@ class Worker:
 
 
 class Denoiser:
-    """Runs the inference workflow; network and prior model are loaded once for the same settings."""
+    """Denoises one series after another by the inference workflow; what the same settings share is loaded once."""
 
     def __init__(self) -> None:
-        self._known = ""
-        self._parts: dict[str, Any] = {}
+        from ...workflow import RepeatedInference
+
+        self._inference = RepeatedInference()
 
     def __call__(self, source: Path, target: Path, settings: Mapping[str, Any]) -> None:
         """Denoise the one series in `source`; its derived series is the folder `target`, with UIDs that stay the same.
@@ -112,16 +112,8 @@ class Denoiser:
         Raises:
             BioAttError: it cannot be denoised.
         """
-        from ...workflow import open_workflow, run_workflow
-
-        shared = {**settings, "stable_uids": True, "progress": False}
-        asked = json.dumps(settings, sort_keys=True)
-        if asked != self._known:
-            parser = open_workflow("inference", ["inference.json"], shared).parser
-            self._parts = {name: parser.get_parsed_content(name) for name in ("network", "prior_source")}
-            self._known = asked
-        places = {"dataset_dir": str(source), "output_dir": str(target)}
-        run_workflow("inference", ["inference.json"], {**shared, **self._parts, **places})
+        self._inference.load({**settings, "stable_uids": True, "progress": False})
+        self._inference.run({"dataset_dir": str(source), "output_dir": str(target)})
 
 
 def denoise_folder(denoise: Denoiser, folder: Path, settings: Mapping[str, Any]) -> Outcome:
@@ -137,7 +129,7 @@ def denoise_folder(denoise: Denoiser, folder: Path, settings: Mapping[str, Any])
         sync_folder(folder)
     except Exception as error:
         ours = find_bioatt_error(error)
-        if _is_about_the_disk(error) or ours is None:
+        if is_about_the_disk(error) or ours is None:
             told = str(ours) if ours is not None else f"unexpected {type(error).__name__}"
             return Outcome("again", told)
         return Outcome("refused", str(ours))
@@ -168,12 +160,3 @@ def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
-
-
-def _is_about_the_disk(error: BaseException | None) -> bool:
-    """Whether an error comes of the place where results go, not of the series."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -1,0 +1,86 @@
+"""The list of a cohort: which series there are, and where their results go."""
+
+from __future__ import annotations
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import BioAttError
+from ..volumes.formats import suffix_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One series of a cohort.
+
+    Args:
+        source: the input.
+        target: folder of its result.
+        series: which series of the input, by UID or number, where it holds several.
+    """
+
+    source: Path
+    target: Path
+    series: str = ""
+
+    @property
+    def name(self) -> str:
+        """The input, for a message."""
+        return f"{self.source}, series {self.series}" if self.series else str(self.source)
+
+
+def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[str]) -> list[Job]:
+    """The series of a list, in its order. Paths are relative to the list's folder, results to `output_dir`.
+
+    ::
+
+        patients/a/series3           or, as NAME.csv       input,output
+        patients/b/low.nii.gz                              patients/a/series3,a
+        # a comment                                        patients/b/low.nii.gz,b
+
+    Columns may be parted by semicolons. Without outputs, a result is named like the last part of its input, without
+    the suffix of its format. A third column, series, names one of several series in a folder, by UID or number.
+
+    Raises:
+        BioAttError: unreadable, empty, a CSV without these columns, or two results at one place or outside.
+    """
+    file, root = Path(list_file), Path(output_dir)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BioAttError(f"list {file} cannot be read ({error}); name a text file with one path per line") from error
+    if file.suffix.lower() == ".csv":
+        lines = text.splitlines()
+        semicolons = bool(lines) and ";" in lines[0] and "," not in lines[0]  # as some countries' spreadsheets write
+        table = csv.DictReader(lines, delimiter=";" if semicolons else ",")
+        if not {"input", "output"} <= set(table.fieldnames or ()):
+            raise BioAttError(f"{file} must have the columns input and output, it has {table.fieldnames}; add them")
+        rows = [tuple((row.get(name) or "").strip() for name in ("input", "output", "series")) for row in table]
+    else:
+        lines = (line.strip() for line in text.splitlines())
+        rows = [(line, _name(line), "") for line in lines if line and not line.startswith("#")]
+    if not rows:
+        raise BioAttError(f"{file} names no series; write one path per line")
+    jobs, places = [], {}
+    for source, name, series in rows:
+        target = Path(os.path.normpath(root / name))
+        if not source or not name or root.absolute() not in target.absolute().parents:
+            raise BioAttError(
+                f"{file}: the result of {source!r} would be {name!r}, wanted a folder in {root}; name one"
+            )
+        near = [other for other in places if other == target or other in target.parents or target in other.parents]
+        if near:
+            raise BioAttError(
+                f"{file}: {source} and {places[near[0]]} would have their results at one place, {target}; name them in "
+                "a CSV with the columns input and output"
+            )
+        places[target] = source
+        jobs.append(Job(source=file.absolute().parent / source, target=target.absolute(), series=series))
+    return jobs
+
+
+def _name(source: str) -> str:
+    """Last part of a path, without the suffix of a format."""
+    return Path(source).name.removesuffix(suffix_of(source))
