@@ -113,7 +113,6 @@ def test_the_rules_notice(place, line):
         ("networks/attention.py", "from ..errors import BioAttError\nfrom .redcnn import BioAtt"),
         ("inference/inferers.py", "from ..volumes.reader import slice_keys_from_meta\nfrom .. import hu"),
         ("app/demo.py", "from .commands.demo import run"),
-        ("cohort.py", "from . import LOADED_AT"),
         ("dose/geometry.py", "def f():\n    from skimage.transform import radon"),
         ("command_line.py", "import importlib\ndef f():\n    importlib.import_module('scripts.app.commands.demo')"),
     ],

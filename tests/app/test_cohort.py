@@ -1,30 +1,42 @@
-"""A list of series: shared by processes, each done once, one bad series stops none, a killed run goes on."""
+"""A list of series: each done once, one bad series or dead worker stops none, a killed run goes on."""
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from made_studies import as_nifti, save_with_recipe
 from scripts import cohort
 from scripts.app.command_line import main
 from scripts.benchmark.workflows import default_network
-from scripts.cohort import STATE_FOLDER, read_list
+from scripts.cohort import Places, denoise_jobs, read_list, run, work
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import load_volume
 
 OPTIONS = ("--prior", "uniform", "--quiet")
+BUNDLE = Path(cohort.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     file = tmp_path_factory.mktemp("weights") / "w.pt"
     return save_with_recipe(default_network(), file)
+
+
+@pytest.fixture(scope="module")
+def here():
+    """Address of a scheduler whose worker is a thread of this process: Dask without the start of processes."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address
 
 
 @pytest.fixture
@@ -37,60 +49,92 @@ def study(tmp_path):
     return tmp_path
 
 
-def command(study, weights, *words):
-    return [
-        "denoise",
-        "--cohort",
-        str(study / "list.txt"),
-        str(study / "out"),
-        "--weights",
-        str(weights),
-        *OPTIONS,
-        *words,
-    ]
+def command(study, weights, *words, listed="list.txt"):
+    places = ["--cohort", str(study / listed), str(study / "out"), "--weights", str(weights)]
+    return ["denoise", *places, *OPTIONS, *words]
 
 
-def start(study, weights, *words, rank=0, world_size=1):
-    """`bioatt denoise --cohort` in a process of its own."""
+def start(words):
+    """`bioatt` in a process of its own, and a group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "scripts.app.command_line", *command(study, weights, *words)],
-        cwd=os.path.dirname(os.path.dirname(cohort.__file__)),
-        env=os.environ | {"RANK": str(rank), "WORLD_SIZE": str(world_size), "OMP_NUM_THREADS": "1"},
+        [sys.executable, "-m", "scripts.app.command_line", *words],
+        cwd=BUNDLE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
 
 
 def results(study):
-    return {path.name for path in (study / "out").iterdir() if not path.name.startswith(".")}
+    return {path.name for path in (study / "out").iterdir() if path.is_dir()}
 
 
-def test_a_bad_series_is_told_at_the_end_and_stops_no_other(study, weights, capsys):
-    assert main(command(study, weights)) == 1
+def table(study):
+    with open(study / "out" / "cohort.csv", newline="") as file:
+        return {row["output"]: row for row in csv.DictReader(file)}
+
+
+def wait_for(found, process=None):
+    """What `found` returns, as soon as it is something."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and (process is None or process.poll() is None):
+        if one := found():
+            return one
+        time.sleep(0.02)
+    raise AssertionError(f"waited in vain: {process and process.communicate()[0]}")
+
+
+def at_work(study, name):
+    """Ids of the processes that write the result of a series, by their open or partial folder's owner."""
+    return list((study / "out").glob(f".{name}.partial-*"))
+
+
+def test_a_bad_series_is_told_at_the_end_and_stops_no_other(study, weights, here, capsys):
+    assert main(command(study, weights, "--scheduler", here)) == 1
     told = capsys.readouterr().out.splitlines()
     assert told[-1] == "3 of 4 series done (0 of them before), 1 failed"
-    assert told[-2].startswith(f"failed  {study / 'missing'}: input") and "does not exist" in told[-2]
+    assert told[-3].startswith(f"failed  {study / 'missing'}: input") and "does not exist" in told[-3]
     assert results(study) == {"series1", "series2", "volume"}
     assert len(load_volume(study / "out" / "series2").sop_instance_uids) == 3
 
 
-def test_series_of_one_folder_are_named_in_a_column(study, weights, capsys):
+def test_the_table_has_a_row_for_each_series_in_the_list_s_order(study, weights, here):
+    main(command(study, weights, "--scheduler", here))
+    rows = table(study)
+    assert list(rows) == ["series1", "missing", "volume", "series2"]
+    assert [row["state"] for row in rows.values()] == ["done", "failed", "done", "done"]
+    assert [row["slices"] for row in rows.values()] == ["3", "", "3", "3"]
+    assert rows["volume"]["input"] == str(study / "volume.nii.gz")
+    assert "does not exist" in rows["missing"]["message"]
+    assert all(float(row["seconds"]) >= 0 for row in rows.values())
+
+
+def test_what_is_warned_of_is_told_with_its_series(study, weights, here, capsys):
+    main(command(study, weights, "--scheduler", here, "--anchor-mm", "1"))
+    warned = [line for line in capsys.readouterr().err.splitlines() if "coarser than what an" in line]
+    sources = [study / name for name in ("series1", "volume.nii.gz", "series2")]
+    assert sorted(line.partition(": pixels")[0] for line in warned) == sorted(
+        f"WARNING scripts.cohort.run: {source}" for source in sources
+    )
+
+
+def test_series_of_one_folder_are_named_in_a_column(study, weights, here, capsys):
     write_ct_series(study / "study" / "a", slices=2, seed=1)
     write_ct_series(study / "study" / "b", slices=3, seed=2, modify=lambda image, _: setattr(image, "SeriesNumber", 7))
     lines = ["input,output,series", "study,three,3", "study,seven,7", "study,nine,9", "study,none,"]
     (study / "list.csv").write_text("\n".join(lines))
-    words = ["denoise", "--cohort", str(study / "list.csv"), str(study / "out"), "--weights", str(weights), *OPTIONS]
-    assert main(words) == 1
+    assert main(command(study, weights, "--scheduler", here, listed="list.csv")) == 1
     told = capsys.readouterr().out.splitlines()
     assert told[-1] == "2 of 4 series done (0 of them before), 2 failed"
-    assert "study, series 9: " in told[-3] and "no CT series 9" in told[-3] and "holds 2 CT series" in told[-2]
+    assert "study, series 9: " in told[-4] and "no CT series 9" in told[-4] and "holds 2 CT series" in told[-3]
     counts = [len(load_volume(study / "out" / name).sop_instance_uids) for name in ("three", "seven")]
     assert counts == [2, 3]
 
 
-def test_results_are_those_of_single_runs(study, weights):
-    main(command(study, weights))
+def test_results_are_those_of_single_runs(study, weights, here):
+    main(command(study, weights, "--scheduler", here))
     for source, result in (("series2", "series2"), ("volume.nii.gz", "volume")):
         words = ["denoise", str(study / source), str(study / "single" / result), "--weights", str(weights), *OPTIONS]
         assert main(words) == 0
@@ -99,79 +143,251 @@ def test_results_are_those_of_single_runs(study, weights):
         assert (together == single).all()
 
 
-def test_network_and_prior_are_loaded_once(study, weights, monkeypatch):
+def test_network_and_prior_are_loaded_once_by_a_worker(study, weights, here, monkeypatch):
     from scripts import networks, priors
 
+    work._kept.cache_clear()
     calls = []
     for module, name in ((networks, "load_weights"), (priors, "make_prior")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, real=real, name=name, **k: calls.append(name) or real(*a, **k))
-    main(command(study, weights))
+    main(command(study, weights, "--scheduler", here))
     assert sorted(calls) == ["load_weights", "make_prior"]
 
 
-def test_resume_leaves_out_what_is_finished_and_tries_failures_again(study, weights, capsys):
-    assert main(command(study, weights)) == 1
+def test_weights_that_cannot_be_loaded_end_it_at_once(study, here, capsys):
+    assert main(command(study, study / "none.pt", "--scheduler", here)) == 2
+    assert "none.pt" in capsys.readouterr().err
+    assert results(study) == set()
+
+
+def test_a_worker_with_another_version_ends_it(study, weights, here, monkeypatch, capsys):
+    monkeypatch.setattr(run, "bundle_version", lambda: "9.9.9")
+    assert main(command(study, weights, "--scheduler", here)) == 2
+    assert "the command 9.9.9; install the same" in capsys.readouterr().err
+
+
+def test_resume_leaves_out_what_is_finished_and_tries_failures_again(study, weights, here, capsys):
+    words = command(study, weights, "--scheduler", here)
+    assert main(words) == 1
+    first = table(study)
     stamps = {name: (study / "out" / name).stat().st_mtime_ns for name in results(study)}
     write_ct_series(study / "missing", slices=2, seed=3)
-    assert main(command(study, weights)) == 2
+    assert main(words) == 2
     assert "go on with --resume" in capsys.readouterr().err
-    assert main(command(study, weights, "--resume")) == 0
+    assert main([*words, "--resume"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "4 of 4 series done (3 of them before), 0 failed"
     assert {name: (study / "out" / name).stat().st_mtime_ns for name in stamps} == stamps
+    again = table(study)
+    assert again["missing"]["state"] == "done"
+    assert again["series1"] == first["series1"] | {"state": "done before"}
 
 
-def test_two_processes_share_a_list_and_do_each_series_once(study, weights):
+def test_nothing_left_to_do_starts_nothing(study, weights, here, monkeypatch, capsys):
+    (study / "list.txt").write_text("series1\n")
+    main(command(study, weights, "--scheduler", here))
+    monkeypatch.setattr(run, "_connected", None)
+    assert main(command(study, weights, "--resume")) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 of 1 series done (1 of them before), 0 failed"
+
+
+def test_what_fails_by_chance_is_tried_again_but_not_for_ever(study, weights, here, monkeypatch, capsys):
+    from scripts import workflow
+
+    real, begun = workflow.RepeatedInference.run, []
+
+    def unsure(self, places):
+        begun.append(Path(places["dataset_dir"]).name)
+        if begun[-1] == "series2" or begun.count("series1") == 1 and begun[-1] == "series1":
+            raise ZeroDivisionError("of chance")
+        return real(self, places)
+
+    monkeypatch.setattr(workflow.RepeatedInference, "run", unsure)
+    assert main(command(study, weights, "--scheduler", here, "--tries", "2")) == 1
+    told, logged = capsys.readouterr()
+    assert [begun.count(name) for name in ("series1", "series2", "missing")] == [2, 2, 1]  # a refusal is no chance
+    assert f"failed  {study / 'series2'}: unexpected ZeroDivisionError" in told
+    assert table(study)["series1"]["state"] == "done"
+    assert "of chance" in logged and "Traceback" in logged
+
+
+def test_two_processes_share_a_list_and_one_that_is_killed_costs_one_series_time(study, weights):
+    """Real processes, one killed by SIGKILL in the middle of a series: all is done, what was finished not again."""
+    write_ct_series(study / "long", slices=60, seed=9)
+    names = ["long", *(f"series{seed}" for seed in range(1, 9))]
     for seed in range(3, 9):
         write_ct_series(study / f"series{seed}", slices=3, seed=seed)
-        with open(study / "list.txt", "a") as file:
-            file.write(f"series{seed}\n")
-    running = [start(study, weights, rank=rank, world_size=2) for rank in range(2)]
-    told = [one.communicate(timeout=300)[0] for one in running]
-    assert [one.returncode for one in running] == [1, 1]
-    assert results(study) == {"volume", *(f"series{seed}" for seed in range(1, 9))}
-    for text in told:  # both wait for the end and tell of it all
-        assert "9 of 10 series done" in text and text.count("failed  ") == 1
-    done = [text.count("per slice)") for text in told]  # summaries of the workflow
-    assert sum(done) == 9, told
+    (study / "list.txt").write_text("\n".join(names))
+    running = start(command(study, weights, "--processes", "2"))
+    killed = wait_for(lambda: _who_writes(study / "out", "long"), running)
+    finished = {name: (study / "out" / name).stat().st_mtime_ns for name in results(study)}
+    os.kill(killed, signal.SIGKILL)
+    told = running.communicate(timeout=400)[0]
+    assert running.returncode == 0, told
+    assert "9 of 9 series done (0 of them before), 0 failed" in told
+    assert results(study) == set(names) and not list((study / "out").glob(".*"))
+    assert {name: (study / "out" / name).stat().st_mtime_ns for name in finished} == finished
+    assert len(load_volume(study / "out" / "long").sop_instance_uids) == 60
 
 
-def test_results_of_a_process_that_loaded_faster_are_no_old_results(study, weights, monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(cohort, "LOADED_AT", time.time() - 60)
-    old = study / "out" / "series1"
-    old.mkdir(parents=True)
-    assert main(command(study, weights)) == 1 and "3 of 4 series done (1 of them before)" in capsys.readouterr().out
-    os.utime(old, (time.time() - 120,) * 2)
-    assert main(command(study, weights)) == 2 and "go on with --resume" in capsys.readouterr().err
+def _who_writes(folder, name):
+    """The process that has files of the unfinished result `name` in `folder` open; None where there is none."""
+    begin = str(folder / f".{name}.partial-")
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.readlink(one).startswith(begin) for one in (entry / "fd").iterdir()):
+                return int(entry.name)
+        except OSError:
+            continue
+    return None
 
 
-def test_a_killed_run_leaves_nothing_half_and_goes_on(study, weights):
-    write_ct_series(study / "series2", slices=40, seed=2)
+def test_a_series_that_kills_each_worker_is_given_up_and_stops_no_other(study, weights, monkeypatch):
+    """As one that needs more memory than a worker has: the others are done, and the reason is told."""
     (study / "list.txt").write_text("series1\nseries2\n")
-    running = start(study, weights)
-    deadline = time.monotonic() + 240
-    while not list((study / "out").glob(f"{STATE_FOLDER}/series2.lock")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    running.send_signal(signal.SIGKILL)
+    deadly = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(run, "_task", _deadly_for(run._task, "series1", deadly))
+    jobs = read_list(study / "list.txt", study / "out")
+    places = Places(processes=1, tries=2)
+    ended = {job.source.name: told for job, told in denoise_jobs(jobs, ["inference.json"], _settings(weights), places)}
+    assert ended["series1"]["state"] == "failed" and "2 workers died at it" in ended["series1"]["why"]
+    assert ended["series2"]["state"] == "done"
+
+
+def _settings(weights):
+    return {"weights": str(weights), "prior": "uniform"}
+
+
+def _deadly_for(task, name, code):
+    """Tasks of which one series runs `code` first."""
+
+    def made(request):
+        denoise = task(request)
+        is_it = request["source"].endswith(name)
+
+        def tried():
+            if is_it:
+                exec(code)
+            return denoise()
+
+        return tried
+
+    return made
+
+
+def test_a_killed_run_leaves_nothing_half_and_goes_on(study, weights, here):
+    write_ct_series(study / "long", slices=60, seed=2)
+    (study / "list.txt").write_text("series1\nlong\n")
+    running = start(command(study, weights))
+    wait_for(lambda: at_work(study, "long"), running)
+    os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
-    assert results(study) == {"series1"}
-    (study / "out" / ".series2.partial-left").mkdir()  # as one that is killed while it writes
+    assert results(study) == {"series1", *(path.name for path in at_work(study, "long"))}
     stamp = (study / "out" / "series1").stat().st_mtime_ns
-    write_ct_series(study / "series2", slices=3, seed=2, name="{:04d}.dcm")
-    for file in sorted((study / "series2").iterdir())[3:]:
-        file.unlink()
-    assert main(command(study, weights, "--resume")) == 0
-    assert results(study) == {"series1", "series2"}
+    assert main(command(study, weights, "--scheduler", here, "--resume")) == 0
+    assert results(study) == {"series1", "long"}
     assert (study / "out" / "series1").stat().st_mtime_ns == stamp
-    assert not (study / "out" / ".series2.partial-left").exists()
 
 
-def test_a_csv_names_the_results(study, weights, capsys):
+def test_a_stopped_run_leaves_nothing_half(study, weights):
+    write_ct_series(study / "long", slices=60, seed=2)
+    (study / "list.txt").write_text("series1\nlong\n")
+    running = start(command(study, weights))
+    wait_for(lambda: at_work(study, "long"), running)
+    os.killpg(running.pid, signal.SIGINT)  # as Ctrl-C does, to all processes of the terminal
+    told = running.communicate(timeout=120)[0]
+    assert running.returncode == 130 and "nothing half-written is left" in told
+    assert results(study) == {"series1"}
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A site's cluster, by Dask's own commands: a scheduler and two workers, one of which has a GPU by resource."""
+    logs = open(tmp_path / "dask.log", "w")
+    team = []
+
+    def begin(*words):
+        team.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "dask", *words], stdout=logs, stderr=logs, cwd=tmp_path, start_new_session=True
+            )
+        )
+
+    file = tmp_path / "scheduler.json"
+    begin("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+    wait_for(file.is_file, team[0])
+    for name, words in (("plain", ()), ("with-gpu", ("--resources", "GPU=1"))):
+        begin("worker", "--scheduler-file", str(file), "--nthreads", "1", "--name", name, "--no-dashboard", *words)
+    yield file, tmp_path / "dask.log"
+    for one in team:
+        os.killpg(one.pid, signal.SIGTERM)
+    for one in team:
+        one.communicate(timeout=60)
+    logs.close()
+
+
+def test_workers_of_a_site_take_what_they_have_the_resources_for_and_log_no_path(study, weights, site):
+    file, log = site
+    os.rename(study / "series1", study / "Doe^Jane")
+    (study / "list.txt").write_text("Doe^Jane\nseries2\nmissing\n")
+    jobs = read_list(study / "list.txt", study / "out")
+    places = Places(scheduler=str(file), resources={"GPU": 1})
+    ended = {job.source.name: told for job, told in denoise_jobs(jobs, ["inference.json"], _settings(weights), places)}
+    assert {name: told["state"] for name, told in ended.items()} == {
+        "Doe^Jane": "done",
+        "series2": "done",
+        "missing": "failed",
+    }
+    assert {told["worker"] for told in ended.values()} == {"with-gpu"}
+    written = log.read_text()
+    assert "Register worker" in written and "Doe^Jane" not in written and "series2" not in written
+
+
+def test_a_scheduler_that_does_not_answer_is_told(study, weights, monkeypatch, capsys):
+    import dask
+
+    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+        assert main(command(study, weights, "--scheduler", "tcp://127.0.0.1:9")) == 2
+        assert "no Dask scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err
+        assert main(command(study, weights, "--scheduler", "nonsense://x")) == 2
+        assert "no Dask scheduler answers at nonsense://x" in capsys.readouterr().err
+
+
+def test_a_cluster_of_this_machine_has_no_dashboard_and_talks_in_tls(study):
+    from distributed import Client
+
+    job = read_list(study / "list.txt", study / "out")[0]
+    with run._connected(Places(processes=1), [job]) as client:
+        address = client.scheduler.address
+        assert address.startswith("tls://127.0.0.1:")
+        assert all(one.startswith("tls://127.0.0.1:") for one in client.nthreads())
+        assert client.dashboard_link is None or _answer(client.dashboard_link) == 404
+        with pytest.raises((OSError, ValueError, TypeError, RuntimeError)):  # without its certificate
+            Client(address, timeout=5, set_as_default=False)
+
+
+def _answer(link):
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(link, timeout=10) as answer:
+            return answer.status
+    except HTTPError as error:
+        return error.code
+
+
+def test_paths_of_settings_do_not_hang_on_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = run._for_workers({"weights": "w.pt", "prior": "table:p.csv", "device": "cuda:0", "dataset_dir": "x"})
+    assert (found["weights"], found["prior"]) == (str(tmp_path / "w.pt"), f"table:{tmp_path / 'p.csv'}")
+    assert found["device"] == "cuda:0" and found["isolated"] and "dataset_dir" not in found
+    assert run._for_workers({"prior": "hf-hub:a/b"})["prior"] == "hf-hub:a/b"
+
+
+def test_a_csv_names_the_results(study, weights, here):
     (study / "list.csv").write_text("input,output\nseries1,a/first\nvolume.nii.gz,b\n")
-    words = command(study, weights)
-    words[2] = str(study / "list.csv")
-    assert main(words) == 0
+    assert main(command(study, weights, "--scheduler", here, listed="list.csv")) == 0
     assert (study / "out" / "a" / "first" / "0001.dcm").is_file() and (study / "out" / "b" / "volume.nii.gz").is_file()
 
 
@@ -183,6 +399,7 @@ def test_a_csv_names_the_results(study, weights, capsys):
         ("list.csv", "input,output\na,x\nb,x/y\n", "would have their results at one place"),
         ("list.csv", "input,output\na,../x\n", "wanted a folder in"),
         ("list.csv", "input,output\na,\n", "wanted a folder in"),
+        ("list.csv", "input,output\na,cohort.csv\n", "is the table's name"),
         ("list.csv", "path\na\n", "must have the columns input and output"),
     ],
 )
@@ -201,11 +418,10 @@ def test_columns_may_be_parted_by_semicolons(tmp_path):
 def test_what_is_left_of_a_result_is_found_by_its_name_not_by_a_pattern(tmp_path):
     (tmp_path / "list.csv").write_text("input,output\na,A[1]\nb,A1\n")
     first, other = read_list(tmp_path / "list.csv", tmp_path / "out")
-    (tmp_path / "out" / ".bioatt").mkdir(parents=True, exist_ok=True)
     own, live = (job.target.parent / f".{job.target.name}.partial-x" for job in (first, other))
-    own.mkdir()
+    own.mkdir(parents=True)
     live.mkdir()
-    cohort._do(first, lambda job: None)
+    work.clear_leftovers(first.target)
     assert live.exists() and not own.exists()
 
 
@@ -214,8 +430,23 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path):
         read_list(tmp_path / "none.txt", tmp_path / "out")
 
 
-def test_overwrite_and_a_lone_resume_are_refused(study, weights, capsys):
-    assert main(command(study, weights, "--overwrite")) == 2
-    assert "not overwritten" in capsys.readouterr().err
-    assert main(["denoise", str(study / "series1"), str(study / "out"), "--resume"]) == 2
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--overwrite"], "not overwritten"),
+        (["--processes", "2", "--scheduler", "tcp://x:1"], "give one of them"),
+        (["--processes", "0"], "--processes 0: wanted 1 or more"),
+        (["--tries", "0"], "--tries 0: wanted 1 or more"),
+        (["--resource", "GPU=1"], "together with --scheduler"),
+        (["--scheduler", "tcp://x:1", "--resource", "GPU"], "wanted NAME=N"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(study, weights, words, what, capsys):
+    assert main(command(study, weights, *words)) == 2
+    assert what in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--resume"], ["--processes", "2"], ["--scheduler", "x"], ["--tries", "2"]])
+def test_options_of_a_list_alone_are_refused(study, words, capsys):
+    assert main(["denoise", str(study / "series1"), str(study / "out"), *words]) == 2
     assert "together with --cohort" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import PROVENANCE, SYNTAXES, write_enhanced_ct
+from distributed import LocalCluster
 from scripts.app.command_line import main
 from scripts.dicom import isolated, read_volume, read_volume_isolated, select_series, write_derived_series
 from scripts.dicom.phantom import write_ct_series
@@ -247,8 +248,10 @@ def test_a_cohort_goes_on_behind_a_file_that_crashes_a_decoder(tmp_path, weights
     (tmp_path / "list.txt").write_text("a\nb\n")
     decoder(CRASHES["crash"])
     words = ["--cohort", "--weights", str(weights), "--prior", "uniform", "--quiet"]
-    assert main(["denoise", str(tmp_path / "list.txt"), str(tmp_path / "out"), *words]) == 1
-    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == [".bioatt-cohort", "b"]
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as here:
+        words += ["--scheduler", here.scheduler_address]
+        assert main(["denoise", str(tmp_path / "list.txt"), str(tmp_path / "out"), *words]) == 1
+    assert sorted(one.name for one in (tmp_path / "out").iterdir()) == ["b", "cohort.csv"]
     assert re.search("failed .*a: .*0002.dcm ended the process that decoded it", capfd.readouterr().out)
 
 

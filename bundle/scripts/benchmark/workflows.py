@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -132,9 +131,9 @@ def time_series(
 
 
 def time_processes(scratch: Path, shape: tuple[int, int], slices: int, processes: int) -> dict[str, Any]:
-    """Rate of `bioatt denoise --cohort` on a list of made series: one process against several, on one core each.
+    """Rate of `bioatt denoise --cohort` on a list of made series: one process against several, with one thread each.
 
-    Start-up is not in it; loading the models is. On Linux each process is bound to a core of its own.
+    Start-up is not in it; loading the models is.
 
     Args:
         scratch: an empty folder.
@@ -164,40 +163,16 @@ def time_processes(scratch: Path, shape: tuple[int, int], slices: int, processes
 
 
 def _denoise_list(scratch: Path, weights: str, processes: int) -> float:
-    """Seconds that `processes` processes need for the list, from when all have started to when the last one ends."""
-    context = multiprocessing.get_context("spawn")
-    barrier, times = context.Barrier(processes), context.SimpleQueue()
-    arguments = (str(scratch / "list.txt"), str(scratch / f"out{processes}"), weights, processes, barrier, times)
-    team = [context.Process(target=_work, args=(rank, *arguments)) for rank in range(processes)]
-    for one in team:
-        one.start()
-    for one in team:
-        one.join()
-    if any(one.exitcode for one in team):
-        raise RuntimeError(f"processes of the benchmark ended with {[one.exitcode for one in team]}")
-    found = [times.get() for _ in team]
-    return max(end for _, end in found) - min(begin for begin, _ in found)
+    """Seconds that `processes` processes need for the list, from the first one's beginning to the last one's end."""
+    from ..cohort import Places, denoise_jobs, read_list
 
-
-def _work(rank: int, list_file: str, output_dir: str, weights: str, processes: int, barrier: Any, times: Any) -> None:
-    """What one process does: its share of the list, on one core."""
-    if hasattr(os, "sched_setaffinity"):
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[rank % len(cores)]})
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes)}
-    from ..cohort import denoise_cohort
-    from ..device import keep_freed_memory
-    from ..workflow import quiet_libraries
-
-    quiet_libraries()
-    keep_freed_memory()
-    barrier.wait()
-    began = time.time()  # of one clock in all processes
-    with redirect_stdout(io.StringIO()):
-        failed = denoise_cohort(list_file, output_dir, ["inference.json"], {"weights": weights, "progress": False})
-    times.put((began, time.time()))
-    raise SystemExit(failed)
+    jobs = read_list(scratch / "list.txt", scratch / f"out{processes}")
+    places = Places(processes=processes, threads=1)
+    told = [one for _, one in denoise_jobs(jobs, ["inference.json"], {"weights": weights}, places)]
+    failed = [one["why"] for one in told if one["state"] != "done"]
+    if failed:
+        raise RuntimeError(f"series of the benchmark failed: {failed}")
+    return max(one["ended"] for one in told) - min(one["began"] for one in told)
 
 
 def time_training(scratch: Path, shape: tuple[int, int], slices: int) -> dict[str, Any]:

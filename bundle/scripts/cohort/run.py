@@ -17,7 +17,7 @@ from ..errors import BioAttError
 from ..progress import bar
 from ..provenance import bundle_version
 from ..staging import staged_file
-from .series_list import Job, read_list
+from .series_list import TABLE, Job, read_list
 from .work import clear_leftovers
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: In the folder of the results: a row for each series.
-TABLE = "cohort.csv"
 _COLUMNS = ("input", "series", "output", "state", "slices", "noise_before_hu", "noise_after_hu", "seconds", "message")
 _FINISHED = ("done", "done before")
 
@@ -94,7 +92,7 @@ def denoise_cohort(
         for job, outcome in denoise_jobs(left, config_names, overrides, places or Places()):
             rows[job.target] = _row(root, job, outcome)
             for note in outcome["notes"]:
-                logger.warning("%s: %s", job.name, note)
+                logger.warning("%s", note if note.startswith(str(job.source)) else f"{job.name}: {note}")
             advance(1)
     table = [rows[job.target] for job in jobs]
     with staged_file(root / TABLE) as file, open(file, "w", encoding="utf-8", newline="") as stream:
@@ -214,7 +212,6 @@ def _connected(places: Places, jobs: Sequence[Job]) -> Iterator[Client]:
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # a page that has nothing, by `_local_settings`
                 security=True,  # other users of this machine can reach its ports, but not talk to them
                 silence_logs=logging.CRITICAL,
-                resources=dict(places.resources) or None,
             ) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):

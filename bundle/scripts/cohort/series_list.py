@@ -10,6 +10,9 @@ from pathlib import Path
 from ..errors import BioAttError
 from ..volumes.formats import suffix_of
 
+#: In the folder of the results: a row for each series.
+TABLE = "cohort.csv"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -70,6 +73,8 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
             raise BioAttError(
                 f"{file}: the result of {source!r} would be {name!r}, wanted a folder in {root}; name one"
             )
+        if target == root / TABLE:
+            raise BioAttError(f"{file}: the result of {source} would be {TABLE}, which is the table's name; change it")
         near = [other for other in places if other == target or other in target.parents or target in other.parents]
         if near:
             raise BioAttError(

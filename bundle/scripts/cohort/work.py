@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 from ..device import find_device, keep_freed_memory
@@ -34,16 +34,18 @@ def denoise_series(request: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         request: ``source``, ``target``, ``series``; ``configs`` and ``settings`` of the inference workflow, with the
-            device as a name; ``threads`` of PyTorch, None for what the process has; ``version`` of the bundle that asks.
+            device as a name; ``threads`` of PyTorch, None for what the process has; ``version`` of who asks.
 
     Returns:
         ``state``: ``done``; ``failed``, as it would be each time; ``again``, worth another try; or ``unusable``, which
-        is about all series. ``why``; ``notes``, what was warned of; ``began`` and ``ended``, seconds since the epoch;
-        and the figures of `InferenceSummary`.
+        is about all series. ``why``; ``notes``, what was warned of; ``worker``, its name; ``began`` and ``ended``,
+        seconds since the epoch; and the figures of `InferenceSummary`.
     """
+    from distributed import get_worker
+
     inference, lock = _kept()
     with lock, _warnings_kept() as notes:
-        outcome = {"began": time.time(), "state": "done", "why": "", "notes": notes}
+        outcome = {"began": time.time(), "state": "done", "why": "", "notes": notes, "worker": str(get_worker().name)}
         usable = False
         try:
             _prepare(inference, request)
@@ -73,7 +75,7 @@ def _prepare(inference: Any, request: Mapping[str, Any]) -> None:
 
     if request["version"] != bundle_version():
         raise BioAttError(
-            f"a worker has BioAtt {bundle_version()}, the command {request['version']}; install the same on all machines"
+            f"a worker has BioAtt {bundle_version()}, the command {request['version']}; install the same everywhere"
         )
     if request["threads"]:
         torch.set_num_threads(request["threads"])
@@ -81,7 +83,7 @@ def _prepare(inference: Any, request: Mapping[str, Any]) -> None:
     name = get_worker().name
     if "device" in settings:
         settings["device"] = find_device(settings["device"])
-    elif isinstance(name, int) and torch.cuda.is_available():  # processes of one machine are counted, and share its GPUs
+    elif isinstance(name, int) and torch.cuda.is_available():  # counted on one machine: they share its GPUs
         settings["device"] = torch.device("cuda", name % torch.cuda.device_count())
     inference.load(settings, request["configs"])
 
@@ -116,12 +118,16 @@ def _warnings_kept() -> Iterator[list[str]]:
 
 
 class _Keeper(logging.Handler):
-    """Appends each message, with its traceback, to a list."""
+    """Appends what this thread warns of, with its traceback, to a list."""
 
     def __init__(self, kept: list[str]) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
         self._kept = kept
+        self._thread = get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one."""
-        self._kept.append(self.format(record))
+        """Keep one, or pass on another thread's."""
+        if record.thread != self._thread:
+            logging.getLogger().callHandlers(record)
+        elif record.levelno >= logging.WARNING:
+            self._kept.append(self.format(record))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import BioAttError
 from ..arguments import (
@@ -19,6 +19,9 @@ from ..arguments import (
     inference_overrides,
     network_config,
 )
+
+if TYPE_CHECKING:
+    from ...cohort import Places
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -72,10 +75,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--cohort",
         action="store_true",
         help="SERIES is a list: a text file with one path per line, or a CSV with the columns input and output, and "
-        "series (UID or number) where a folder holds several; each result is a folder in OUT. Several processes with "
-        "the same list and OUT share the work",
+        "series (UID or number) where a folder holds several; each result is a folder in OUT, and OUT/cohort.csv "
+        "a table of all",
     )
-    parser.add_argument("--resume", action="store_true", help="with --cohort: leave out what is finished in OUT")
+    _add_places(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -83,6 +86,9 @@ def run(options: argparse.Namespace) -> int:
     """`bioatt denoise`: the inference workflow, for one input or for each of a list."""
     from ...workflow import run_workflow
 
+    device = options.device
+    if options.scheduler:
+        options.device = None  # it is of the workers, and not looked for here
     overrides = inference_overrides(options) | {
         "report": options.report,
         "stable_uids": options.stable_uids,
@@ -101,9 +107,13 @@ def run(options: argparse.Namespace) -> int:
     if options.cohort:
         from ...cohort import denoise_cohort
 
-        return denoise_cohort(options.input, options.output, configs, overrides, resume=options.resume)
-    if options.resume:
-        raise BioAttError("--resume goes on with a list of series; give it together with --cohort")
+        if options.scheduler and device:
+            overrides["device"] = device
+        places = _places(options)
+        return denoise_cohort(options.input, options.output, configs, overrides, resume=options.resume, places=places)
+    for name in ("resume", "processes", "scheduler", "resource", "tries"):
+        if getattr(options, name):
+            raise BioAttError(f"--{name} is about a list of series; give it together with --cohort")
     run_workflow("inference", configs, overrides)
     return 0
 
@@ -117,8 +127,66 @@ def _all_series(options: argparse.Namespace, configs: list[str], overrides: dict
     from ..node.rules import read_rules
     from ..study import denoise_study
 
-    for name in ("series", "one_scan", "cohort", "resume"):
+    for name in ("series", "one_scan", "cohort", "resume", "processes", "scheduler", "resource", "tries"):
         if getattr(options, name):
             raise BioAttError(f"--all-series is about a whole study; leave out --{name.replace('_', '-')}")
     rules = read_rules(Path(options.rules) if options.rules else None)
     return denoise_study(options.input, options.output, configs, overrides, rules)
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """Where a list of series is denoised."""
+    parser.add_argument("--resume", action="store_true", help="with --cohort: leave out what is finished in OUT")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="with --cohort: on this machine, which they share (default: 1)"
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="with --cohort: a Dask scheduler, or its scheduler file, whose workers do the work",
+    )
+    parser.add_argument(
+        "--resource",
+        action="append",
+        metavar="NAME=N",
+        help="with --scheduler: what a series takes of a worker's Dask resources, e.g. GPU=1",
+    )
+    parser.add_argument(
+        "--tries",
+        type=int,
+        metavar="N",
+        help="with --cohort: how often a series is begun whose worker dies, or that fails by chance (default: 3)",
+    )
+
+
+def _places(options: argparse.Namespace) -> Places:
+    """Where a list is denoised, as the options say it.
+
+    Raises:
+        BioAttError: they contradict each other, or a number is none.
+    """
+    from ...cohort import Places
+
+    if options.scheduler and options.processes:
+        raise BioAttError("--processes are of this machine, --scheduler has its own workers; give one of them")
+    if options.resource and not options.scheduler:
+        raise BioAttError("--resource is about the workers of a cluster; give it together with --scheduler")
+    for name in ("processes", "tries"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            raise BioAttError(f"--{name} {number}: wanted 1 or more")
+    return Places(
+        processes=options.processes or 1,
+        scheduler=options.scheduler or "",
+        resources=dict(map(_resource, options.resource or ())),
+        tries=options.tries or 3,
+    )
+
+
+def _resource(word: str) -> tuple[str, float]:
+    """``NAME=N`` as both."""
+    name, _, number = word.partition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise BioAttError(f"--resource {word}: wanted NAME=N, e.g. GPU=1") from None
