@@ -20,7 +20,7 @@ from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ComponentLocator
 
 from .device import keep_freed_memory
-from .dicom import select_series
+from .dicom import KnownSeries
 from .errors import BioAttError, find_bioatt_error
 from .former_keys import FORMER_CONFIGS, told
 from .inference import InferenceSummary
@@ -251,8 +251,11 @@ def check_inference(
     one_scan: bool = False,
     overwrite: bool = False,
     report_file: str = "",
+    known: KnownSeries | None = None,
 ) -> list[dict[str, str]]:
     """Look at input and output before anything is loaded, and return the data list of the inference workflow.
+
+    What is unusual about a DICOM series is told here, if it is then `known`, else where it is read.
 
     Raises:
         BioAttError: the report exists; see also `find_inputs`, `select_series` and `check_places`.
@@ -269,9 +272,8 @@ def check_inference(
         if is_file and (series or len(inputs) > 1):  # a lone file is read right away: one look is enough
             load_volume(path, series=series, assume_hu=assume_hu)
         elif not is_file:
-            select_series(
-                path, series or None, tell=False, allow_gaps=allow_gaps, assume_hu=assume_hu, one_scan=one_scan
-            )
+            allowed = {"allow_gaps": allow_gaps, "assume_hu": assume_hu, "one_scan": one_scan}
+            (known or KnownSeries()).select(path, series or None, tell=known is not None, **allowed)
     return [{"image": str(path)} for path in inputs]
 
 

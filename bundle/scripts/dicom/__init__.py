@@ -4,7 +4,7 @@ What is not a series of CT images in HU, single-frame or Enhanced, is refused wi
 Nothing here logs or shows a value of the Patient or Study modules; UIDs of series and instances and paths are shown.
 """
 
-from .find import find_series, select_series
+from .find import KnownSeries, find_series, select_series
 from .isolated import read_volume_isolated
 from .padding import padding_mask
 from .pixels import read_frames
@@ -16,6 +16,7 @@ from .write import WriteSummary, write_derived_series
 __all__ = [
     "MAX_VOXELS",
     "DerivedRules",
+    "KnownSeries",
     "Series",
     "WriteSummary",
     "find_series",

@@ -86,6 +86,46 @@ def select_series(
     return build(uid, scanned, allowed, "/".join(part for part in (selector, phase) if part))
 
 
+class KnownSeries:
+    """`select_series`, which looks at the headers of a series once: a run checks it, reads it, and derives another.
+
+    What was found is given again while none of its files has changed.
+
+    Example:
+        >>> known = KnownSeries()
+        >>> known.select("study", "5") is known.select("study", "5")
+        True
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str, bool], tuple[Series, tuple[tuple[int, int], ...]]] = {}
+
+    def select(
+        self, path: str | os.PathLike[str], series: str | None = None, *, one_scan: bool = False, **more: bool
+    ) -> Series:
+        """What `select_series` finds, by the same arguments; a second look tells and refuses nothing.
+
+        Raises:
+            BioAttError: see `select_series`.
+        """
+        place = os.path.abspath(path)
+        found, seen = self._found.get((place, series or "", one_scan), (None, ()))
+        if found is not None and _stamps(found) == seen:
+            return found
+        found = select_series(path, series, one_scan=one_scan, **more)
+        for name in {series or "", found.selector}:
+            self._found[place, name, one_scan] = found, _stamps(found)
+        return found
+
+
+def _stamps(series: Series) -> tuple[tuple[int, int], ...]:
+    """Time and size of each file; none where one is gone."""
+    try:
+        return tuple((now.st_mtime_ns, now.st_size) for now in map(os.stat, series.by_file()))
+    except OSError:
+        return ()
+
+
 def _parts(series: str | None) -> tuple[str | None, str]:
     """Name of a series, and KEYWORD=VALUE of one of its phases."""
     name = str(series).strip() if series is not None else ""

@@ -77,8 +77,9 @@ def read_frames(file: str | os.PathLike[str], notes: set[str] | None = None) -> 
     images = _decode(dataset, path, syntax, (len(headers), *shape))
     low, high = stored_range(bits_stored, signed)
     for image, header in zip(images, headers, strict=True):
-        raw = image.astype(np.int32 if bits_allocated <= 16 else np.int64)
-        stored = (raw - low) % (high - low + 1) + low
+        raw = stored = image.astype(np.int32 if bits_allocated <= 16 else np.int64)
+        if image.min() < low or image.max() > high:
+            stored = (raw - low) % (high - low + 1) + low
         if must_fit and not (np.array_equal(raw, stored) or np.array_equal(raw, stored % (high - low + 1))):
             raise BioAttError(
                 f"{path}: the compressed image holds values beyond BitsStored {bits_stored} (PixelRepresentation "

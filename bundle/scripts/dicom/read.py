@@ -56,11 +56,17 @@ def read_slices(series: Series) -> Iterator[tuple[int, np.ndarray]]:
         for frame, (stored, header) in enumerate(read_frames(file, found)):
             if stored.shape != (series.rows, series.columns) or frame not in slices:
                 raise BioAttError(f"{file} is not what it was a moment ago: it changed while it was used; start again")
-            slope, intercept = rescale(header, file)
-            yield slices[frame], stored * slope + intercept
+            yield slices[frame], _hu(stored, *rescale(header, file))
             done += 1
         if done != len(slices):
             raise BioAttError(f"series {series.series_instance_uid} lost frames while it was used; start again")
         notes.update(found)
     for note, files in notes.items():
         logger.warning("series %s, %d files: %s", series.series_instance_uid, files, note)
+
+
+def _hu(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """``stored * slope + intercept`` as it is in float64; in float32 where that has the same numbers, as mostly."""
+    if slope == 1.0 and intercept == int(intercept) and abs(intercept) < 1 << 23 and stored.dtype == np.int32:
+        return np.add(stored, np.float32(intercept), dtype=np.float32)  # whole numbers below 2**24
+    return stored * slope + intercept

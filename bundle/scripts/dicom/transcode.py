@@ -19,6 +19,7 @@ _WORD_BYTES = {
     **dict.fromkeys(("UL", "SL", "FL", "OF", "OL"), 4),
     **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
 }
+_KNOWN_VRS = frozenset(VR)
 
 
 def to_explicit_little_endian(dataset: Dataset, signed: bool, keep_private: bool = False) -> None:
@@ -51,15 +52,15 @@ def to_explicit_little_endian(dataset: Dataset, signed: bool, keep_private: bool
 
 def set_element(dataset: Dataset, keyword_or_tag: str | int, vr: str, value: object) -> None:
     """Put an element into `dataset`, in place of one that is there, whose bytes are not read."""
-    tag = DataElement(keyword_or_tag, vr, value).tag
-    if tag in dataset:
-        del dataset[tag]
-    dataset[tag] = DataElement(tag, vr, value)
+    element = DataElement(keyword_or_tag, vr, value)
+    if element.tag in dataset:
+        del dataset[element.tag]
+    dataset[element.tag] = element
 
 
 def _explicit(element: RawDataElement, signed: bool) -> RawDataElement:
     vr = element.VR or _dictionary_vr(element.tag, signed)
-    vr = vr if vr in set(VR) else "UN"  # as a reader takes what it does not know (PS3.5 6.2.2)
+    vr = vr if vr in _KNOWN_VRS else "UN"  # as a reader takes what it does not know (PS3.5 6.2.2)
     content = element.value or b""
     if not element.is_little_endian:
         width = _WORD_BYTES.get(vr, 1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
@@ -181,8 +183,8 @@ def _write_file(
         raise BioAttError(f"result for {file} holds values that are not finite, wanted HU; nothing was written")
     try:
         with quiet_pydicom():
-            derived, source = open_header(file), open_header(file)  # one to be copied as it is, one to read; what
-            # follows the pixels (trailing padding, signatures) is in neither
+            source = open_header(file)  # to be read, after its elements are copied as they are; what follows the
+            derived = _copied(source)  # pixels (trailing padding, signatures) is in neither
             headers = frame_headers(source, file)
             to_explicit_little_endian(derived, is_signed(source, file), run.rules.keep_private)
             describe(derived, source, file, run)
@@ -215,7 +217,10 @@ def _all_stored(sources: Mapping[Path, Mapping[int, int]], volume_hu: np.ndarray
 
 
 def _rounded(hu: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    return np.rint((np.asarray(hu, dtype=np.float64) - intercept) / slope)
+    exact = np.subtract(hu, intercept, dtype=np.float64)
+    if slope != 1.0:
+        exact /= slope
+    return np.rint(exact, out=exact)
 
 
 def _keeps_rescale(headers: Sequence[Dataset], file: Path) -> bool:
@@ -240,8 +245,10 @@ def _stored_pixels(
         padded = None if pixels is None else padding_mask(header, pixels)
         if padded is not None:
             exact[padded] = pixels[padded] if kept else np.rint(pixels[padded] * slope + intercept).clip(*limits)
-        stored = exact.clip(*limits)
-        clipped += int(np.count_nonzero(stored != exact))
+        stored = exact
+        if exact.min() < limits[0] or exact.max() > limits[1]:
+            stored = exact.clip(*limits)
+            clipped += int(np.count_nonzero(stored != exact))
         parts.append(stored.astype("<i2" if limits[0] < 0 else "<u2").tobytes())
     return clipped, b"".join(parts)
 
@@ -255,6 +262,14 @@ def _source_pixels(
     if isolated is None:
         return (pixels for pixels, _ in read_frames(file))
     return isolated.read(file, [hu.shape for hu in frames_hu])
+
+
+def _copied(header: Dataset) -> Dataset:
+    """A data set with the elements of a header just read, not decoded; reading the one does not change the other."""
+    elements = {tag: header.get_item(tag) for tag in header.keys()}
+    copied = Dataset({tag: one if isinstance(one, RawDataElement) else deepcopy(one) for tag, one in elements.items()})
+    copied.set_original_encoding(*header.original_encoding, header.original_character_set)
+    return copied
 
 
 def _set_hu_storage(derived: Dataset, header: Dataset, file: Path) -> None:

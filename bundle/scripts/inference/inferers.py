@@ -157,10 +157,13 @@ class SlicePriorInferer(Inferer):
             return result
         if prior is not None and prior.dim() == 4:  # dense: its places are those of the whole slice
             prior = crop(F.interpolate(prior, size=shape, mode="bilinear", align_corners=False), box)
-        image, inside, before = (crop(one, box)[busy] for one in (image, inside, result))
-        denoised = self._run(image, None if prior is None else prior[busy], inside, network, spacing_mm)
-        denoised = torch.lerp(image[:, 0], denoised, fade(box, shape, margin, image.device))
-        crop(result, box)[busy] = torch.where(inside, denoised, before)
+        image, inside, before = (crop(one, box) for one in (image, inside, result))
+        part = slice(None) if busy.all() else busy
+        image, inside, prior = image[part], inside[part], None if prior is None else prior[part]
+        denoised = self._run(image, prior, inside, network, spacing_mm)
+        if box != ((0, shape[0]), (0, shape[1])):
+            denoised = torch.lerp(image[:, 0], denoised, fade(box, shape, margin, image.device))
+        before[part] = torch.where(inside, denoised, before[part])
         return result
 
     def _run(
@@ -209,6 +212,8 @@ def network_input(slices: Tensor) -> tuple[Tensor, Tensor]:
 
 def find_priors(source: PriorSource, slices: Tensor, keys: list[SliceKey]) -> Tensor:
     """Priors (n, K), on the CPU, of `slices` (n, H, W) in network range that `keys` name."""
+    if not getattr(source, "looks_at_slices", True):
+        return source(slices, keys)
     return source(network_to_hu(_finite(slices)).float().cpu(), keys)
 
 

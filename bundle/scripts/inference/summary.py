@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ class InferenceSummary:
         self._began = 0.0
         self._slices = 0
         self._samples = SliceSamples()
-        self._noise: list[tuple[float, float]] = []
+        self._measuring: list[Future[list[tuple[float, float]]]] = []
+        self._beside = ThreadPoolExecutor(1)  # measures while results are written
         self._outside: list[str] = []
 
     def attach(self, engine: Engine) -> None:
@@ -47,7 +49,7 @@ class InferenceSummary:
         """Start the clock."""
         self._began = time.perf_counter()
         self._slices = 0
-        self._noise = []
+        self._measuring = []
         self._outside = []
 
     def look(self, engine: Engine) -> None:
@@ -61,7 +63,7 @@ class InferenceSummary:
     def measure(self, engine: Engine) -> None:
         """Measure the noise of these slices before and after."""
         self._samples.take_after(engine.state.output["pred"])
-        self._noise += self._samples.noise_sd_hu()
+        self._measuring.append(self._beside.submit(self._samples.noise_sd_hu))
         self._samples = SliceSamples()
 
     def tell(self, engine: Engine) -> None:
@@ -71,19 +73,23 @@ class InferenceSummary:
 
     def figures(self) -> dict[str, Any]:
         """The same for programs: slices, noise in HU before and after (None where it cannot be measured), scope."""
-        noise = None
-        if self._noise:
-            before, after = np.median(self._noise, axis=0)
+        noise, measured = None, self._noise()
+        if measured:
+            before, after = np.median(measured, axis=0)
             noise = {"before": round(float(before), 2), "after": round(float(after), 2)}
         outside = list(dict.fromkeys(filter(None, self._outside)))
         return {"slices": self._slices, "noise_sd_hu": noise, "outside_scope": outside}
 
+    def _noise(self) -> list[tuple[float, float]]:
+        """Before and after, of each slice that was measured."""
+        return [pair for part in self._measuring for pair in part.result()]
+
     def lines(self) -> list[tuple[str, Any]]:
         """Names and values of the summary."""
         seconds = time.perf_counter() - self._began
-        noise = "no soft tissue to measure it in"
-        if self._noise:
-            before, after = np.median(self._noise, axis=0)
+        noise, measured = "no soft tissue to measure it in", self._noise()
+        if measured:
+            before, after = np.median(measured, axis=0)
             change = f" ({after / before - 1:+.0%})" if has_noise(before) else ""
             noise = f"{before:.1f} HU before, {after:.1f} HU after{change}, flat soft tissue"
         return [

@@ -41,6 +41,7 @@ class PriorSource(Protocol):
     float32 `(n, K)` on the CPU, rows summing to 1; or dense `(n, K, h, w)`, where each place's K numbers do.
 
     Attributes:
+        looks_at_slices: whether the pixels decide; where they do not, no HU need be made for it. True if missing.
         name: the prior string as it was given, e.g. ``compact``.
         model: what it stands for, in words, for logs, reports and DICOM.
         digest: hex digest of everything that decides a prior (weights, descriptors, preparation), to key caches.
@@ -69,6 +70,8 @@ class UniformPrior:
         descriptors: the K words.
     """
 
+    looks_at_slices = False
+
     def __init__(self, *, descriptors: Sequence[str] = DESCRIPTORS) -> None:
         self.name = "uniform"
         self.model = "uniform prior (no model)"
@@ -94,6 +97,8 @@ class RandomPrior:
     Raises:
         BioAttError: the seed is negative.
     """
+
+    looks_at_slices = False
 
     def __init__(self, seed: int, *, descriptors: Sequence[str] = DESCRIPTORS) -> None:
         if seed < 0:
@@ -134,6 +139,7 @@ class TemperedPrior:
         if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
             raise BioAttError(f"the temperature of a prior must be a number above 0, got {temperature!r}; write e.g. 2")
         self._source, self._temperature = source, float(temperature)
+        self.looks_at_slices = getattr(source, "looks_at_slices", True)
         self.name = source.name
         self.model = f"{source.model}, temperature {temperature:g}"
         self.descriptors = source.descriptors

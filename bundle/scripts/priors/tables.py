@@ -57,6 +57,8 @@ class TablePrior:
         BioAttError: the table is missing or malformed (with the line), or on a call, a slice is not in it.
     """
 
+    looks_at_slices = False
+
     def __init__(self, path: str | os.PathLike[str], *, descriptors: Sequence[str] = DESCRIPTORS) -> None:
         self.name = f"table:{Path(path).name}"
         self.descriptors = check_descriptors(descriptors)

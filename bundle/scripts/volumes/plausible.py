@@ -26,9 +26,15 @@ def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = 
     """
     lowest, highest, lowest_within = np.inf, -np.inf, np.inf
     for image in np.moveaxis(hu, -1, 0):
-        finite = image[np.isfinite(image)]
-        lowest, highest = min(lowest, finite.min(initial=np.inf)), max(highest, finite.max(initial=-np.inf))
-        lowest_within = min(lowest_within, finite[finite > VALID_RANGE_HU[0]].min(initial=np.inf))
+        least, most = image.min(initial=np.inf), image.max(initial=-np.inf)  # NaN where there is one
+        if not (np.isfinite(least) and np.isfinite(most)):
+            image = image[np.isfinite(image)]
+            least, most = image.min(initial=np.inf), image.max(initial=-np.inf)
+        lowest, highest = min(lowest, least), max(highest, most)
+        if least > VALID_RANGE_HU[0]:
+            lowest_within = min(lowest_within, least)
+        elif lowest_within >= 0.0:  # a lower one is no news: that one already lies between
+            lowest_within = min(lowest_within, image[image > VALID_RANGE_HU[0]].min(initial=np.inf))
     if lowest > highest:
         raise BioAttError(f"{path} holds no finite value; export it again in HU")
     found = _oddity(float(lowest), float(highest), float(lowest_within), is_offset)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from monai.data import ImageReader
 
+from ..dicom import KnownSeries
 from ..priors import SliceKey
 from .volume import Volume, load_volume
 
@@ -25,6 +26,7 @@ class SeriesReader(ImageReader):
         series, assume_hu, allow_gaps, one_scan: see `load_volume`.
         progress: show a bar on the terminal while slices are read.
         isolated: decode DICOM in a process of its own, so that a decoder that crashes does not end this one.
+        known: DICOM series whose headers were looked at before.
 
     Raises:
         BioAttError: on reading, see `load_volume`.
@@ -39,6 +41,7 @@ class SeriesReader(ImageReader):
         one_scan: bool = False,
         progress: bool = False,
         isolated: bool = False,
+        known: KnownSeries | None = None,
     ) -> None:
         super().__init__()
         self.series = str(series)  # MONAI's command line reads a SeriesNumber as a number
@@ -47,6 +50,7 @@ class SeriesReader(ImageReader):
         self.one_scan = one_scan
         self.progress = progress
         self.isolated = isolated
+        self.known = known
 
     def verify_suffix(self, filename: Sequence[os.PathLike | str] | os.PathLike | str) -> bool:
         """Every path may be tried: DICOM files need no suffix."""
@@ -63,6 +67,7 @@ class SeriesReader(ImageReader):
             one_scan=self.one_scan,
             progress=self.progress,
             isolated=self.isolated,
+            known=self.known,
         )
 
     def get_data(self, img: Volume) -> tuple[np.ndarray, dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-from ..dicom import DerivedRules, select_series, write_derived_series
+from ..dicom import DerivedRules, KnownSeries, write_derived_series
 from ..errors import BioAttError
 from ..ownership import check_replaceable, check_replaceable_report
 from ..progress import bar
@@ -39,6 +39,7 @@ class SaveSeries:
         progress: show a bar on the terminal while slices are written.
         report: gives a page of HTML about the results when all of them are written.
         report_file: where it goes, at the same time as the folder; empty for no page.
+        known: DICOM series whose headers were looked at before.
 
     Raises:
         BioAttError: the folder cannot be used, or writing fails.
@@ -55,6 +56,7 @@ class SaveSeries:
         progress: bool = False,
         report: Callable[[], str] | None = None,
         report_file: str | os.PathLike[str] = "",
+        known: KnownSeries | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.provenance = provenance
@@ -64,6 +66,7 @@ class SaveSeries:
         self.progress = progress
         self.report = report if str(report_file) else None
         self.report_file = Path(report_file)
+        self.known = known
         self._staging = ExitStack()
         self._page: Path | None = None
         self._folder: Path | None = None
@@ -103,6 +106,7 @@ class SaveSeries:
                     isolated=self.isolated,
                     progress=self.progress,
                     complete=self._write_report,
+                    known=self.known,
                 )
             else:
                 self._write_file(Path(meta["filename_or_obj"]), hu, provenance)
@@ -148,13 +152,14 @@ def write_dicom_result(
     isolated: bool = False,
     progress: bool = False,
     complete: Callable[[], None] | None = None,
+    known: KnownSeries | None = None,
 ) -> None:
     """Write `hu` (columns, rows, slices) as a series derived from one in `source`, to `folder`, which appears whole.
 
-    `selection` has the arguments of `select_series` that find it again.
+    `selection` has the arguments of `select_series` that find it again, or find it among what is `known`.
     """
     # What is unusual about the series was told and allowed when it was read.
-    series = select_series(source, **selection, tell=False, allow_gaps=True, assume_hu=True)
+    series = (known or KnownSeries()).select(source, **selection, tell=False, allow_gaps=True, assume_hu=True)
     with bar(len(series.files), "writing", progress) as advance:
         write_derived_series(
             series,

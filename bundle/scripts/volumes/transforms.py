@@ -75,9 +75,10 @@ class NetworkToHUd(MapTransform):
 
 
 def _by_slices(convert: Callable[[torch.Tensor], torch.Tensor], volume: torch.Tensor) -> torch.Tensor:
-    """`volume` after `convert`, in its own memory and piece by piece along its first spatial axis."""
+    """`volume` after `convert`, in its own memory and piece by piece, each of them together in memory."""
     values = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
-    for piece in values.movedim(1, 0):
+    outermost = max(range(values.dim()), key=lambda axis: (values.shape[axis] > 1, values.stride(axis)))
+    for piece in values.movedim(outermost, 0):
         piece.copy_(convert(piece))
     return volume
 

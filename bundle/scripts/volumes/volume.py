@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dicom import read_volume, read_volume_isolated, select_series
+from ..dicom import KnownSeries, read_volume, read_volume_isolated
 from ..errors import BioAttError
 from ..progress import bar
 from .formats import format_of
@@ -82,6 +82,7 @@ def load_volume(
     one_scan: bool = False,
     progress: bool = False,
     isolated: bool = False,
+    known: KnownSeries | None = None,
 ) -> Volume:
     """Read a DICOM series, a single DICOM file or a file of `formats` as HU.
 
@@ -94,6 +95,7 @@ def load_volume(
         one_scan: take DICOM images of several studies or series as one scan where they make one even stack.
         progress: show a bar on the terminal while slices are read.
         isolated: decode DICOM in a process of its own, see `read_volume_isolated`.
+        known: DICOM series whose headers were looked at before.
 
     Raises:
         BioAttError: see `scripts.dicom`, and `read` of the format.
@@ -105,7 +107,8 @@ def load_volume(
         if not assume_hu:
             check_hu(hu, path)
         return Volume(hu=hu, affine=affine, source=Path(path), kind="file")
-    chosen = select_series(path, series or None, allow_gaps=allow_gaps, assume_hu=assume_hu, one_scan=one_scan)
+    allowed = {"allow_gaps": allow_gaps, "assume_hu": assume_hu, "one_scan": one_scan}
+    chosen = (known or KnownSeries()).select(path, series or None, **allowed)
     with bar(len(chosen.files), "reading", progress) as advance:
         hu = (read_volume_isolated if isolated else read_volume)(chosen, lambda done, total: advance(1))
     if not assume_hu:
