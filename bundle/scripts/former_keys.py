@@ -21,6 +21,8 @@ FORMER_KEYS = {
     "scope_only": "it is recipe_only",
     "bf16": "it is precision (auto, fp32 or bf16) but for training",
 }
+#: Options of the command that are gone, likewise.
+FORMER_OPTIONS = {"--bf16": "auto is the default now, else --precision bf16"}
 #: Config files that are gone, likewise.
 FORMER_CONFIGS = {"second_stage.json": "training has one stage; shipped.json trains the weights that ship"}
 

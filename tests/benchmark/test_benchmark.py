@@ -40,15 +40,18 @@ def test_the_command_writes_figures_table_plot_and_page(small):
 
 def test_the_figures_belong_together(small):
     figures = json.loads((small / "benchmark.json").read_text())
-    roofline = figures["roofline"]["cpu"]["gflop_per_second"]
-    assert roofline == max(row["gflop_per_second"] for row in figures["products"])
+    rooflines = {row["precision"]: row["gflop_per_second"] for row in figures["rooflines"] if row["device"] == "cpu"}
+    for precision, roofline in rooflines.items():
+        rates = [row["gflop_per_second"] for row in figures["products"] if row["precision"] == precision]
+        assert roofline == max(rates)
+    assert {row["precision"] for row in figures["networks"]} == set(rooflines)
     rows = {(row["name"], row["precision"]): row for row in figures["networks"]}
     stock = rows[STOCK, "fp32"]
     assert {STOCK, EXACT} <= {name for name, _ in rows} and any(name.startswith("default") for name, _ in rows)
     for row in figures["networks"]:
         assert len(row["all_seconds"]) == figures["repeats"] == 2
         assert row["gflop_per_second"] == pytest.approx(row["gflop_per_slice"] / row["seconds_per_slice"])
-        assert row["share_of_roofline"] == pytest.approx(row["gflop_per_second"] / roofline)
+        assert row["share_of_roofline"] == pytest.approx(row["gflop_per_second"] / rooflines[row["precision"]])
         assert row["times_as_fast_as_stock"] == pytest.approx(stock["seconds_per_slice"] / row["seconds_per_slice"])
         assert row["peak_memory_mib"] is None or row["peak_memory_mib"] > 100
     assert rows[EXACT, "fp32"]["gflop_per_slice"] == stock["gflop_per_slice"] > 0
@@ -126,7 +129,8 @@ def test_candidates_take_turns_and_medians_are_taken(monkeypatch):
         repeats=3,
     )
     assert order == ["slow product", "product", STOCK, "fast"] * 4
-    assert found["roofline"]["cpu"]["name"] == "product" and found["roofline"]["cpu"]["gflop_per_second"] == 4.0
+    (roofline,) = found["rooflines"]
+    assert roofline["name"] == "product" and roofline["gflop_per_second"] == 4.0
     stock, fast = found["networks"]
     assert stock["seconds_per_slice"] == 8 and stock["times_as_fast_as_stock"] == 1
     assert fast["seconds_per_slice"] == 2 and fast["times_as_fast_as_stock"] == 4 and fast["share_of_roofline"] == 1.5

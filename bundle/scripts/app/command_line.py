@@ -7,6 +7,7 @@ import difflib
 import logging.config
 from collections.abc import Sequence
 
+from ..former_keys import FORMER_OPTIONS
 from .arguments import NOTICE
 from .commands import all_commands
 from .entry import BUNDLE_ROOT, bundle_module, bundle_version
@@ -44,6 +45,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
         has = commands.choices[options.command]._option_string_actions
         wrong = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+        if wrong in FORMER_OPTIONS:
+            parser.exit(2, f"error: {wrong} is gone: {FORMER_OPTIONS[wrong]}\n")
         near = difflib.get_close_matches(wrong, has, 1, 0.7) if wrong else []
         what = f"has no option {wrong}" if wrong else f"has no use for {' '.join(unknown)}"
         meant = f"; did you mean {near[0]}?" if near else ";"

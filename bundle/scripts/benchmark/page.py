@@ -26,13 +26,23 @@ def to_markdown(figures: dict[str, Any]) -> list[str]:
         _networks_table(figures["networks"]),
     ]
     lines += ["", *(f"- {note}" for note in figures["notes"])]
-    for device, roofline in figures["roofline"].items():
-        lines.append(f"- Roofline of {device}: {roofline['gflop_per_second']:.0f} GFLOP/s, {roofline['name']}, fp32")
+    for one in figures["rooflines"]:
+        lines.append(
+            f"- Roofline of {one['device']} in {one['precision']}: {one['gflop_per_second']:.0f} GFLOP/s, {one['name']}"
+        )
     lines += [
         "",
+<<<<<<< HEAD
         table(
             ("dense product, fp32", "device", "GFLOP/s"),
             [(row["name"], row["device"], f"{row['gflop_per_second']:.0f}") for row in figures["products"]],
+=======
+        "| dense product | device | precision | GFLOP/s |",
+        "|---|---|---|---|",
+        *(
+            f"| {row['name']} | {row['device']} | {row['precision']} | {row['gflop_per_second']:.0f} |"
+            for row in figures["products"]
+>>>>>>> c583339 (Give the benchmark a roofline in bf16; name the successor of --bf16)
         ),
         "",
         f"A whole {series['source']} series of {series['slices']} slices on {series['device']}: "
