@@ -32,17 +32,12 @@ def to_markdown(figures: dict[str, Any]) -> list[str]:
         )
     lines += [
         "",
-<<<<<<< HEAD
         table(
-            ("dense product, fp32", "device", "GFLOP/s"),
-            [(row["name"], row["device"], f"{row['gflop_per_second']:.0f}") for row in figures["products"]],
-=======
-        "| dense product | device | precision | GFLOP/s |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['name']} | {row['device']} | {row['precision']} | {row['gflop_per_second']:.0f} |"
-            for row in figures["products"]
->>>>>>> c583339 (Give the benchmark a roofline in bf16; name the successor of --bf16)
+            ("dense product", "device", "precision", "GFLOP/s"),
+            [
+                (row["name"], row["device"], row["precision"], f"{row['gflop_per_second']:.0f}")
+                for row in figures["products"]
+            ],
         ),
         "",
         f"A whole {series['source']} series of {series['slices']} slices on {series['device']}: "
