@@ -157,7 +157,7 @@ def test_the_entry_starts_the_module_or_the_command(tmp_path):
 
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("python3", "bioatt"):
+    for name in ("python3", "bioatt", "dask"):
         (programs / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
         (programs / name).chmod(stat.S_IRWXU)
     for variables, said in (({}, "bioatt denoise a b"), ({"MERCURE_IN_DIR": "/in"}, "python3 /opt/bioatt/mercure.py")):
@@ -165,6 +165,10 @@ def test_the_entry_starts_the_module_or_the_command(tmp_path):
         done = subprocess.run(["sh", CONTAINER / "entry.sh", "denoise", "a", "b"], env=environment,
                               capture_output=True, text=True, check=True)  # fmt: skip
         assert done.stdout.strip() == said
+    environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    words = ["sh", CONTAINER / "entry.sh", "dask", "worker", "tcp://a:1"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "dask worker tcp://a:1"
 
 
 def test_the_image_copies_what_is_there_and_runs_without_rights():
