@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +46,14 @@ def test_a_series_whose_files_changed_is_looked_at_again(tmp_path, scans):
     first.files[1].unlink()
     with pytest.raises(BioAttError, match="slices are missing"):
         known.select(folder)
+
+
+def test_a_zip_that_changed_is_looked_at_again(tmp_path, scans):
+    write_ct_series(tmp_path / "in", slices=3)
+    place, known = Path(shutil.make_archive(tmp_path / "in", "zip", tmp_path / "in")), KnownSeries()
+    assert known.select(place) is known.select(place) and len(scans) == 1
+    os.utime(place, ns=(1, 1))
+    assert known.select(place).shape[0] == 3 and len(scans) == 2
 
 
 def test_several_series_of_a_folder_are_told_apart(tmp_path):

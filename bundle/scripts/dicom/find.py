@@ -119,11 +119,9 @@ class KnownSeries:
 
 
 def _stamps(series: Series) -> tuple[tuple[int, int], ...]:
-    """Time and size of each file; none where one is gone."""
-    try:
-        return tuple((now.st_mtime_ns, now.st_size) for now in map(os.stat, series.by_file()))
-    except OSError:
-        return ()
+    """Time and size of each file; those of the zip that holds it, or of the folder where it is gone."""
+    places = (next(place for place in (file, *file.absolute().parents) if place.exists()) for file in series.by_file())
+    return tuple((now.st_mtime_ns, now.st_size) for now in map(os.stat, places))
 
 
 def _parts(series: str | None) -> tuple[str | None, str]:
