@@ -165,7 +165,7 @@ def write_phases(folder, **elements):
     """Two phases of one series; `elements` have a value for each."""
     for number in (0, 1):
         own = {keyword: both[number] for keyword, both in elements.items()}
-        modify = changed(SeriesInstanceUID="1.2.3", SeriesDescription="Body", **own)
+        modify = changed(**{"SeriesInstanceUID": "1.2.3", "SeriesDescription": "Body"} | own)
         write_ct_series(folder / str(number), seed=number, modify=modify)
     return folder
 
@@ -180,6 +180,12 @@ def write_phases(folder, **elements):
         ({"SliceThickness": ("3.0", "5.0")}, "SliceThickness=5"),
         ({"KVP": ("80", "140")}, "KVP=140.0"),
         ({"FilterType": ("HELIX", "AXIAL/2")}, "FilterType=AXIAL/2"),
+        ({"AcquisitionTime": ("101010", "101050.5")}, "AcquisitionTime=101050.5"),
+        ({"ContentTime": ("101010", "101020")}, "ContentTime=101020"),
+        ({"IrradiationEventUID": ("1.5.1", "1.5.2")}, "IrradiationEventUID=1.5.2"),
+        ({"SeriesDescription": ("arterial", "venous")}, "SeriesDescription=venous"),
+        ({"ContrastBolusAgent": ("Iodine", "")}, "ContrastBolusAgent="),
+        ({"AcquisitionNumber": (1, "")}, "AcquisitionNumber="),
     ],
 )
 @pytest.mark.parametrize("name", ["1.2.3/", "", "3/"])
@@ -195,7 +201,9 @@ def test_phases_that_one_element_tells_apart_are_offered_and_taken(tmp_path, ele
     assert select_series(tmp_path, series.selector).files == series.files
 
 
-@pytest.mark.parametrize("elements", [{"ContentTime": ("101010", "101020")}, {"AcquisitionNumber": (1, "")}])
+@pytest.mark.parametrize(
+    "elements", [{"InstanceNumber": (1, 2)}, {"ImageComments": ("a", "b")}, {"SeriesDescription": ("it's", "that's")}]
+)
 def test_phases_that_no_element_tells_apart_for_sure_are_not_offered(tmp_path, elements):
     write_phases(tmp_path, **elements)
     with pytest.raises(BioAttError, match="keep one image a position") as caught:
@@ -203,11 +211,35 @@ def test_phases_that_no_element_tells_apart_for_sure_are_not_offered(tmp_path, e
     assert "--series" not in str(caught.value)
 
 
+def test_times_that_change_within_a_phase_are_not_offered(tmp_path):
+    for number in (0, 1):
+
+        def modify(dataset, i, number=number):
+            changed(SeriesInstanceUID="1.2.3", SeriesDescription="Body", AcquisitionTime=f"10{number}0{i}0")(dataset, i)
+
+        write_ct_series(tmp_path / str(number), seed=number, modify=modify)
+    with pytest.raises(BioAttError, match="which differ in AcquisitionTime; keep one image a position"):
+        select_series(tmp_path)
+
+
 def test_phases_that_are_no_whole_stacks_are_not_offered(tmp_path):
     write_phases(tmp_path, AcquisitionNumber=(1, 2))
     (tmp_path / "1" / "0002.dcm").unlink()
+    with pytest.raises(BioAttError, match=r"choose one phase with --series '1.2.3/AcquisitionNumber=1' \(4 images\)$"):
+        select_series(tmp_path)
+    (tmp_path / "0" / "0003.dcm").unlink()
     with pytest.raises(BioAttError, match="which differ in AcquisitionNumber; keep one image a position"):
         select_series(tmp_path)
+
+
+def test_slices_that_watched_the_contrast_come_can_be_left_behind(tmp_path):
+    write_ct_series(tmp_path / "in", slices=5, modify=changed(SeriesInstanceUID="1.2.3"))
+    for i in range(3):
+        watched = changed(SeriesInstanceUID="1.2.3", AcquisitionNumber=9, AcquisitionTime=f"10000{i}")
+        write_ct_series(tmp_path / "in" / str(i), slices=1, seed=5 + i, modify=watched)
+    with pytest.raises(BioAttError, match=r"choose one phase with --series '1.2.3/AcquisitionNumber=1' \(5 images\)$"):
+        select_series(tmp_path)
+    assert len(select_series(tmp_path, "AcquisitionNumber=1").files) == 5
 
 
 @pytest.mark.parametrize(

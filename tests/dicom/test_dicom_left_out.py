@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from dicom_cases import changed
-from scripts.dicom import read_volume, select_series
+from scripts.dicom import find_series, read_volume, select_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
@@ -44,7 +44,13 @@ def colour_page(dataset, i):
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "RGB"
 
 
-@pytest.mark.parametrize("modify", [page, colour_page])
+def screen(dataset, i):
+    dataset.ImageType = ["DERIVED", "SECONDARY", "SCREEN SAVE"]
+    dataset.ImagePositionPatient = [0, 0, 0]
+    del dataset.RescaleSlope, dataset.RescaleIntercept
+
+
+@pytest.mark.parametrize("modify", [page, colour_page, screen])
 def test_a_page_without_geometry_is_left_out_and_named(tmp_path, caplog, modify):
     folder = write_ct_series(tmp_path / "in", modify=UID)
     plain = read_volume(select_series(folder))
@@ -56,6 +62,20 @@ def test_a_page_without_geometry_is_left_out_and_named(tmp_path, caplog, modify)
 def test_a_series_of_pages_alone_is_refused(tmp_path):
     with pytest.raises(BioAttError, match="is missing"):
         select_series(write_ct_series(tmp_path, modify=page))
+
+
+@pytest.mark.parametrize("modify", [page, colour_page, screen])
+def test_pages_in_a_series_of_their_own_do_not_ask_for_a_choice(tmp_path, caplog, modify):
+    folder = write_ct_series(tmp_path / "in", modify=UID)
+
+    def own(dataset, i):
+        modify(dataset, i)
+        changed(SeriesInstanceUID="1.2.9", SeriesNumber=999)(dataset, i)
+
+    write_ct_series(folder / "protocol", slices=1, seed=9, modify=own)
+    assert select_series(folder).series_instance_uid == "1.2.3"
+    assert [one.series_instance_uid for one in find_series(folder)] == ["1.2.3"]
+    assert "series 1.2.9: left out, 1 pages without geometry: " in caplog.text
 
 
 def test_a_slice_that_lacks_its_position_is_no_page(tmp_path):

@@ -129,7 +129,7 @@ def test_two_enhanced_images_of_one_uid_and_other_frames_are_refused(tmp_path):
     ],
 )
 def test_phases_in_one_series_are_named_by_what_tells_them_apart(tmp_path, elements, named):
-    series = changed(SeriesInstanceUID="1.2.3")
+    series = changed(SeriesInstanceUID="1.2.3", SeriesDescription="Body")
     write_ct_series(tmp_path / "1", seed=1, modify=series)
     write_ct_series(tmp_path / "2", seed=2, modify=together(series, changed(**elements)))
     with pytest.raises(

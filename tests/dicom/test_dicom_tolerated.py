@@ -53,7 +53,9 @@ def test_a_codestream_that_does_not_say_its_sign_is_refused(tmp_path):
         read_volume(select_series(folder))
 
 
-@pytest.mark.parametrize("behind", [bytes(2), bytes(512), b"\xff" * 6000, bytes(range(100))])
+@pytest.mark.parametrize(
+    "behind", [bytes(2), bytes(512), b"\xff" * 6000, bytes(range(100)), bytes(2 * 6144), bytes(70000)]
+)
 def test_bytes_behind_the_pixels_are_ignored_and_told_once(tmp_path, caplog, behind, plain):
     def modify(dataset, _):
         dataset.PixelData += behind
@@ -86,7 +88,38 @@ def test_a_high_bit_that_cannot_be_is_ignored_told_and_mended(tmp_path, caplog, 
     np.testing.assert_array_equal(read_volume(derived), plain)
 
 
-@pytest.mark.parametrize("unit", ["HU\\HU", "hu", "Hounsfield units"])
+@pytest.mark.parametrize("bits_stored", [16, 12])
+def test_a_missing_high_bit_is_taken_told_and_mended(tmp_path, caplog, bits_stored, plain):
+    folder = write_ct_series(tmp_path / "in", bits_stored=bits_stored, modify=changed(HighBit=None))
+    np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
+    assert f"4 files: HighBit is missing and taken as BitsStored {bits_stored} - 1" in caplog.text
+    derived, _ = derive(folder, tmp_path / "out")
+    assert pydicom.dcmread(derived.files[0]).HighBit == bits_stored - 1
+
+
+def test_no_frames_in_a_single_frame_image_is_one(tmp_path, plain):
+    folder = write_ct_series(tmp_path / "in", modify=changed(NumberOfFrames=0))
+    np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
+    derived, _ = derive(folder, tmp_path / "out")
+    np.testing.assert_array_equal(read_volume(derived), plain)
+
+
+def test_a_slice_of_one_value_is_told(tmp_path, caplog):
+    """A file that was made in its full length before it was filled, and was not filled."""
+
+    def modify(dataset, i):
+        dataset.PixelData = bytes(len(dataset.PixelData)) if i == 2 else dataset.PixelData
+
+    series = select_series(write_ct_series(tmp_path / "in", modify=modify))
+    read_volume(series)
+    words = "1 slices hold one value in all pixels, perhaps copied half: 0003.dcm"
+    assert caplog.text.count(words) == 1
+    caplog.clear()
+    read_volume(select_series(write_ct_series(tmp_path / "other")))
+    assert "one value" not in caplog.text
+
+
+@pytest.mark.parametrize("unit", ["HU\\HU", "HU\\", "hu", "Hounsfield units"])
 def test_hu_may_be_said_twice_or_spelt_out(tmp_path, unit, plain):
     folder = write_ct_series(tmp_path / "in", modify=changed(RescaleType=unit.split("\\") if "\\" in unit else unit))
     np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
@@ -279,6 +312,15 @@ NOT_HU = {
     "windowed": ({"intercept": 0.0, "degrade": windowed}, r"values in \[0, 255\], as a picture"),
     "windowed, with an intercept": ({"degrade": lambda hu, i: windowed(hu, i) - 1024}, "a maximum of -769, below 100"),
     "normalised": ({"intercept": 0.0, "degrade": lambda hu, i: (hu > 0) * 1.0}, r"values in \[0, 1\]"),
+    "1024 added in one slice": (
+        {"modify": in_slice(2, RescaleIntercept=0)},
+        r"no value below 0 in 1 of 4 slices \(the first is 2, from 0\), perhaps stored with 1024 added",
+    ),
+    "stretched, with an intercept": (
+        {"degrade": lambda hu, i: ((hu + 1000 + np.random.default_rng(i).normal(0, 9, hu.shape)) * 2).clip(0) - 1024},
+        "of the values are above 800 HU, more than any body has",
+    ),
+    "upside down": ({"intercept": 0.0, "signed": True, "degrade": lambda hu, i: -hu}, "of the values are above 800 HU"),
     "HU times 0.1": ({"degrade": lambda hu, _: hu / 10.0 + 60}, "a minimum of -40|below 100|above -200"),
 }
 

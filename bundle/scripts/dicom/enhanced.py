@@ -39,6 +39,8 @@ def frame_headers(dataset: Dataset, where: Path) -> list[Dataset]:
         BioAttError: several frames that nothing places, or functional groups that do not fit NumberOfFrames.
     """
     frames = 1 if value(dataset, "NumberOfFrames", where) is None else whole_number(dataset, "NumberOfFrames", where)
+    if frames == 0 and not is_enhanced(dataset):  # some programs write it into single-frame images
+        frames = 1
     has_groups = bool(items(dataset, "PerFrameFunctionalGroupsSequence", where))
     if not is_enhanced(dataset) and not (frames > 1 and has_groups):
         return [dataset] if frames == 1 else _placed_frames(dataset, frames, where)

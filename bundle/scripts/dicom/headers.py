@@ -278,7 +278,7 @@ def lacks_rescale(dataset: Dataset, where: object) -> str:
 
 def has_frames(dataset: Dataset) -> bool:
     """Whether an image may hold several frames: Enhanced CT, or CT Image Storage with NumberOfFrames above 1."""
-    return is_enhanced(dataset) or label(dataset, "NumberOfFrames", "") not in ("", "1")
+    return is_enhanced(dataset) or label(dataset, "NumberOfFrames", "") not in ("", "0", "1")
 
 
 def is_enhanced(dataset: Dataset) -> bool:

@@ -10,8 +10,8 @@ from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
 from .geometry import slice_normal
-from .headers import is_enhanced, numbers, value
-from .scan import Found
+from .headers import numbers
+from .scan import Found, is_page
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +21,11 @@ _NAMED = 5
 
 
 def without_pages(uid: str, found: Sequence[Found], tell: bool) -> list[Found]:
-    """`found` without images that lie nowhere: neither position nor orientation, among others that have them.
+    """`found` without images that are pages, see `is_page`, among others that are not.
 
     Reports, dose sheets and captures are stored so in the series they belong to, with the SOP class of its slices.
     """
-    return _keep(uid, found, [_lies_somewhere(header, file) for file, header in found], "pages without geometry", tell)
+    return _keep(uid, found, [not is_page(header, file) for file, header in found], "pages without geometry", tell)
 
 
 def without_other_planes(uid: str, found: Sequence[Found], tell: bool) -> list[Found]:
@@ -53,16 +53,6 @@ def _keep(uid: str, found: Sequence[Found], keep: list[bool], what: str, tell: b
         names = ", ".join(map(str, left[:_NAMED])) + (" and more" if len(left) > _NAMED else "")
         logger.warning("series %s: left out %d %s: %s", uid, len(left), what, names)
     return [one for one, kept in zip(found, keep, strict=True) if kept]
-
-
-def _lies_somewhere(header: Dataset, file: object) -> bool:
-    """Whether a single-frame image has a position or an orientation; one that cannot be read counts as one."""
-    if is_enhanced(header):
-        return True
-    try:
-        return any(value(header, one, file) is not None for one in ("ImagePositionPatient", "ImageOrientationPatient"))
-    except BioAttError:
-        return True
 
 
 def _normal(header: Dataset, file: object) -> np.ndarray | None:

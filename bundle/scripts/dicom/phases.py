@@ -12,10 +12,11 @@ from .slices import Slice
 #: Elements that tell the images of one position apart where a series holds several phases or reconstructions.
 PHASES = (
     "AcquisitionNumber TemporalPositionIdentifier NominalPercentageOfCardiacPhase TriggerTime KVP ConvolutionKernel "
-    "FilterType ScanOptions ContrastBolusAgent SliceThickness ImageType"
+    "FilterType ScanOptions ContrastBolusAgent SliceThickness ImageType IrradiationEventUID AcquisitionDateTime "
+    "AcquisitionTime ContentTime SeriesDescription ProtocolName ReconstructionDiameter"
 ).split()
-#: Elements that differ between phases too, but no phase is chosen by: they change within one, or stand in frames.
-_HINTS = "FrameAcquisitionNumber TemporalPositionIndex AcquisitionTime ContentTime".split()
+#: Elements that differ between phases too, but no phase is chosen by: they stand in frames.
+_HINTS = "FrameAcquisitionNumber TemporalPositionIndex".split()
 
 
 def what_differs(one: Slice, other: Slice) -> str:
@@ -24,21 +25,33 @@ def what_differs(one: Slice, other: Slice) -> str:
     return f", which differ in {', '.join(words)}" if words else ""
 
 
-def choices(found: Sequence[Found], at_one_position: int, is_stack: Callable[[list[Found]], bool]) -> dict[str, int]:
+def choices(
+    found: Sequence[Found], at_one_position: int, positions: int, is_stack: Callable[[list[Found]], bool]
+) -> dict[str, int]:
     """KEYWORD=VALUE of each phase and its number of files, where one element parts them into whole stacks, else none.
+
+    Where no element parts all of them so, but one parts off what is no stack (slices that watched the contrast come,
+    repeated slices), its values that are a stack of more than half of the positions are offered.
 
     Args:
         found: the files of the series.
         at_one_position: how many slices share a position, at most: as many phases there must be.
+        positions: how many different ones there are.
         is_stack: whether files make an even stack.
     """
     if any(has_frames(header) for _, header in found):  # one file may hold frames of several phases
         return {}
+    stacks = {}
     for keyword in PHASES:
         parts = dict(_parts(found, keyword))
-        if len(parts) == at_one_position and "" not in parts and all(map(is_stack, parts.values())):
-            return {f"{keyword}={value}": len(files) for value, files in parts.items()}
-    return {}
+        whole = {f"{keyword}={one}": len(files) for one, files in parts.items() if 2 * len(files) > positions}
+        if len(parts) == 1 or not whole or any("'" in name or not name.isprintable() for name in whole):
+            continue
+        whole = {name: count for name, count in whole.items() if is_stack(parts[name.partition("=")[2]])}
+        if len(whole) == len(parts) == at_one_position:
+            return whole
+        stacks = stacks or whole
+    return stacks
 
 
 def take_phase(scanned: Scan, uid: str, phase: str) -> Scan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -101,12 +102,16 @@ def have_same_hu(first: Path, second: Path) -> bool:
 def _bits(dataset: Dataset, path: Path, notes: set[str]) -> tuple[int, int]:
     """BitsAllocated and BitsStored, checked against each other and HighBit.
 
-    A HighBit below BitsStored - 1 can be true of no image, and no reader minds it. One above would mean that values
-    stand in the upper bits; readers do not agree on that.
+    A missing HighBit can mean nothing else. One below BitsStored - 1 can be true of no image, and no reader minds it.
+    One above would mean that values stand in the upper bits; readers do not agree on that.
     """
     allocated = whole_number(dataset, "BitsAllocated", path)
     stored = whole_number(dataset, "BitsStored", path)
-    high = whole_number(dataset, "HighBit", path)
+    if value(dataset, "HighBit", path) is None:
+        notes.add(f"HighBit is missing and taken as BitsStored {stored} - 1")
+        high = stored - 1
+    else:
+        high = whole_number(dataset, "HighBit", path)
     if 0 < high < stored - 1:
         notes.add(f"HighBit {high} is not BitsStored {stored} - 1 and is ignored")
         high = stored - 1
@@ -137,7 +142,8 @@ def _check_pixel_data(
     if len(data) < wanted:
         raise BioAttError(f"{path}: PixelData is cut short, {len(data)} of {wanted} bytes; copy the file again")
     behind = data[wanted + wanted % 2 :]
-    if behind and len(behind) < wanted and _is_filling(behind, shape, bits_allocated // 8):
+    if behind and _is_filling(behind, shape, bits_allocated // 8):
+        dataset["PixelData"].value = data[: wanted + wanted % 2]  # pydicom would take whole frames behind for images
         notes.add(f"{len(behind)} bytes behind the pixels are ignored (PS3.5 8.1.1)")
     elif behind:
         raise BioAttError(
@@ -151,7 +157,11 @@ def _is_filling(behind: bytes, shape: tuple[int, int, int], width: int) -> bool:
     """Whether bytes behind the pixels can be none of them: all are equal, or they make no whole rows or columns."""
     if behind.count(behind[:1]) == len(behind):
         return True
-    return len(behind) % (shape[1] * width) != 0 and len(behind) % (shape[2] * width) != 0
+    return (
+        len(behind) < math.prod(shape) * width
+        and len(behind) % (shape[1] * width) != 0
+        and len(behind) % (shape[2] * width) != 0
+    )
 
 
 def _look_into_codestreams(data: bytes, path: Path, shape: tuple[int, int, int], is_rle: bool) -> list[Claim]:

@@ -20,6 +20,7 @@ _NOT_HU = set(
 #: Codes (DCM) of DerivationCodeSequence whose result is not HU (PS3.16 CID 7203).
 _NOT_HU_DERIVATIONS = {"113046": "pixel by pixel division", "129104": "perfusion image analysis"}
 #: Code values of Hounsfield units in MeasurementUnitsCodeSequence: UCUM's, and what is written for it.
+_UNSPECIFIED = {"US", "UNSPECIFIED"}
 _SPELT_HU = {"HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "[HNSF'U]"}
 _HU_UNITS = {"[hnsf'U]", "[HNSF'U]", "HU", "[HU]"}
 
@@ -59,9 +60,9 @@ def check_hu_image(dataset: Dataset, where: object) -> None:
 
 
 def rescale_type(dataset: Dataset, where: object) -> str:
-    """RescaleType in capitals; one value where several are equal, and HU where it is spelt out."""
-    units = {unit.strip() for unit in text(dataset, "RescaleType", where).upper().split("\\")}
-    units = {"HU" if unit in _SPELT_HU else unit for unit in units}
+    """RescaleType in capitals; one value where several are equal or empty, HU and US where they are spelt out."""
+    units = {unit.strip() for unit in text(dataset, "RescaleType", where).upper().split("\\")} - {""}
+    units = {"HU" if unit in _SPELT_HU else "US" if unit in _UNSPECIFIED else unit for unit in units}
     return "\\".join(sorted(units))
 
 

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # slices done, slices in all
 
+_NAMED = 5  # files in a message
+
 MAX_VOXELS = (1 << 31) - 1  # of one series: 8 GiB as float32, and what one PixelData element can hold
 
 
@@ -51,16 +53,27 @@ def read_volume(
 def read_slices(series: Series) -> Iterator[tuple[int, np.ndarray]]:
     """Index and HU `(rows, columns)` of each slice, in the order of `series.by_file`; see `read_volume`."""
     notes: Counter[str] = Counter()
+    empty: list[str] = []
     for file, slices in series.by_file().items():
         done, found = 0, set()
         for frame, (stored, header) in enumerate(read_frames(file, found)):
             if stored.shape != (series.rows, series.columns) or frame not in slices:
                 raise BioAttError(f"{file} is not what it was a moment ago: it changed while it was used; start again")
+            if stored.size > 1 and stored.min() == stored.max():
+                empty.append(file.name)
             yield slices[frame], _hu(stored, *rescale(header, file))
             done += 1
         if done != len(slices):
             raise BioAttError(f"series {series.series_instance_uid} lost frames while it was used; start again")
         notes.update(found)
+    if empty and len(empty) < len(series.files):
+        logger.warning(
+            "series %s: %d slices hold one value in all pixels, perhaps copied half: %s%s",
+            series.series_instance_uid,
+            len(empty),
+            ", ".join(empty[:_NAMED]),
+            " and more" if len(empty) > _NAMED else "",
+        )
     for note, files in notes.items():
         logger.warning("series %s, %d files: %s", series.series_instance_uid, files, note)
 

@@ -14,7 +14,7 @@ from pydicom.uid import UID
 from ..errors import BioAttError
 from .archive import is_archive
 from .folder import Loss, loss_of, lost_slices, tell_losses, walk
-from .headers import CT_IMAGE_STORAGE, ENHANCED_CT, label, open_dicom, quiet_pydicom, text
+from .headers import CT_IMAGE_STORAGE, ENHANCED_CT, is_enhanced, label, open_dicom, quiet_pydicom, text, value
 from .instead import instead_of_dicom, instead_of_file
 
 logger = logging.getLogger(__name__)
@@ -27,9 +27,11 @@ _KEYWORDS = (
     "LossyImageCompression SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence "
     "DerivationCodeSequence RealWorldValueMappingSequence AcquisitionNumber AcquisitionTime ContentTime "
     "TemporalPositionIdentifier NominalPercentageOfCardiacPhase ContributingEquipmentSequence TriggerTime FilterType "
-    "ScanOptions ContrastBolusAgent ModalityLUTSequence GridFrameOffsetVector FrameIncrementPointer"
+    "ScanOptions ContrastBolusAgent ModalityLUTSequence GridFrameOffsetVector FrameIncrementPointer "
+    "IrradiationEventUID AcquisitionDateTime ProtocolName ReconstructionDiameter"
 ).split()
 _CT = ENHANCED_CT | {CT_IMAGE_STORAGE}
+_NAMED = 5  # files in a message
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
 Found = tuple[Path, Dataset]  # a file and its header, without the pixels
@@ -100,6 +102,13 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
     series: dict[str, list[Found]] = {}
     for file, header in slices:
         series.setdefault(text(header, "SeriesInstanceUID", file), []).append((file, header))
+    pages = {uid for uid, files in series.items() if all(is_page(header, file) for file, header in files)}
+    if len(pages) < len(series):  # reports and dose sheets in a series of their own
+        for uid in pages:
+            if tell:
+                names = ", ".join(str(file) for file, _ in series[uid][:_NAMED])
+                logger.warning("series %s: left out, %d pages without geometry: %s", uid, len(series[uid]), names)
+            del series[uid]
     ordered = dict(sorted(series.items(), key=lambda item: (series_number(item[1][0][1]) or 0, item[0])))
     return Scan(ordered, losses, _others(headers, ordered))
 
@@ -117,6 +126,21 @@ def _others(headers: list[Found], series: dict[str, list[Found]]) -> dict[str, O
         )
         for uid, images in sorted(found.items(), key=lambda item: (series_number(item[1][0]) or 0, item[0]))
     }
+
+
+def is_page(header: Dataset, file: object) -> bool:
+    """Whether a single-frame image is a picture of the screen, or lies nowhere: neither position nor orientation.
+
+    What cannot be read counts as being there.
+    """
+    if is_enhanced(header):
+        return False
+    if "SCREEN SAVE" in label(header, "ImageType", file).upper():
+        return True
+    try:
+        return all(value(header, one, file) is None for one in ("ImagePositionPatient", "ImageOrientationPatient"))
+    except BioAttError:
+        return False
 
 
 def series_number(header: Dataset) -> int | None:

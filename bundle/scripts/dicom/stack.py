@@ -137,7 +137,8 @@ def _check_positions(
     remedy = "keep one image a position (one phase, one reconstruction)"
     if allowed.offer and not differing:
         starts = np.concatenate([[0], np.flatnonzero(~together) + 1, [len(slices)]])
-        offered = choices(found, int(np.diff(starts).max()), lambda part: _is_stack(uid, part))
+        at_most, positions = int(np.diff(starts).max()), len(starts) - 1
+        offered = choices(found, at_most, positions, lambda part: _is_stack(uid, part))
         every = " or ".join(f"--series '{uid}/{phase}' ({count} images)" for phase, count in offered.items())
         remedy = f"choose one phase with {every}" if offered else remedy
     apart = f", which differ in {' and '.join(differing)}" if differing else what_differs(one, other)

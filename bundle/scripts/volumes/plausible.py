@@ -9,8 +9,10 @@ import numpy as np
 from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU
 
+_DENSE_HU, _MOST_DENSE = 800.0, 0.2  # dense bone and metal; no field of view is so full of them
 
-def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = False) -> None:
+
+def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = False, is_dicom: bool = False) -> None:
     """Refuse what cannot be a CT in HU: windowed, normalised, stored with 1024 added, or some other quantity.
 
     What is filled in outside the field of view (-1024 and below) says nothing about the rest, and is looked past.
@@ -20,12 +22,14 @@ def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = 
         path: names it in the message.
         is_offset: a header says how stored values were shifted (RescaleIntercept other than 0), so that a small field
             of view without air or fat is believed.
+        is_dicom: also refuse a volume of which more is dense than of any body, e.g. an inverted one.
 
     Raises:
         BioAttError: says what was found; ``--assume-hu`` goes on.
     """
-    lowest, highest, lowest_within = np.inf, -np.inf, np.inf
-    for image in np.moveaxis(hu, -1, 0):
+    lowest, highest, lowest_within, dense, count = np.inf, -np.inf, np.inf, 0, 0
+    shifted = []
+    for i, image in enumerate(np.moveaxis(hu, -1, 0)):
         least, most = image.min(initial=np.inf), image.max(initial=-np.inf)  # NaN where there is one
         if not (np.isfinite(least) and np.isfinite(most)):
             image = image[np.isfinite(image)]
@@ -33,11 +37,23 @@ def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = 
         lowest, highest = min(lowest, least), max(highest, most)
         if least > VALID_RANGE_HU[0]:
             lowest_within = min(lowest_within, least)
-        elif lowest_within >= 0.0:  # a lower one is no news: that one already lies between
+            has_lower = least < 0.0
+        else:
+            has_lower = bool(np.any((image > VALID_RANGE_HU[0]) & (image < 0.0)))
+        if most > 1000.0 and not has_lower:
+            shifted.append(i)
+        if is_dicom:
+            dense, count = dense + int(np.count_nonzero(image > _DENSE_HU)), count + image.size
+        if least <= VALID_RANGE_HU[0] and lowest_within >= 0.0:  # a lower one is no news: that one already lies between
             lowest_within = min(lowest_within, image[image > VALID_RANGE_HU[0]].min(initial=np.inf))
     if lowest > highest:
         raise BioAttError(f"{path} holds no finite value; export it again in HU")
     found = _oddity(float(lowest), float(highest), float(lowest_within), is_offset)
+    if not found and shifted:
+        some = f"{len(shifted)} of {hu.shape[-1]} slices (the first is {shifted[0]}, from 0)"
+        found = f"no value below 0 in {some}, perhaps stored with 1024 added"
+    if not found and is_dicom and dense > _MOST_DENSE * count:
+        found = f"{dense / count:.0%} of the values are above {_DENSE_HU:g} HU, more than any body has"
     if found:
         raise BioAttError(
             f"{path} does not look like HU: {found}; export it in HU, or, if you know that its values are HU, go on "

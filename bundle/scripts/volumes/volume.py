@@ -112,7 +112,7 @@ def load_volume(
     with bar(len(chosen.files), "reading", progress) as advance:
         hu = (read_volume_isolated if isolated else read_volume)(chosen, lambda done, total: advance(1))
     if not assume_hu:
-        check_hu(hu.transpose(2, 1, 0), path, is_offset=chosen.is_offset)
+        check_hu(hu.transpose(2, 1, 0), path, is_offset=chosen.is_offset, is_dicom=True)
     return Volume(
         hu=hu.transpose(2, 1, 0),
         affine=np.asarray(chosen.affine, dtype=np.float64),
