@@ -100,8 +100,13 @@ def mutate_elements(content, rng):
     """Change elements, of items too, in the file's own encoding."""
     try:
         dataset = pydicom.dcmread(io.BytesIO(content), force=True)
-    except Exception:
+        _change_elements(dataset, rng)
+    except Exception:  # a file that was damaged before, which pydicom cannot take apart
         return mutate_bytes(content, rng)
+    return written(dataset, content)
+
+
+def _change_elements(dataset, rng):
     for _ in range(int(rng.integers(1, 4))):
         place = dataset
         while True:
@@ -115,7 +120,6 @@ def mutate_elements(content, rng):
                 change_element(place, tag, element, rng)
                 break
             place = items[int(rng.integers(len(items)))]
-    return written(dataset, content)
 
 
 def change_element(place, tag, element, rng):
@@ -169,7 +173,7 @@ def mutate_bytes(content, rng):
     if len(data) - start < 16:
         start = 0
     for _ in range(int(rng.integers(1, 6))):
-        at = int(rng.integers(start, len(data)))
+        at = int(rng.integers(min(start, len(data) - 1), len(data)))
         kind = rng.random()
         if kind < 0.8:
             data[at] = int(rng.integers(256))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+import numpy as np
 import pytest
 from fuzz import KINDS, find_kind, make_input, run
 
@@ -25,6 +26,22 @@ def test_inputs_can_be_made_again_by_number(tmp_path, what):
         made.append((seeds, [make_input(kind, seeds, seed, number) for number in range(20)]))
     assert made[0][1] == made[1][1] != made[2][1]
     assert sum(content not in [seed for _, seed in made[0][0]] for _, content in made[0][1]) >= 15
+
+
+@pytest.mark.parametrize("what", ["dicom", "nifti"])
+def test_what_was_damaged_before_can_be_damaged_further(tmp_path, what):
+    """Guided, an input is made from an input: pydicom or gzip may not even open it."""
+    kind = find_kind(what)
+    seeds = [content for _, content in kind.seeds(tmp_path) if len(content) < 1 << 15]
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        content = seeds[int(rng.integers(len(seeds)))]
+        for _ in range(12):
+            content = kind.mutate(content, rng) if len(content) >= 20 else content
+    unknown = next(one for one in seeds if what != "dicom" or b"\x08\x00\x16\x00UI" in one)
+    for content in (unknown.replace(b"\x08\x00\x12\x00DA", b"\x08\x00\x12\x00D\x00"), unknown[:-60], b"\x1f\x8b" * 20):
+        for _ in range(60):
+            assert isinstance(kind.mutate(content, rng), bytes)
 
 
 def test_a_wrong_result_and_a_crash_are_seen_and_kept(tmp_path):

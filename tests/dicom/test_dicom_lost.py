@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 from dicom_cases import changed, together
+from pydicom.data import get_testdata_file
 from scripts.dicom import find_series, select_series
 from scripts.dicom.folder import is_named_like
 from scripts.dicom.phantom import write_ct_series
@@ -166,6 +167,9 @@ FOLDERS = {
     ),
     "pictures": (["1.png", "2.jpg"], r"2 pictures \(1.png and so on\); a picture holds no HU"),
     "several": (["s/ct.nii", "all.zip", "ct.npy"], "1 NIfTI file .*1 archive .*1 NumPy file .*name one of them"),
+    "FreeSurfer": (["t.mgz"], r"1 FreeSurfer file \(t.mgz\); convert it to NIfTI in HU, e.g. nibabel.save"),
+    "VTK": (["t.vti"], r"1 VTK file \(t.vti\); convert it to NIfTI in HU$"),
+    "array": (["a/t.npy"], r"1 NumPy file in subfolders \(a/t.npy\); .*or give bioatt.denoise the array"),
     "none of these": (["notes.txt"], "no DICOM in 1 files; name a folder"),
 }
 
@@ -177,6 +181,27 @@ def test_a_folder_without_dicom_says_what_it_holds_and_what_to_do(tmp_path, what
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text("words")
     with pytest.raises(BioAttError, match=message):
+        select_series(tmp_path)
+
+
+#: First bytes of files whose names do not tell what they are, and the words of the refusal.
+BEGINNINGS = {
+    b"PK\x03\x04": r"no DICOM in 1 files, but 1 archive \(scan\); unpack it",
+    b"<!DOCTYPE html>": r"1 web page \(scan\); that is what a server said in place of the file; fetch it again",
+    b"%PDF-1.7": r"1 PDF document \(scan\); it holds no HU",
+}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_files_are_known_by_their_first_bytes_too(tmp_path, beginning):
+    (tmp_path / "scan").write_bytes(beginning + bytes(range(1, 200)))
+    with pytest.raises(BioAttError, match=BEGINNINGS[beginning]):
+        select_series(tmp_path)
+
+
+def test_a_dicomdir_alone_is_named(tmp_path):
+    shutil.copy(get_testdata_file("DICOMDIR", download=False), tmp_path / "DICOMDIR")
+    with pytest.raises(BioAttError, match="a DICOMDIR and no image; .*copy the whole medium"):
         select_series(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from .folder import Listing, tell_losses
@@ -17,10 +18,27 @@ _VOLUMES = {
     **dict.fromkeys((".npy", ".npz"), "NumPy"),
     **dict.fromkeys((".h5", ".hdf5"), "HDF5"),
     ".mat": "MATLAB",
-    ".vti": "VTK",
+    **dict.fromkeys((".vtk", ".vti"), "VTK"),
 }
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif")
-_CONVERT = "convert it to NIfTI in HU, e.g. SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'ct.nii.gz')"
+_CONVERT = "convert it to NIfTI in HU"
+_BY_SIMPLEITK = f"{_CONVERT}, e.g. SimpleITK.WriteImage(SimpleITK.ReadImage(FILE), 'ct.nii.gz')"
+_BY_NIBABEL = f"{_CONVERT}, e.g. nibabel.save(nibabel.Nifti1Image.from_image(nibabel.load(FILE)), 'ct.nii.gz')"
+
+#: How files begin whose names do not tell what they are.
+_BEGINNINGS = {
+    b"PK\x03\x04": "archive",
+    b"\x1f\x8b": "archive",
+    b"7z\xbc\xaf": "archive",
+    b"Rar!": "archive",
+    b"<!DOCTYPE": "web page",
+    b"<!doctype": "web page",
+    b"<html": "web page",
+    b"<HTML": "web page",
+    b"%PDF": "PDF document",
+    b"\x89PNG": "picture",
+    b"\xff\xd8\xff": "picture",
+}
 
 #: Kinds in the order in which their remedy is given: words for several, and the remedy.
 _REMEDIES = {
@@ -28,7 +46,13 @@ _REMEDIES = {
     "archive": "unpack it, and name the folder",
     **{f"{form} file": _CONVERT for form in dict.fromkeys(_VOLUMES.values())},
     **dict.fromkeys(("MetaImage file", "NRRD file"), "name the file itself"),
+    **dict.fromkeys(("Analyze or paired NIfTI file", "MINC file"), _BY_SIMPLEITK),
+    "FreeSurfer file": _BY_NIBABEL,
+    "NumPy file": f"{_CONVERT}, or give bioatt.denoise the array and its spacing_mm",
+    "DICOMDIR": "it lists images that are not here; copy the whole medium, and name the folder",
     "picture": "a picture holds no HU; export the series as DICOM",
+    "web page": "that is what a server said in place of the file; fetch it again",
+    "PDF document": "it holds no HU; export the series as DICOM",
 }
 
 
@@ -42,12 +66,20 @@ def kind_of(name: str) -> str:
         return "archive"
     if suffix in _VOLUMES:
         return f"{_VOLUMES[suffix]} file"
-    return "picture" if suffix in _PICTURES else ""
+    return "DICOMDIR" if lower == "dicomdir" else "picture" if suffix in _PICTURES else ""
+
+
+def _begins_like(file: Path) -> str:
+    """What a file is by its first bytes, a key of the remedies; "" for anything else."""
+    with suppress(OSError), open(file, "rb") as stream:
+        head = stream.read(16)
+        return next((kind for beginning, kind in _BEGINNINGS.items() if head.startswith(beginning)), "")
+    return ""
 
 
 def instead_of_file(file: Path) -> str:
     """What a file is that is not DICOM, and the remedy; "" where its name does not tell."""
-    kind = kind_of(file.name)
+    kind = kind_of(file.name) or _begins_like(file)
     return f"is {'an' if kind[0] in 'aA' else 'a'} {kind}; {_REMEDIES[kind]}" if kind else ""
 
 
@@ -55,9 +87,11 @@ def instead_of_dicom(folder: Path, listing: Listing) -> str:
     """What lies in a folder or zip without DICOM, and the remedy."""
     kinds: dict[str, list[Path]] = {}
     for file in listing.files:
-        kinds.setdefault(kind_of(file.name), []).append(file)
+        kinds.setdefault(kind_of(file.name) or _begins_like(file), []).append(file)
     known = {kind: kinds[kind] for kind in _REMEDIES if kind in kinds}
     losses = f"; {tell_losses(listing.losses)}" if listing.losses else ""
+    if set(known) == {"DICOMDIR"}:
+        return f"a DICOMDIR and no image; {_REMEDIES['DICOMDIR']}{losses}"
     if known:
         what = ", ".join(_count(files, kind, folder) for kind, files in known.items())
         remedy = next(_REMEDIES[kind] for kind in known) if folder.is_dir() else "unpack it, and name what you want"
