@@ -251,3 +251,22 @@ def test_the_derived_series_names_no_archive(folder, packed, weights, tmp_path):
         dataset = pydicom.dcmread(file)
         assert "study.zip" not in json.dumps(dataset.to_json_dict())
     assert Path(made).is_dir()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_second_copies_of_a_slice_in_a_zip_are_left_out(folder, tmp_path, same):
+    content = (folder / "0002.dcm").read_bytes()
+    image = pydicom.dcmread(folder / "0002.dcm")
+    image.compress(JPEGLSLossless, generate_instance_uid=False)
+    image.save_as(tmp_path / "other.dcm")
+    file = pack(folder, tmp_path / "study.zip")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("study/copy.dcm", content if same else (tmp_path / "other.dcm").read_bytes())
+    np.testing.assert_array_equal(read_volume(select_series(file)), read_volume(select_series(folder)))
+
+
+def test_what_a_zip_holds_instead_is_known_by_its_first_bytes(tmp_path):
+    with zipfile.ZipFile(tmp_path / "study.zip", "w") as archive:
+        archive.writestr("study/scan", b"<!DOCTYPE html>" + bytes(range(1, 200)))
+    with pytest.raises(BioAttError, match="1 web page"):
+        select_series(tmp_path / "study.zip")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from .archive import open_raw
 from .folder import Listing, tell_losses
 
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".iso")
@@ -71,7 +73,7 @@ def kind_of(name: str) -> str:
 
 def _begins_like(file: Path) -> str:
     """What a file is by its first bytes, a key of the remedies; "" for anything else."""
-    with suppress(OSError), open(file, "rb") as stream:
+    with suppress(OSError), io.BufferedReader(open_raw(file)[0]) as stream:
         head = stream.read(16)
         return next((kind for beginning, kind in _BEGINNINGS.items() if head.startswith(beginning)), "")
     return ""

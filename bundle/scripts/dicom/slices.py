@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import filecmp
+import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
+from .archive import open_raw
 from .geometry import Plane, same_position_mm
 from .headers import has_frames, is_enhanced, label, text
 from .isolated import have_same_hu_isolated
@@ -97,7 +98,7 @@ def without_copies(slices: Sequence[Slice], tell: bool) -> list[Slice]:
             )
         if other is not one:
             copies[other.file, one.file] = uid
-    others = [pair for pair in copies if not filecmp.cmp(*pair, shallow=False)]  # in another encoding, perhaps
+    others = [pair for pair in copies if not _hold_the_same_bytes(*pair)]  # in another encoding, perhaps
     for (first, second), same in zip(others, have_same_hu_isolated(others) if others else [], strict=True):
         if not same:
             raise BioAttError(
@@ -107,3 +108,9 @@ def without_copies(slices: Sequence[Slice], tell: bool) -> list[Slice]:
     if copies and tell:
         logger.warning("left out %d files that are second copies of a slice", len(copies))
     return list(taken.values())
+
+
+def _hold_the_same_bytes(first: Path, second: Path) -> bool:
+    (one, size), (other, other_size) = open_raw(first), open_raw(second)
+    with io.BufferedReader(one) as one_stream, io.BufferedReader(other) as other_stream:
+        return size == other_size and one_stream.read() == other_stream.read()
