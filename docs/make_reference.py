@@ -53,7 +53,7 @@ KEYS = {
     "evaluation": "the steps of `monai.bundle run evaluation`",
     "inference": "the steps of `monai.bundle run inference`",
     "network": "the network on its device, with weights where it runs inference",
-    "initial_weights": "weights to begin with; empty: as the network is initialised",
+    "initialise_from": "a weights file that the training starts from; empty: from scratch",
     "compile": "compile the network with torch.compile before it runs",
     "recipe_only": "the steps that write the recipe of OUT/model.pt without a training",
     "clipped_optimizer": "the optimiser, which clips gradients before each step",

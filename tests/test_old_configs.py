@@ -80,7 +80,7 @@ def test_settings_of_then_are_refused_and_told_by_what_took_their_place(bundle_r
     done = run(bundle_root, "training", tmp_path / "train.json", dataset_dir=tmp_path, output_dir=tmp_path / "out")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: config train.json is of 0.3.2: ")
+    assert line.startswith("error: config train.json is of an older version: ")
     assert "slices_per_batch is gone: batch_size says" in line and "noise_gain is gone: it is augmentation#" in line
     now = json.loads((bundle_root / "configs" / "train.json").read_text())
     gone = {key for key in old if key not in now}
@@ -120,3 +120,12 @@ def test_names_that_are_no_more_are_refused_with_what_took_their_place(name):
     with pytest.raises(BioAttError, match=f"scripts.data.{name} of 0.3.2 is no more: .*(recipe|PatchBatches)"):
         getattr(data, name)
     assert not hasattr(data, "nothing")
+
+
+@pytest.mark.parametrize("name", ["begin_with", "join_processes", "leave_processes"])
+def test_steps_of_a_training_that_have_another_name_now_are_told_by_it(name):
+    from scripts import training
+
+    with pytest.raises(BioAttError, match=f"scripts.training.{name} is scripts.training.(initialise_from|.*group) now"):
+        getattr(training, name)
+    assert not hasattr(training, "nothing")

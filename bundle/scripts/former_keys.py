@@ -1,4 +1,4 @@
-"""Config keys of 0.3.2 that are gone, and what took their place: a setting that is ignored in silence is a fault."""
+"""Config keys of older versions and what took their place: a setting that is ignored in silence is a fault."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ FORMER_KEYS = {
     "routine_probability": "targets are without bias, so routine dose needs no patches of its own (docs/adr/0014)",
     "num_workers": "train.json cuts its patches on the device; only paper.json has it",
     "scope_only": "it is recipe_only",
+    "initial_weights": "it is initialise_from",
     "bf16": "it is precision (auto, fp32 or bf16) but for training",
 }
 #: Options of the command that are gone, likewise.

@@ -207,7 +207,7 @@ def check_overrides(overrides: Iterable[str], config_files: Sequence[str | os.Pa
 
 
 def check_configs(config_files: Sequence[str | os.PathLike[str]]) -> None:
-    """Refuse config files with settings of 0.3.2 that nothing reads any more.
+    """Refuse config files with settings of older versions that nothing reads any more.
 
     Raises:
         BioAttError: names them all, and what took their place.
@@ -215,7 +215,7 @@ def check_configs(config_files: Sequence[str | os.PathLike[str]]) -> None:
     for file in config_files:
         keys = set(ConfigParser.load_config_file(file)) - {"num_workers", "bf16"}  # those of training are read
         if former := told(sorted(keys)):
-            raise BioAttError(f"config {Path(file).name} is of 0.3.2: {former}")
+            raise BioAttError(f"config {Path(file).name} is of an older version: {former}")
 
 
 def check_switches(overrides: Mapping[str, Any], config_files: Sequence[str | os.PathLike[str]]) -> None:

@@ -25,7 +25,7 @@ from scripts.evaluation.texture import noise_power_spectrum
 from scripts.hu import hu_to_network
 from scripts.networks import BioAtt, BioAttUNet
 from scripts.report import pictures
-from scripts.report.handler import warning_without_names, without_names
+from scripts.report.handler import warning_without_names
 from scripts.report.page import noise_words
 from scripts.volumes import load_volume, radiological_slices
 from scripts.workflow import report_file
@@ -188,7 +188,7 @@ def test_warnings_are_told_without_paths_and_only_those_of_the_run(series, weigh
 def test_file_names_are_left_out_of_messages():
     names = {"data/Doe Jane", "data/Doe Jane/1 Doe.dcm", "1 Doe.dcm"}
     message = "data/Doe Jane/1 Doe.dcm: bad; 1 Doe.dcm; data/Doe Jane/other.dcm: bad"
-    assert without_names(message, names) == "(path): bad; (path); (path) bad"
+    assert warning_without_names(record("%s", message), names) == "(path): bad; (path); (path) bad"
 
 
 def record(message, *given):
@@ -200,7 +200,7 @@ def test_a_folder_named_like_a_word_leaves_the_words_of_a_warning():
     warning = record("%s: outside in %d slices, %s", Path("in"), 8, "the inside of in/1.dcm within out")
     assert warning_without_names(warning, names) == "(path): outside in 8 slices, the inside of (path) within (path)"
     assert warning_without_names(record("in/1.dcm is in, 100% lost"), names) == "(path) is in, 100% lost"
-    assert without_names("Doe's inside", {"Doe", "in"}) == "(path)'s inside"
+    assert warning_without_names(record("%s", "Doe's inside"), {"Doe", "in"}) == "(path)'s inside"
 
 
 def test_the_folder_stays_dicom_alone_and_reads_as_a_series(made, series):

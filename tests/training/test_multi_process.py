@@ -14,7 +14,7 @@ from made_studies import SMALL_TRAINING
 from monai.bundle import ConfigParser
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.training.loop import is_first_process, join_processes, local_device
+from scripts.training.loop import is_first_process, local_device, start_process_group
 
 SETTINGS = SMALL_TRAINING | {
     "views": 60,
@@ -73,7 +73,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path, bundle_root):
 def test_without_torchrun_the_config_says_so(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(BioAttError, match="start it with torchrun"):
-        join_processes()
+        start_process_group()
 
 
 def test_rank_and_device_are_read_from_the_environment(monkeypatch):

@@ -67,7 +67,7 @@ class RunReport:
         self.window_hu = (float(window_hu[0]), float(window_hu[1]))
         self._names = {str(path) for path in (dataset_dir, output_dir) if str(path)}
         self._samples = SliceSamples()
-        self._sections: list[str] = []
+        self._sections: list[dict[str, Any]] = []
         self._facts: list[dict[str, Any]] = []
         self._warnings = _Warnings()
         self._began = 0.0
@@ -154,23 +154,22 @@ class RunReport:
 
 
 def warning_without_names(record: logging.LogRecord, names: Iterable[str]) -> str:
-    """A warning with its paths and file names hidden; its own words stay, and so do its numbers.
+    """A warning with its paths and file names, which may name a person, replaced by what they are; never within a word.
 
-    A folder may have the name of a word: only what was put into the message is searched for such names.
+    Its own words stay, and so do its numbers. A folder may have the name of a word: only what was put into the message
+    is searched for such names.
     """
-    paths = [name for name in names if re.search(r"[./\\]", name)]
-    words = without_names(str(record.msg), paths)
+    patterns = {name: rf"(?<!\w)(?:{re.escape(str(Path(name).resolve()))}|{re.escape(name)})(?!\w)" for name in names}
+
+    def hidden(text: str, names: Iterable[str]) -> str:
+        for name in sorted(names, key=len, reverse=True):
+            text = re.sub(patterns[name], "(path)", text)
+        return text
+
+    words = hidden(str(record.msg), [name for name in patterns if re.search(r"[./\\]", name)])
     given = record.args if isinstance(record.args, tuple) else ()
-    kept = [one if isinstance(one, Number) else without_names(str(one), names) for one in given]
+    kept = [one if isinstance(one, Number) else hidden(str(one), patterns) for one in given]
     return re.sub(r"\(path\)[/\\]\S*", "(path)", words % tuple(kept) if kept else words)
-
-
-def without_names(message: str, names: Iterable[str]) -> str:
-    """`message` with paths and file names, which may name a person, replaced by what they are; never within a word."""
-    for name in sorted(names, key=len, reverse=True):
-        for form in (str(Path(name).resolve()), name):
-            message = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", "(path)", message)
-    return re.sub(r"\(path\)[/\\]\S*", "(path)", message)
 
 
 def _names_in(image: MetaTensor) -> set[str]:

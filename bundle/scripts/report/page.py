@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,47 +21,36 @@ NOTICE = f"{NOT_FOR_DIAGNOSIS} Not for diagnosis."
 
 
 def page(
-    sections: Sequence[str],
+    volumes: Sequence[dict[str, Any]],
     facts: Sequence[dict[str, Any]],
     provenance: Provenance,
     seconds: float,
     warnings: Sequence[str],
 ) -> str:
-    """The whole page.
+    """The whole page, by page.html.
 
     Args:
-        sections: one for each volume, see `volume_section`.
+        volumes: one for each volume, see `volume_section`.
         facts: one for each volume, its ``slices`` and ``noise_pairs``.
         provenance: what made the results.
         seconds: the run took.
         warnings: what it said.
     """
-    told = "".join(f"<li>{escape(one)}</li>" for one in warnings)
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{REPORT_TITLE}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<p class="kind">{escape(provenance.bundle)} {escape(provenance.version)}</p>
-<h1>{REPORT_TITLE}</h1>
-<p class="notice">{NOTICE}</p>
-{_cards(facts, provenance, seconds)}
-</header>
-<main>
-{"".join(sections)}
-<section><h2>Warnings of the run</h2>{f"<ul>{told}</ul>" if told else "<p>None.</p>"}</section>
-<section><h2>What made it</h2>{_made_by(provenance)}</section>
-</main>
-<footer>{NOTICE} The page holds no names, dates or numbers of patient or study.</footer>
-</body>
-</html>
-"""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    here = Path(__file__).parent
+    loader = FileSystemLoader(here, encoding="utf-8")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    return environment.get_template("page.html").render(
+        title=REPORT_TITLE,
+        style=(here / "page.css").read_text(encoding="utf-8"),
+        notice=NOTICE,
+        made=provenance,
+        cards=_cards(facts, provenance, seconds),
+        volumes=volumes,
+        warnings=warnings,
+        facts=_made_by(provenance),
+    )
 
 
 def noise_words(pairs: Sequence[tuple[float, float]]) -> tuple[str, str]:
@@ -80,28 +68,20 @@ def strength_words(strength: Strength) -> str:
     return f"what is much coarser than {strength.anchor_mm:.4g} mm (SD) is the scanner's own{grain}"
 
 
-def _cards(facts: Sequence[dict[str, Any]], provenance: Provenance, seconds: float) -> str:
+def _cards(facts: Sequence[dict[str, Any]], provenance: Provenance, seconds: float) -> list[tuple[str, str, str]]:
     slices = sum(one["slices"] for one in facts)
     several = f" in {len(facts)} volumes" if len(facts) > 1 else ""
     noise, change = noise_words([pair for one in facts for pair in one["noise_pairs"]])
-    cards = (
+    return [
         ("Noise before and after", noise, change),
         ("Slices", f"{slices}", f"{seconds:.1f} s, {seconds / max(1, slices):.2f} s a slice{several}"),
         ("Strength", provenance.strength.name, strength_words(provenance.strength)),
         ("Prior", provenance.prior, provenance.prior_model),
-    )
-    return (
-        '<dl class="cards">'
-        + "".join(
-            f"<div><dt>{name}</dt><dd>{escape(value)}</dd><dd class='more'>{escape(more)}</dd></div>"
-            for name, value, more in cards
-        )
-        + "</dl>"
-    )
+    ]
 
 
-def _made_by(provenance: Provenance) -> str:
-    rows = [
+def _made_by(provenance: Provenance) -> list[tuple[str, str]]:
+    return [
         ("Network", provenance.network),
         ("Weights, sha256", provenance.weights_sha256),
         ("Prior", f"{provenance.prior}: {provenance.prior_model}"),
@@ -111,5 +91,3 @@ def _made_by(provenance: Provenance) -> str:
         ("Python", platform.python_version()),
         ("Packages", ", ".join(f"{name} {version(name)}" for name in PACKAGES)),
     ]
-    body = "".join(f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in rows)
-    return f'<table class="facts">{body}</table>'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import numpy as np
@@ -58,154 +57,125 @@ class Findings:
         return np.unique(np.linspace(0, len(self.samples.indices) - 1, 5).round().astype(int)[1:-1]).tolist()
 
 
-def volume_section(found: Findings) -> str:
-    """Everything about one volume."""
-    return (
-        f'<section class="volume"><p class="uid">{escape(found.title)}, {len(found.priors)} slices</p>'
-        f"{_slices(found)}{_noise(found)}{_hu(found)}{_prior(found)}{_attention(found)}</section>"
-    )
+def volume_section(found: Findings) -> dict[str, Any]:
+    """Everything about one volume, as page.html shows it."""
+    rows, columns = found.samples.before_hu.shape[1:]
+    width_mm = columns * found.spacing_mm[1]
+    bar_mm = 50 if width_mm > 120 else 10
+    return {
+        "title": found.title,
+        "count": len(found.priors),
+        "ratio": f"{width_mm / (rows * found.spacing_mm[0]):.4f}",
+        "bar_mm": bar_mm,
+        "bar_percent": f"{100 * bar_mm / width_mm:.2f}",
+        "slices": _slices(found),
+        "noise": _noise(found),
+        "hu": _hu(found),
+        "prior": _prior(found),
+        "attention": _attention(found),
+    }
 
 
 def signed(number: float, digits: int) -> str:
     """With plus or a real minus."""
-    return f"{number:+.{digits}f}".replace("-", "\u2212")
+    return _minus(f"{number:+.{digits}f}")
 
 
-def _slices(found: Findings) -> str:
+def _minus(number: str) -> str:
+    return number.replace("-", "\u2212")
+
+
+def _slices(found: Findings) -> dict[str, Any]:
     before, after = found.samples.before_hu, found.samples.after_hu
     largest = max(10.0, 10.0 * np.ceil(np.percentile(np.abs(after - before)[found.shown()], 99.5) / 10))
     rows = []
     for place in found.shown():
         index = found.samples.indices[place]
         where = f"Slice {index}, {signed(found.positions_mm[index], 0)} mm"
-        pictures = (
-            ("before", grey_picture(before[place], found.window_hu)),
-            ("after", grey_picture(after[place], found.window_hu)),
-            ("after minus before", grey_picture(after[place] - before[place], (-largest, largest))),
-        )
-        rows.append(f'<div class="row3">{"".join(_figure(found, p, f"{where}: {name}") for name, p in pictures)}</div>')
-    scales = _scale(found.window_hu, "HU", wide=2) + _scale((-largest, largest), "HU, difference")
-    return (
-        f"<h2>Slices</h2>{''.join(rows)}<div class='row3'>{scales}</div><p>After minus before should be noise. An "
-        "organ or a vessel in it is detail that changed. Thin lines at the strongest edges can be wanted: the shipped "
-        "weights sharpen skin, bone and gas a little.</p>"
-    )
+        pictures = {
+            "before": grey_picture(before[place], found.window_hu),
+            "after": grey_picture(after[place], found.window_hu),
+            "after minus before": grey_picture(after[place] - before[place], (-largest, largest)),
+        }
+        rows.append([{"picture": picture, "words": f"{where}: {name}"} for name, picture in pictures.items()])
+    scales = [_scale(found.window_hu, "HU", wide=2), _scale((-largest, largest), "HU, difference")]
+    return {"rows": rows, "scales": scales}
 
 
-def _noise(found: Findings) -> str:
+def _noise(found: Findings) -> dict[str, Any]:
     place = found.samples.indices.index(found.attention_slice)
-    maps = [local_sd(stack[place]) for stack in (found.samples.before_hu, found.samples.after_hu)]
+    maps = {"before": local_sd(found.samples.before_hu[place]), "after": local_sd(found.samples.after_hu[place])}
     noise = [before for before, _ in found.measures["noise_pairs"]]
     top = max(5.0, float(np.ceil(3 * np.median(noise) / 5) * 5)) if noise else 50.0  # of no noise too
-    pictures = "".join(
-        _figure(found, colour_picture(one, (0.0, top)), f"Slice {found.attention_slice}: SD {name}")
-        for one, name in zip(maps, ("before", "after"), strict=True)
-    )
-    pictures += _scale((0.0, top), "HU, SD of 9 × 9 pixels", colour=True, wide=2)
     nps = found.measures["nps"]
-    if "reason" in nps:
-        plot = f'<div class="plot"><p>No noise power spectrum: {escape(nps["reason"])}.</p></div>'
-    else:
-        side = nps["side_pixels"]
-        plot = (
-            f'<figure class="plot">{spectrum_plot(nps)}<figcaption>Noise power spectrum of {nps["regions"]} regions of '
-            f"{side} × {side} pixels in soft tissue, the same ones before and after.</figcaption></figure>"
+    return {
+        "pictures": [
+            {"picture": colour_picture(one, (0.0, top)), "words": f"Slice {found.attention_slice}: SD {name}"}
+            for name, one in maps.items()
+        ],
+        "scale": _scale((0.0, top), "HU, SD of 9 × 9 pixels", colour=True, wide=2),
+        "nps": nps,
+        "plot": "" if "reason" in nps else spectrum_plot(nps),
+        "indices": found.samples.indices,
+    }
+
+
+def _hu(found: Findings) -> dict[str, Any]:
+    tissues = [
+        (
+            tissue,
+            f"{one['pixels']:,}",
+            _minus(f"{one['before_hu']:.1f}"),
+            _minus(f"{one['after_hu']:.1f}"),
+            signed(one["bias_hu"], 2),
         )
-    return (
-        f'<h2>Noise</h2><div class="noise"><div class="row2">{pictures}</div>{plot}</div>'
-        f"<p>Measured on {len(found.samples.indices)} of {len(found.priors)} slices, from inferior: "
-        f"{', '.join(map(str, found.samples.indices))}. Edges of organs are light in both maps: they must stay.</p>"
-    )
-
-
-def _hu(found: Findings) -> str:
-    rows = "".join(
-        f"<tr><th>{tissue}</th><td>{one['pixels']:,}</td><td>{one['before_hu']:.1f}</td><td>{one['after_hu']:.1f}</td>"
-        f"<td>{signed(one['bias_hu'], 2)}</td></tr>".replace(">-", ">\u2212")
         for tissue, one in found.measures["tissues"].items()
-    )
-    table = (
-        '<table class="numbers"><thead><tr><th>Tissue</th><th>Pixels</th><th>Mean before (HU)</th>'
-        f"<th>Mean after (HU)</th><th>Bias (HU)</th></tr></thead><tbody>{rows}</tbody></table>"
-    )
-    return (
-        f'<h2>HU</h2><figure class="plot">{histogram_plot(found.measures["histogram"])}</figure>'
-        f"{table if rows else '<p>No lung, fat, soft tissue or bone in the slices measured.</p>'}"
-        "<p>Bias is the mean of after minus before, where the 9 × 9 mean before lies in the range of a tissue.</p>"
-    )
+    ]
+    return {"plot": histogram_plot(found.measures["histogram"]), "tissues": tissues}
 
 
-def _prior(found: Findings) -> str:
+def _prior(found: Findings) -> dict[str, Any]:
     shown = [found.samples.indices[place] for place in found.shown()]
     mean = found.priors.mean(axis=0)
-    most = ", ".join(f"{found.descriptors[k]} {100 * mean[k]:.0f}%" for k in mean.argsort()[::-1][:3])
-    plot = prior_plot(found.priors, found.descriptors, found.positions_mm, shown)
-    return (
-        f'<h2>Prior along the patient</h2><figure class="plot">{plot}</figure>'
-        f"<p>How likely each descriptor is in each slice{_places(found)}. Most of all, on average: {most}.</p>"
-    )
+    return {
+        "plot": prior_plot(found.priors, found.descriptors, found.positions_mm, shown),
+        "most": ", ".join(f"{found.descriptors[k]} {100 * mean[k]:.0f}%" for k in mean.argsort()[::-1][:3]),
+        "places": ", the mean over the places of a dense prior" if found.dense_prior else "",
+    }
 
 
-def _places(found: Findings) -> str:
-    return ", the mean over the places of a dense prior" if found.dense_prior else ""
-
-
-def _attention(found: Findings) -> str:
+def _attention(found: Findings) -> dict[str, Any]:
     if not found.attention:
-        what = {"channel": "channel attention, a weight for each channel"}.get(found.attention_kind, "no attention")
-        return f"<h2>Attention</h2><p>This network has {what}: there are no maps to show.</p>"
+        instead = {"channel": "channel attention, a weight for each channel"}
+        return {"blocks": [], "instead": instead.get(found.attention_kind, "no attention")}
     place = found.samples.indices.index(found.attention_slice)
     grey = to_window(shrunk(found.samples.after_hu[place], MAP_PIXELS), found.window_hu)
-    blocks = []
-    for number, (name, grid) in enumerate(found.grids.items(), 1):
-        maps = on_image(found.attention[name], grid, found.samples.after_hu.shape[1:]).numpy()
-        total = on_image(found.attention[f"{name}_weighted"], grid, found.samples.after_hu.shape[1:]).numpy()[0]
-        limits = tuple(float(limit) for limit in np.nanpercentile(maps, (1, 99)))
-        limits = (limits[0], max(limits[1], limits[0] + 1e-3))
-        cells = [_map(found, grey, total, limits, "<b>weighted sum</b>", None)]
-        if found.attention_kind == "prior":
-            prior = found.priors[found.attention_slice]
-            cells += [
-                _map(found, grey, one, limits, escape(word), float(p))
-                for one, word, p in zip(maps, found.descriptors, prior, strict=True)
-            ]
-        blocks.append(
-            f"<h3>Block {number} of {len(found.grids)}: a pixel of its maps covers {grid[0]} × {grid[0]} pixels</h3>"
-            f'<div class="maps">{"".join(cells)}</div>{_scale(limits, "attention", colour=True, digits=2)}'
-        )
-    return (
-        f"<h2>Attention in slice {found.attention_slice}</h2><p>Each descriptor's map over the denoised slice, and the "
-        f"prior that weights it (bar{_places(found)}). The features of a block are multiplied by the weighted sum.</p>"
-        + "".join(blocks)
-    )
+    blocks = [_block(found, name, grid, grey) for name, grid in found.grids.items()]
+    return {"blocks": blocks, "slice": found.attention_slice}
 
 
-def _map(
-    found: Findings, grey: np.ndarray, values: np.ndarray, limits: tuple[float, float], word: str, prior: float | None
-) -> str:
-    picture = overlay_picture(grey, shrunk(values, MAP_PIXELS), limits)
-    share = ""
-    if prior is not None:
-        percent = f"{100 * prior:.1f}%"
-        share = f' <span class="share">{percent}</span><span class="track"><i style="width:{percent}"></i></span>'
-    return f"<figure>{_image(found, picture, 'attention map')}<figcaption>{word}{share}</figcaption></figure>"
+def _block(found: Findings, name: str, grid: tuple[int, int], grey: np.ndarray) -> dict[str, Any]:
+    """The weighted sum of a block's maps, and of a prior attention each map with its share."""
+    maps = on_image(found.attention[name], grid, found.samples.after_hu.shape[1:]).numpy()
+    total = on_image(found.attention[f"{name}_weighted"], grid, found.samples.after_hu.shape[1:]).numpy()[0]
+    lower, upper = (float(limit) for limit in np.nanpercentile(maps, (1, 99)))
+    limits = (lower, max(upper, lower + 1e-3))
+    shown = [(total, "", "")]
+    if found.attention_kind == "prior":
+        prior = found.priors[found.attention_slice]
+        shown += [(one, word, f"{100 * p:.1f}%") for one, word, p in zip(maps, found.descriptors, prior, strict=True)]
+    return {
+        "covers": grid[0],
+        "maps": [
+            {"picture": overlay_picture(grey, shrunk(values, MAP_PIXELS), limits), "word": word, "percent": percent}
+            for values, word, percent in shown
+        ],
+        "scale": _scale(limits, "attention", colour=True, digits=2),
+    }
 
 
-def _figure(found: Findings, picture: str, caption: str) -> str:
-    width_mm = found.samples.before_hu.shape[2] * found.spacing_mm[1]
-    bar_mm = 50 if width_mm > 120 else 10
-    bar = f'<span class="mm" style="width:{100 * bar_mm / width_mm:.2f}%">{bar_mm} mm</span>'
-    picture = f'<div class="frame">{_image(found, picture, caption)}{bar}</div>'
-    return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _image(found: Findings, picture: str, words: str) -> str:
-    rows, columns = found.samples.before_hu.shape[1:]
-    ratio = columns * found.spacing_mm[1] / (rows * found.spacing_mm[0])
-    return f'<img src="{picture}" alt="{escape(words)}" style="aspect-ratio:{ratio:.4f}">'
-
-
-def _scale(limits: tuple[float, float], unit: str, *, colour: bool = False, wide: int = 1, digits: int = 0) -> str:
-    lower, upper = (f"{limit:.{digits}f}".replace("-", "\u2212") for limit in limits)
-    bar = f'<img src="{bar_picture(colour)}" alt="scale from {lower} to {upper} {unit}">'
-    return f'<div class="scale wide{wide}"><span>{lower}</span>{bar}<span>{upper} {unit}</span></div>'
+def _scale(
+    limits: tuple[float, float], unit: str, *, colour: bool = False, wide: int = 1, digits: int = 0
+) -> dict[str, Any]:
+    lower, upper = (_minus(f"{limit:.{digits}f}") for limit in limits)
+    return {"lower": lower, "upper": upper, "unit": unit, "wide": wide, "picture": bar_picture(colour)}

@@ -1,5 +1,6 @@
 """Training: studies on disk, pairs of doses, patches, splits, targets, and the parts of the loop."""
 
+from ..errors import BioAttError
 from .batches import Augmentation, PatchBatches
 from .load_pair import LoadPaird
 from .loop import (
@@ -10,14 +11,14 @@ from .loop import (
     StopOnNaN,
     TargetLoss,
     WeightAverage,
-    begin_with,
     clip_gradients,
+    end_process_group,
+    initialise_from,
     is_first_process,
-    join_processes,
-    leave_processes,
     local_device,
     on_targets,
     published_weights,
+    start_process_group,
     step_loss,
 )
 from .pair_dataset import PairDataset
@@ -42,13 +43,13 @@ __all__ = [
     "StopOnNaN",
     "TargetLoss",
     "WeightAverage",
-    "begin_with",
+    "initialise_from",
     "clip_gradients",
     "find_studies",
     "grid_patches",
     "is_first_process",
-    "join_processes",
-    "leave_processes",
+    "start_process_group",
+    "end_process_group",
     "local_device",
     "make_split",
     "on_targets",
@@ -58,3 +59,16 @@ __all__ = [
     "training_recipe",
     "training_scope",
 ]
+
+_RENAMED = {
+    "begin_with": "initialise_from",
+    "join_processes": "start_process_group",
+    "leave_processes": "end_process_group",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Say by which name a config of an older version finds what stood here then."""
+    if name in _RENAMED:
+        raise BioAttError(f"scripts.training.{name} is scripts.training.{_RENAMED[name]} now; name it so")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -367,8 +367,8 @@ class EarlyStop(EarlyStopHandler):
         super().attach(engine)
 
 
-def begin_with(network: nn.Module, weights: str) -> None:
-    """Load `weights` into `network` before it is trained; empty: leave it as it was initialised.
+def initialise_from(network: nn.Module, weights: str) -> None:
+    """Initialise `network` from a weights file before it is trained; empty: it is trained from scratch.
 
     Raises:
         BioAttError: the file cannot be read, or belongs to another network.
@@ -377,15 +377,15 @@ def begin_with(network: nn.Module, weights: str) -> None:
         fit_weights(network, read_state_dict(weights), weights)
 
 
-def join_processes() -> None:
-    """Join the process group that torchrun announces: NCCL with GPUs, Gloo without."""
+def start_process_group() -> None:
+    """Start the process group that torchrun announces: NCCL with GPUs, Gloo without."""
     if "LOCAL_RANK" not in os.environ:
         raise BioAttError("multi_gpu_train.json is for torchrun; start it with torchrun --nproc_per_node=N -m ...")
     idist.initialize("nccl" if torch.cuda.is_available() else "gloo")
 
 
-def leave_processes() -> None:
-    """Leave the process group."""
+def end_process_group() -> None:
+    """End the process group."""
     idist.finalize()
 
 
