@@ -256,6 +256,9 @@ def test_an_existing_report_is_refused_or_replaced(weights, tmp_path, capsys):
     (tmp_path / "out.html").write_text("mine")
     assert denoise(source, tmp_path / "out", weights, "--prior", "uniform") == 2
     assert "out.html exists" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert denoise(source, tmp_path / "out", weights, "--prior", "uniform", "--overwrite") == 2
+    assert "what BioAtt did not write" in capsys.readouterr().err and (tmp_path / "out.html").read_text() == "mine"
+    (tmp_path / "out.html").write_text("<title>CT denoising report</title>")  # as one that is there from before
     assert denoise(source, tmp_path / "out", weights, "--prior", "uniform", "--overwrite") == 0
     assert "<html" in (tmp_path / "out.html").read_text() and f"{tmp_path}/out.html" in capsys.readouterr().out
 
