@@ -101,7 +101,9 @@ def test_a_config_of_then_is_told_by_what_took_its_place():
         open_workflow("training", ["train.json", "second_stage.json"], {})
 
 
-@pytest.mark.parametrize("name", ["train.json", "paper.json", "shipped.json", "evaluate.json", "multi_gpu_train.json"])
+@pytest.mark.parametrize(
+    "name", ["train.json", "paper.json", "shipped.json", "refined.json", "evaluate.json", "multi_gpu_train.json"]
+)
 def test_no_config_of_ours_has_a_setting_that_is_gone(bundle_root, name):
     check_configs([bundle_root / "configs" / name])
 

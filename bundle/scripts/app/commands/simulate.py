@@ -20,9 +20,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     add_series(parser)
     add_output(parser)
-    parser.add_argument(
-        "--dose", type=float, required=True, metavar="K", help="fraction of the dose, in (0, 1]"
-    )
+    parser.add_argument("--dose", type=float, required=True, metavar="K", help="fraction of the dose, in (0, 1]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
     parser.add_argument(
         "--realisations", type=int, default=1, metavar="N", help="several series, in OUT/realisation_1 and so on"
