@@ -19,7 +19,7 @@ from scripts.dicom import isolated, read_volume, read_volume_isolated, select_se
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import SeriesReader, load_volume
-from scripts.workflow import runs_in_label
+from scripts.workflow import run_workflow, runs_in_label
 
 #: A pixel decoder's place in the child; each line stands for what a C library does to its process.
 CRASHES = {
@@ -221,17 +221,16 @@ def test_a_second_copy_in_another_encoding_is_decoded_apart(tmp_path, decoder):
         select_series(folder)
 
 
-def test_results_are_written_as_they_are_read(tmp_path, weights, decoder, capfd):
-    """A node or a list decodes padding of its series apart, too."""
+@pytest.mark.parametrize("switch", [True, False])
+def test_results_are_written_as_they_are_read(tmp_path, weights, monkeypatch, switch):
     source = write_ct_series(tmp_path / "in", **PADDED)
-    (tmp_path / "list.txt").write_text("in\n")
-    asked = []
-    seen = isolated.IsolatedFrames.read
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(isolated.IsolatedFrames, "read", lambda *given: asked.append(given[1]) or seen(*given))
-        words = ["--cohort", "--weights", str(weights), "--prior", "uniform", "--quiet"]
-        assert main(["denoise", str(tmp_path / "list.txt"), str(tmp_path / "out"), *words]) == 0
-    assert [one.name for one in asked] == [one.name for one in sorted(source.iterdir())]
+    asked, seen = [], isolated.IsolatedFrames.read
+    monkeypatch.setattr(isolated.IsolatedFrames, "read", lambda *given: asked.append(given[1].name) or seen(*given))
+    overrides = {"dataset_dir": str(source), "output_dir": str(tmp_path / "out"), "weights": str(weights)}
+    run_workflow(
+        "inference", ["inference.json"], overrides | {"prior": "uniform", "progress": False, "isolated": switch}
+    )
+    assert asked == (["0001.dcm", "0002.dcm", "0003.dcm"] if switch else [])
 
 
 def test_reader_and_volume_take_the_switch(tmp_path, decoder):
