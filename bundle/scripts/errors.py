@@ -1,6 +1,9 @@
-"""The one error class of the bundle: what was wrong, where, and what to do about it."""
+"""The one error class of the bundle: what was wrong, where, and what to do about it; and a keeper of warnings."""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
 
 
 class BioAttError(Exception):
@@ -34,3 +37,19 @@ def find_bioatt_error(error: BaseException | None) -> BioAttError | None:
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
+
+
+class KeptWarnings(logging.Handler):
+    """Keeps the warnings that a logger it is added to gets.
+
+    Args:
+        records: what was kept before.
+    """
+
+    def __init__(self, records: Iterable[logging.LogRecord] = ()) -> None:
+        super().__init__(logging.WARNING)
+        self.records = list(records)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.records.append(record)

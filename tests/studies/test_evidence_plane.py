@@ -30,6 +30,7 @@ def test_all_methods_are_judged_at_all_settings(measured):
     assert {name: len(of) for name, of in result["figures"].items()} == {
         "network": 3,
         "0.3.2": 3,
+        "network, random prior": 1,
         "Gaussian": 18,
         "non-local means": 4,
         "total variation": 4,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import BioAttError
+from ..errors import BioAttError, KeptWarnings
 from .phases import take_phase
 from .scan import Scan, scan, series_number, series_table
 from .series import Series
@@ -86,10 +86,14 @@ def select_series(
     return build(uid, scanned, allowed, "/".join(part for part in (selector, phase) if part))
 
 
+#: Warnings that are kept, at most: who serves others never takes them.
+MOST_TOLD = 1000
+
+
 class KnownSeries:
     """`select_series`, which looks at the headers of a series once: a run checks it, reads it, and derives another.
 
-    What was found is given again while none of its files has changed.
+    What was found is given again while none of its files has changed. What the looks warned of is kept for `take_told`.
 
     Example:
         >>> known = KnownSeries()
@@ -99,6 +103,7 @@ class KnownSeries:
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, str, bool], tuple[Series, tuple[tuple[int, int], ...]]] = {}
+        self._told: list[logging.LogRecord] = []
 
     def select(
         self, path: str | os.PathLike[str], series: str | None = None, *, one_scan: bool = False, **more: bool
@@ -112,10 +117,22 @@ class KnownSeries:
         found, seen = self._found.get((place, series or "", one_scan), (None, ()))
         if found is not None and _stamps(found) == seen:
             return found
-        found = select_series(path, series, one_scan=one_scan, **more)
+        heard = KeptWarnings()
+        package = logging.getLogger(__name__.rpartition(".")[0])
+        package.addHandler(heard)
+        try:
+            found = select_series(path, series, one_scan=one_scan, **more)
+        finally:
+            package.removeHandler(heard)
+        self._told = [*self._told, *heard.records][-MOST_TOLD:]
         for name in {series or "", found.selector}:
             self._found[place, name, one_scan] = found, _stamps(found)
         return found
+
+    def take_told(self) -> list[logging.LogRecord]:
+        """What was warned of since this was last asked."""
+        told, self._told = self._told, []
+        return told
 
 
 def _stamps(series: Series) -> tuple[tuple[int, int], ...]:

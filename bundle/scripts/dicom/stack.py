@@ -151,7 +151,7 @@ def _check_positions(
 def _is_stack(uid: str, part: list[Found]) -> bool:
     """Whether files make an even stack by themselves."""
     try:
-        build(uid, Scan({uid: part}, []), Allowed(no_rescale=True, tell=False, offer=False))
+        build(uid, Scan({uid: part}, [], {}), Allowed(no_rescale=True, tell=False, offer=False))
     except BioAttError:
         return False
     return True

@@ -17,6 +17,8 @@ from monai.data import MetaTensor
 from monai.engines import IterationEvents
 from torch import Tensor
 
+from ..dicom import KnownSeries
+from ..errors import KeptWarnings
 from ..evaluation.measures import measure_samples
 from ..evaluation.samples import SliceSamples
 from ..hu import WINDOWS_HU, hu_to_network
@@ -45,6 +47,7 @@ class RunReport:
         descriptors: the words of the prior.
         window_hu: grey scale of the slices, lower and upper HU.
         dataset_dir, output_dir: paths that may name a person, and are left out of warnings.
+        known: DICOM series that were looked at before the run; what was warned of then belongs to it.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class RunReport:
         window_hu: tuple[float, float] = WINDOWS_HU["abdomen"],
         dataset_dir: str = "",
         output_dir: str = "",
+        known: KnownSeries | None = None,
     ) -> None:
         self.file = str(file)
         self.provenance = provenance
@@ -65,11 +69,12 @@ class RunReport:
         self.inferer = inferer
         self.descriptors = tuple(descriptors)
         self.window_hu = (float(window_hu[0]), float(window_hu[1]))
+        self.known = known
         self._names = {str(path) for path in (dataset_dir, output_dir) if str(path)}
         self._samples = SliceSamples()
         self._sections: list[dict[str, Any]] = []
         self._facts: list[dict[str, Any]] = []
-        self._warnings = _Warnings()
+        self._warnings = KeptWarnings()
         self._began = 0.0
 
     def attach(self, engine: Engine) -> None:
@@ -85,7 +90,7 @@ class RunReport:
         """Start the clock, and listen to warnings."""
         self._began = time.perf_counter()
         self._sections, self._facts = [], []
-        self._warnings = _Warnings()
+        self._warnings = KeptWarnings(self.known.take_told() if self.known else ())
         logging.getLogger(_PACKAGE).addHandler(self._warnings)
 
     def look(self, engine: Engine) -> None:
@@ -129,6 +134,8 @@ class RunReport:
     def stop(self, engine: Engine, error: BaseException | None = None) -> None:
         """Listen no longer."""
         logging.getLogger(_PACKAGE).removeHandler(self._warnings)
+        if self.known:
+            self.known.take_told()  # heard here already
 
     def __call__(self) -> str:
         """The page about everything gathered since the start."""
@@ -178,15 +185,3 @@ def _names_in(image: MetaTensor) -> set[str]:
     sources = image.meta.get("filename_or_obj", "")
     files |= {sources} if isinstance(sources, str) else set(sources)
     return {name for file in files if file for name in (file, Path(file).name)}
-
-
-class _Warnings(logging.Handler):
-    """Keeps warnings."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep one."""
-        self.records.append(record)
