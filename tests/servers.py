@@ -89,7 +89,7 @@ def main_tag(resource, keyword):
     return resource["MainDicomTags"].get(keyword)
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=240.0):
     """Wait until `condition()` is true."""
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -187,7 +187,7 @@ def test_orthanc_routes_to_the_node_and_gets_the_result_once(around, tmp_path):
     made = make_series(tmp_path / "made", 2)
     for folder in made:
         pacs.send(folder)
-    log = until(lambda: (text := node.log.read_text()).count("left out, BioAtt made it") >= 2 and text, 90)
+    log = until(lambda: (text := node.log.read_text()).count("left out, BioAtt made it") >= 2 and text)
     until(node.is_empty)
     assert_each_once_and_as_by_denoise(pacs, made, tmp_path)
     assert "SECRET-ID-7" not in log and "Body" not in log
