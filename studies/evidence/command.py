@@ -21,6 +21,7 @@ from .bench import HELD_OUT, Bench
 from .denoisers import RETUNED, Denoiser, baseline, bundle_denoiser, nlm_denoiser
 from .detection import measure_patients, measure_uniform, methods_of
 from .downstream import measure_downstream
+from .evaluating import Method
 from .lcd import measure_lcd
 from .matrix import measure_matrix
 from .pages import write_pages
@@ -55,6 +56,12 @@ class Evidence:
     def patients(self) -> list[Patient]:
         """Those held out."""
         return [Patient.read(self.options.data / "ct" / name, self.options.seed) for name in self.options.held_out]
+
+    @cached_property
+    def methods(self) -> list[Method]:
+        """Input, Gaussian and the network at its strengths, see `methods_of`."""
+        options = self.options
+        return methods_of(options.weights, STRENGTHS, options.prior, options.network)
 
     def quality(self) -> dict[str, Any]:
         """Quarter dose against full dose, beside the baselines."""
@@ -103,21 +110,17 @@ class Evidence:
     def detection(self) -> dict[str, Any]:
         """The same observer with many realisations, in a uniform phantom and in patients, at five doses."""
         options = self.options
-        asked = methods_of(options.weights, STRENGTHS, options.prior, options.network)
         return {
-            "uniform": measure_uniform(asked, realisations=options.detection_realisations, seed=options.seed),
+            "uniform": measure_uniform(self.methods, realisations=options.detection_realisations, seed=options.seed),
             "patients": measure_patients(
-                options.data, self.work / "bench", asked, names=options.patients, seed=options.seed
+                options.data, self.work / "bench", self.methods, names=options.patients, seed=options.seed
             ),
         }
 
     def plane(self) -> dict[str, Any]:
         """Noise left against contrast kept, and the error against the truth, on all patients left out."""
         options = self.options
-        bench, few = (
-            Bench(options.data, self.work / "bench", options.patients, count, options.seed, window)
-            for count, window in ((PLANE_SLICES, 0), (FEW_SLICES, FEW_WINDOW))
-        )
+        bench, few = self._bench(PLANE_SLICES), self._bench(FEW_SLICES, FEW_WINDOW)
         return measure_plane(
             bench,
             few if options.bm3d else None,
@@ -150,17 +153,11 @@ class Evidence:
 
     def downstream(self) -> dict[str, Any]:
         """Features and masks at quarter dose against the full dose."""
-        options = self.options
-        bench = Bench(options.data, self.work / "bench", options.patients, PLANE_SLICES, options.seed)
-        asked = methods_of(options.weights, STRENGTHS, options.prior, options.network)
-        return measure_downstream(bench, asked)
+        return measure_downstream(self._bench(PLANE_SLICES), self.methods)
 
     def pictures(self) -> dict[str, Any]:
         """Slices at full resolution, chosen by rule."""
-        options = self.options
-        bench = Bench(options.data, self.work / "bench", options.patients, PLANE_SLICES, options.seed)
-        network = methods_of(options.weights, STRENGTHS, options.prior, options.network)[-1]
-        return measure_pictures(bench, network, options.output)
+        return measure_pictures(self._bench(PLANE_SLICES), self.methods[-1], self.options.output)
 
     def volumes(self) -> dict[str, Any]:
         """Steps between slices; reformats."""
@@ -170,6 +167,11 @@ class Evidence:
         """The routine-dose series themselves."""
         options = self.options
         return measure_series(options.data / "ct", options.weights, self.work, options.output, options.network)
+
+    def _bench(self, slices: int, window: int = 0) -> Bench:
+        """The patients left out, with so many slices each."""
+        options = self.options
+        return Bench(options.data, self.work / "bench", options.patients, slices, options.seed, window)
 
     def _bundle(self, name: str, prior: str, strength: str = DEFAULT) -> Denoiser:
         options = self.options

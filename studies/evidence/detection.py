@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.special import ndtr
+from scripts.dose import DoseSimulator
 from scripts.evaluation.intervals import patient_interval
 from scripts.evaluation.phantoms import RodPhantom, rod_phantom
 from scripts.priors import SliceKey
@@ -23,11 +24,11 @@ from studies.measures.lesions import EDGE_SD_MM, Lesion
 from studies.measures.observer import (
     CHANNELS,
     Scores,
+    change_of_detectability,
     channel_outputs,
     detectability,
     held_out_scores,
     laguerre_gauss_channels,
-    verdict,
 )
 
 from .bench import HELD_OUT, patient_folder
@@ -49,8 +50,6 @@ SHAPE_CHANNELS = (0.0, 0.7, 1.4, 2.8)
 REACH = 2.5
 #: The input itself, and the baseline beside the network.
 INPUT, BASELINE = "0 mm", "1 mm"
-#: Phantoms that are denoised at a time.
-CHUNK = 10
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,7 @@ def look(methods: Sequence[Method], scenes: Iterable[Scene]) -> Channels:
     found: Channels = {f"{c.name}, {name}": {} for c in methods for name in c.settings}
     for scene in scenes:
         for one in methods:
-            filtered = one.tuned_to(scene.evaluated)
-            outputs = [filtered(image) for image in scene.images]
-            for name, setting in one.settings.items():
-                seen = [setting(x, y, scene.evaluated.spacing_mm) for x, y in zip(scene.images, outputs, strict=True)]
+            for name, seen in one.results(scene.evaluated, scene.images).items():
                 for site in scene.sites:
                     pair = site.outputs(seen[site.image]), site.outputs(seen[0])
                     found[f"{one.name}, {name}"].setdefault(site.task, []).append(pair)
@@ -162,9 +158,23 @@ def measure_uniform(
         dose, and to ``dose`` and ``dose_95``, at which the share is 1.
     """
     phantom = rod_phantom(SIZE, SPACING_MM, contrasts_hu=(0.0,))
-    signals, sites = uniform_signals(phantom)
+    full, (signals, sites) = calibrated(phantom), uniform_signals(phantom)
+    projected = full.geometry.project(phantom.image_hu)
     scores = {
-        dose: scored(look(methods, _uniform_scenes(phantom, signals, sites, dose, realisations, [seed, number])))
+        dose: scored(
+            look(
+                methods,
+                _uniform_scenes(
+                    phantom.image_hu,
+                    replace(full, photons=full.photons * dose),
+                    projected,
+                    signals,
+                    sites,
+                    realisations,
+                    np.random.default_rng([seed, number]),
+                ),
+            )
+        )
         for number, dose in enumerate(DOSES)
     }
     return {"repeats": realisations, "draws": draws, **compare(scores, draws, seed)}
@@ -184,7 +194,10 @@ def compare(scores: Mapping[float, Mapping[str, Mapping[str, Scores]]], draws: i
     doses = {
         f"{dose:g}": {
             setting: {
-                task: _change(values[dose, reference, task], values[dose, setting, task]) for task in settings[setting]
+                task: change_of_detectability(
+                    *zip(values[dose, reference, task], values[dose, setting, task], strict=True)
+                )
+                for task in settings[setting]
             }
             for setting in settings
         }
@@ -210,22 +223,6 @@ def _potential(denoised: np.ndarray, wanted: np.ndarray, doses: Sequence[float])
         "share": (denoised[:, 0] / wanted[0]).tolist(),
         "dose": None if math.isnan(value) else value,
         "dose_95": [None if math.isinf(one) else float(one) for one in interval],
-    }
-
-
-def _change(before: tuple[float, np.ndarray], after: tuple[float, np.ndarray]) -> dict[str, Any]:
-    """d' before and after with 95% intervals, the relative change, and the verdict."""
-    intervals = [np.quantile(of, [0.025, 0.975]).tolist() for _, of in (before, after)]
-    seen = intervals[0][0] > 0.0
-    change_95 = (np.quantile(after[1] / before[1], [0.025, 0.975]) - 1.0).tolist() if seen else None
-    return {
-        "before": before[0],
-        "after": after[0],
-        "before_95": intervals[0],
-        "after_95": intervals[1],
-        "change": after[0] / before[0] - 1.0 if seen else None,
-        "change_95": change_95,
-        "verdict": verdict(change_95),
     }
 
 
@@ -271,17 +268,19 @@ def disc_channels(
 
 
 def _uniform_scenes(
-    phantom: RodPhantom, signals: np.ndarray, sites: Sequence[Site], dose: float, count: int, seed: Sequence[int]
+    image_hu: np.ndarray,
+    simulator: DoseSimulator,
+    projected: np.ndarray,
+    signals: np.ndarray,
+    sites: Sequence[Site],
+    count: int,
+    generator: np.random.Generator,
 ) -> Iterator[Scene]:
     """The phantom at a dose, `count` times: the noise of a dose is that of so many photons."""
-    full = calibrated(phantom)
-    simulator = replace(full, photons=full.photons * dose)
-    projected = simulator.geometry.project(phantom.image_hu)
-    generator = np.random.default_rng(seed)
     key = SliceKey(index=0, sop_instance_uid="")
     for _ in range(count):
         # From a dose to its half, as much noise is added as the dose itself has.
-        noisy = simulator.low_dose(phantom.image_hu, 0.5, generator, line_integrals=projected)
+        noisy = simulator.low_dose(image_hu, 0.5, generator, line_integrals=projected)
         images = (noisy + signals).astype(np.float32)
         evaluated = EvaluatedSlice(
             index=0, key=key, full_hu=images[0], low_hu=images[0], spacing_mm=SPACING_MM, insertions=[]

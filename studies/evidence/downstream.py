@@ -64,9 +64,8 @@ def outputs(one: EvaluatedSlice, methods: Sequence[Method]) -> dict[str, np.ndar
     """The slice at full and low dose, and what each method makes of the low one at each setting."""
     found = {FULL: one.full_hu, LOW: one.low_hu}
     for method in methods:
-        output = method.tuned_to(one)(one.low_hu)
-        for name, setting in method.settings.items():
-            found[f"{method.name}, {name}"] = setting(one.low_hu, output, one.spacing_mm)
+        for name, (result,) in method.results(one, [one.low_hu]).items():
+            found[f"{method.name}, {name}"] = result
     return found
 
 

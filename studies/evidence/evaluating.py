@@ -56,6 +56,15 @@ class Method:
     insertions: int | None = None
     edges: bool = False
 
+    def results(self, one: EvaluatedSlice, images: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
+        """What each setting makes of images (H, W) of a slice; the filter is asked once for each image."""
+        filtered = self.tuned_to(one)
+        outputs = [filtered(image) for image in images]
+        return {
+            name: [setting(x, y, one.spacing_mm) for x, y in zip(images, outputs, strict=True)]
+            for name, setting in self.settings.items()
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedSlice:
@@ -157,11 +166,8 @@ def evaluate(method: Method, slices: Iterable[EvaluatedSlice]) -> dict[str, list
     """Denoise and measure: by setting, the figures of each slice."""
     found: dict[str, list[SliceFigures]] = {name: [] for name in method.settings}
     for one in slices:
-        filtered = method.tuned_to(one)
         images = one.plane.images()[: None if method.insertions is None else 1 + method.insertions]
-        outputs = [filtered(image) for image in images]
-        for name, setting in method.settings.items():
-            results = [setting(x, y, one.spacing_mm) for x, y in zip(images, outputs, strict=True)]
+        for name, results in method.results(one, images).items():
             found[name].append(one.measure(results))
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from .bench import HELD_OUT, Bench, Figures, patient_folder
 from .methods import anchored, gaussians
 from .plane import EDGE_MM, GAUSSIAN, EvaluatedNetwork, Found, above_gaussian, best_error, filter_figures
 from .quality import NETWORK
+from .tables import ratio
 
 #: Fractions of the full dose.
 DOSES = (0.5, 0.25, 0.1)
@@ -74,8 +74,8 @@ def row(found: Found, of: Figures, patient: str) -> dict[str, Any]:
     low = next(iter(found[GAUSSIAN].values()))[patient]["error_hu2"]
     errors = {
         region: {
-            "input": _over(one["error_hu2"][region], low[region]),
-            "gaussian": _over(one["error_hu2"][region], best_error(found, GAUSSIAN, patient, region)),
+            "input": ratio(one["error_hu2"][region], low[region]),
+            "gaussian": ratio(one["error_hu2"][region], best_error(found, GAUSSIAN, patient, region)),
         }
         for region in ("body", "edges")
     }
@@ -106,10 +106,6 @@ def _text(header: Dataset, keyword: str) -> str:
     if value is None or value == "":
         return "-"
     return "/".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
-
-
-def _over(value: float | None, other: float | None) -> float:
-    return value / other if value is not None and other else math.nan
 
 
 def held(one: Mapping[str, Any]) -> tuple[int, int]:

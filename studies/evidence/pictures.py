@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,8 @@ def measure_pictures(bench: Bench, network: Method, folder: Path) -> dict[str, A
         ``pictures``: file to patient, slice, rank, ``error_left`` and the ``gaussian_mm`` that leaves as much noise;
         ``slices``: how many were ranked; ``front``: the file of the picture of the README, of the middle one.
     """
-    ranked = sorted((_shown(name, one, network) for name, one in _slices(bench)), key=lambda one: -one.error_left)
+    shown = (_shown(patient.name, one, network) for patient in bench.patients for one in patient.slices)
+    ranked = sorted(shown, key=lambda one: -one.error_left)
     chosen = {"worst": 0, "second worst": 1, "middle": len(ranked) // 2, "best": len(ranked) - 1}
     pictures = {}
     for rank, place in chosen.items():
@@ -73,13 +73,8 @@ def measure_pictures(bench: Bench, network: Method, folder: Path) -> dict[str, A
     return {"pictures": pictures, "slices": len(ranked), "front": "front.png"}
 
 
-def _slices(bench: Bench) -> list[tuple[str, EvaluatedSlice]]:
-    return [(patient.name, one) for patient in bench.patients for one in patient.slices]
-
-
 def _shown(patient: str, one: EvaluatedSlice, network: Method) -> Shown:
-    output = network.tuned_to(one)(one.low_hu)
-    outputs = {name: setting(one.low_hu, output, one.spacing_mm) for name, setting in network.settings.items()}
+    outputs = {name: result for name, (result,) in network.results(one, [one.low_hu]).items()}
     images = [one.measure([image]).errors["body"][0] for image in (one.low_hu, outputs[RANKED])]
     return Shown(patient, one, outputs, images[1] / images[0])
 
@@ -117,11 +112,3 @@ def write_panels(path: Path, panels_hu: dict[str, np.ndarray], *, columns: int) 
         sheet.paste(Image.fromarray(grey), (left, top + LABEL_PIXELS))
     with staged_file(path) as part:
         sheet.save(part, format="PNG", optimize=True)
-
-
-def picture_rows(pictures: dict[str, Any]) -> Sequence[tuple[str, ...]]:
-    """A row for each picture, for a table."""
-    return [
-        (one["rank"], one["patient"], str(one["slice"]), f"{one['error_left']:.0%}", f"{one['gaussian_mm']:.2f} mm")
-        for one in pictures.values()
-    ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .pictures import SIDE_MM, WINDOW_HU, picture_rows
+from .pictures import SIDE_MM, WINDOW_HU
 from .tables import table
 
 
@@ -21,6 +22,14 @@ Quarter dose; {one["slices"]} slices of the patients left out, ranked by the sha
 standard leaves: the two worst, the middle and the best one. {SIDE_MM / 10:g} x {SIDE_MM / 10:g} cm, every pixel as it
 is, {lower:g} to {upper:g} HU. The Gaussian leaves as much noise in flat tissue as standard.
 
-{table(("rank", "patient", "slice", "error left", "Gaussian of equal noise"), picture_rows(one["pictures"]))}
+{table(("rank", "patient", "slice", "error left", "Gaussian of equal noise"), _rows(one["pictures"]))}
 
 {shown}"""
+
+
+def _rows(pictures: dict[str, Any]) -> Sequence[tuple[str, ...]]:
+    """A row for each picture, for a table."""
+    return [
+        (one["rank"], one["patient"], str(one["slice"]), f"{one['error_left']:.0%}", f"{one['gaussian_mm']:.2f} mm")
+        for one in pictures.values()
+    ]

@@ -16,7 +16,7 @@ from studies.measures.plane import contrast_at_noise
 
 from .bench import HELD_OUT, Bench, Figures
 from .methods import blends, gaussians, network_method, parse_settings
-from .tables import number
+from .tables import number, ratio
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,11 +77,6 @@ def row(name: str, setting: str, of: Figures, baseline: Mapping[str, Figures], o
         *(_cell(ratios, ".3f", max) for ratios in errors.values()),
         number(np.mean([one["psnr_db"] for one in of.values()])),
     )
-
-
-def ratio(value: float | None, reference: float | None) -> float:
-    """One figure over another; NaN where one of them could not be measured."""
-    return value / reference if value is not None and reference else math.nan
 
 
 def _cell(values: Sequence[float], form: str, worst: Callable[[Sequence[float]], float]) -> str:

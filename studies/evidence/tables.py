@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from scripts.markdown import table
@@ -10,6 +11,11 @@ from scripts.markdown import table
 def number(value: float | None, form: str = ".2f") -> str:
     """A number as text; - for what could not be measured."""
     return "-" if value is None else format(value, form)
+
+
+def ratio(value: float | None, reference: float | None) -> float:
+    """One figure over another; NaN where one of them could not be measured."""
+    return value / reference if value is not None and reference else math.nan
 
 
 def limits_table(limits: list[dict[str, Any]]) -> str:

@@ -8,6 +8,7 @@ linear observer, J Opt Soc Am A 20 (2003) 1725, for the channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,6 +122,12 @@ def compare_detectability(
             row[column] = np.mean([detectability(Scores(one.present[present], one.absent[absent])) for one in tasks])
     drawn = drawn[np.isfinite(drawn).all(1)]
     values = [float(np.mean([detectability(one) for one in tasks])) for tasks in (before, after)]
+    return change_of_detectability(values, drawn.T)
+
+
+def change_of_detectability(values: Sequence[float], drawn: Sequence[np.ndarray]) -> dict[str, Any]:
+    """What `compare_detectability` returns, of d' before and after, and of what was drawn of both, (draws,) each."""
+    drawn = np.stack(drawn, axis=1)
     intervals = np.quantile(drawn, [0.025, 0.975], axis=0).T.tolist()
     seen = intervals[0][0] > 0
     change_95 = (np.quantile(drawn[:, 1] / drawn[:, 0], [0.025, 0.975]) - 1).tolist() if seen else None
