@@ -114,10 +114,11 @@ baselines: $(BASELINE)/model.pt  ## train RED-CNN with 32 maps as the shipped we
 $(BASELINE)/model.pt: | setup
 	cd bundle && ../$(BIN)/python $(SHIPPED),'configs/network_redcnn32.json']" --output_dir ../$(BASELINE)
 
-study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data
-	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study $(BIOATT_DATA)/ct runs/study/priors --steps 500 --page docs/evidence/prior_models.md
-	$(BIN)/bioatt ablate $(BIOATT_DATA)/ct runs/study --study priors --seeds 2 \
-	  --records docs/evidence/runs/priors --page docs/evidence/priors.md
+study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data; a day on a CPU, minutes on a GPU
+	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study pack $(BIOATT_DATA)/ct $(BIOATT_DATA)/ct_patients runs/study/pack \
+	  --work runs/study --steps 500 --models-page docs/evidence/prior_models.md
+	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study run runs/study/pack $(RESULTS)/priors
+	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study page $(RESULTS)/priors docs/evidence/priors.md
 
 benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile
 	$(BIN)/bioatt benchmark --output runs/benchmark --page docs/evidence/performance.md \

@@ -1,41 +1,48 @@
-"""Priors for the study: the oracle table by SOPInstanceUID, models by patient left out, figures and page."""
+"""The study of priors: folds, models by fold, the pack, runs that go on where they stopped, and the page."""
 
 from __future__ import annotations
 
 import json
+import math
 
+import numpy as np
 import pytest
 import torch
 from scripts.dicom import find_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.priors import DESCRIPTORS, SliceKey, make_prior
-from scripts.training.studies import pseudonym_of
-from scripts.workflow import run_workflow
+from scripts.priors import DESCRIPTORS, make_prior
 
 from studies.compact_prior_evaluation import read_labels
-from studies.prior_study import SHOWN, dose_distances, left_out_model, main, oracle_rows, write_oracle
+from studies.prior_study.__main__ import main
+from studies.prior_study.models import fold_models, make_folds, oracle_priors
+from studies.prior_study.pack import read_pack
+from studies.prior_study.page import headline, read_records, summarise, verdict
+from studies.prior_study.runs import items_of, plan, priors_of, read_study
 
 LIVER, LUNGS = DESCRIPTORS.index("liver"), DESCRIPTORS.index("lungs")
+#: So small that a run takes a second.
+TINY = {"widths": [4, 8], "steps": 2, "batch_size": 4, "patch_shape": [32, 32]}
+WORDS = [f"{name}={json.dumps(value)}" for name, value in TINY.items()]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Three patients, each with a series of 8 slices."""
+    """Three patients and a phantom, each with a series of 6 slices."""
     root = tmp_path_factory.mktemp("data")
-    for seed, name in enumerate("ABC"):
-        write_ct_series(root / name, shape=(256, 256), spacing=(1.4, 1.4), slices=8, noise_sd=12.0, seed=seed)
+    for seed, name in enumerate("ABCP"):
+        write_ct_series(root / name, shape=(256, 256), spacing=(1.4, 1.4), slices=6, noise_sd=12.0, seed=seed)
     return root
 
 
 @pytest.fixture(scope="module")
 def labels(data, tmp_path_factory):
-    """The lower half of each series shows the liver, the upper half the lungs."""
+    """The lower half of each series shows the liver, the upper half the lungs; P shows nothing."""
     path = tmp_path_factory.mktemp("labels") / "labels.csv"
-    lines = ["patient,descriptor,z_from_mm,z_to_mm"]
+    lines = ["patient,descriptor,z_from_mm,z_to_mm", "P,nothing,0,0"]
     for name in "ABC":
         z = heights(data / name)
-        lines += [f"{name},liver,{z[0]},{z[3]}", f"{name},lungs,{z[4]},{z[7]}"]
+        lines += [f"{name},liver,{z[0]},{z[2]}", f"{name},lungs,{z[3]},{z[5]}"]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -45,79 +52,190 @@ def heights(folder):
     return [float(series.affine[2][3] + series.affine[2][2] * index) for index in range(len(series.slice_names))]
 
 
-def test_the_oracle_is_the_annotation_smoothed_along_z(data, labels):
-    ranges = read_labels(labels)["A"]
-    exact = torch.stack([prior for _, prior in oracle_rows(data / "A", ranges, smooth_mm=0)])
-    smooth = torch.stack([prior for _, prior in oracle_rows(data / "A", ranges, smooth_mm=6)])
-    assert torch.equal(exact[:, LIVER], torch.tensor([1.0] * 4 + [0.0] * 4))
-    torch.testing.assert_close(smooth.sum(1), torch.ones(8))
-    assert (smooth[1:, LIVER] <= smooth[:-1, LIVER]).all() and 0.5 < smooth[3, LIVER] < 1
-
-    def largest_step(prior):
-        return (prior[1:] - prior[:-1]).abs().sum(1).max()
-
-    assert largest_step(smooth) < largest_step(exact)
-
-
-def test_the_oracle_table_is_read_by_uid_alone_and_names_nobody(data, labels, tmp_path):
-    path = write_oracle(data, tmp_path / "priors" / "oracle.csv", labels)
-    table = make_prior(f"table:{path}")
-    (series,) = find_series(data / "B")
-    prior = table(torch.zeros(2, 4, 4), [SliceKey(99, series.slice_names[index]) for index in (0, 7)])
-    assert prior[0].argmax() == LIVER and prior[1].argmax() == LUNGS
-    assert "annotation by eye" in table.model and str(data) not in path.read_text()
+@pytest.fixture(scope="module")
+def packed(data, labels, tmp_path_factory):
+    """The pack of three folds, with models of two steps, and the folder it was made in."""
+    root = tmp_path_factory.mktemp("packed")
+    words = [str(data), str(root / "pack"), "--work", str(root / "work"), "--labels", str(labels), "--folds", "3"]
+    words += ["--slices", "3", "--steps", "2", "--views", "60", "--models-page", str(root / "models.md")]
+    assert main(["pack", *words]) == 0
+    return root
 
 
 @pytest.fixture(scope="module")
-def made(data, labels, tmp_path_factory):
-    """Everything, with models of two steps."""
-    out = tmp_path_factory.mktemp("made")
-    words = [str(data), str(out), "--labels", str(labels), "--steps", "2", "--page", str(out / "page.md")]
-    assert main(words) == 0
-    return out
+def pack(packed, tmp_path_factory):
+    return read_pack(packed / "pack", tmp_path_factory.mktemp("unpacked"))
 
 
-def test_each_patient_has_a_model_that_never_saw_them(made):
-    for name in "ABC":
-        folder = made / "compact" / pseudonym_of(name)
+@pytest.fixture(scope="module")
+def results(packed, tmp_path_factory):
+    """All runs of one seed, by two workers."""
+    folder = tmp_path_factory.mktemp("results")
+    words = [str(packed / "pack"), str(folder), "--workers", "2", "--device", "cpu", "--seeds", "1", "--set", *WORDS]
+    assert main(["run", *words]) == 0
+    return folder
+
+
+def test_patients_of_like_anatomy_are_spread_over_the_folds():
+    chest, head = [("lungs", 0, 1)], [("skull", 0, 1)]
+    labels = {"A/1": chest, "A/2": chest, "B": chest, "C": head, "D": head, "P": []}
+    folds = make_folds(labels, 2)
+    assert sorted(sum(folds, [])) == ["A", "B", "C", "D"]
+    assert all(len(set(fold) & {"A", "B"}) == 1 for fold in folds)
+    with pytest.raises(BioAttError, match="4 patients cannot be dealt into 5"):
+        make_folds(labels, 5)
+
+
+def test_the_oracle_is_the_annotation_smoothed_along_z(data, labels):
+    ranges = read_labels(labels)["A"]
+    exact, smooth = (np.stack(list(oracle_priors(data / "A", ranges, mm).values())) for mm in (0, 6))
+    assert (exact[:, LIVER] == [1.0] * 3 + [0.0] * 3).all()
+    np.testing.assert_allclose(smooth.sum(1), 1, rtol=1e-6)
+    assert (smooth[1:, LIVER] <= smooth[:-1, LIVER]).all() and 0.5 < smooth[2, LIVER] < 1
+
+
+def test_each_fold_has_a_model_that_never_saw_its_patients(data, labels, packed):
+    folds = json.loads((packed / "pack" / "study.json").read_text())["folds"]
+    for number, fold in enumerate(folds):
+        folder = packed / "work" / "models" / f"fold{number}"
         record = json.loads((folder / "figures.json").read_text())
-        assert list(record["held_out"]) == [name] and name not in record["trained_on"]
-        assert len(record["trained_on"]) == 2 and make_prior(f"local-dir:{folder}").digest == record["digest"]
+        assert set(record["held_out"]) == set(record["left_out"]) == set(fold)
+        assert make_prior(f"local-dir:{folder}").digest == record["digest"]
+    with pytest.raises(BioAttError, match="fold0 was made with"):
+        fold_models([data], packed / "work" / "models", labels, folds, seed=0, steps=3)
+    assert "not BiomedCLIP" in (packed / "models.md").read_text()
 
 
-def test_figures_and_page_tell_accuracy_and_distances(made):
-    figures = json.loads((made / "figures.json").read_text())
-    assert figures["steps"] == 2 and set(figures["patients"]) == set("ABC")
-    for one in figures["patients"].values():
-        assert set(SHOWN) <= set(one) and 0 <= one["quarter_dose_tv"] <= one["quarter_dose_tv_max"] <= 1
-    assert json.loads((made / "page.json").read_text()) == figures
-    page = (made / "page.md").read_text()
-    assert "not BiomedCLIP" in page and f"{figures['patients']['A']['tv_to_target']:g}" in page
+def test_the_pack_gives_back_slices_to_a_step_of_their_noise(packed, pack):
+    assert sorted({one.patient for one in pack.slices}) == list("ABCP") and len(pack.slices) == 12
+    cached = {file.stem: file for file in (packed / "work" / "cache").rglob("*.npz")}
+    for one, file in zip(pack.slices, pack.pairs, strict=True):
+        with np.load(file) as ours, np.load(cached[one.uid]) as before:
+            body, noise = ours["body"], before["low"][0] - before["full"]
+            assert ours["full"].shape == before["full"].shape and body.any()
+            assert np.abs(ours["full"] - before["full"])[body].max() <= one.step_full_hu / 2
+            assert np.abs(ours["low"][0] - ours["full"] - noise)[body].max() <= one.step_noise_hu / 2
+            assert one.step_noise_hu < noise[body].std() / 2
 
 
-def test_the_noise_of_a_lower_dose_reaches_the_model(data):
-    distances = dose_distances(make_prior("compact"), data / "A")
-    assert 0 < distances["quarter_dose_tv"] <= distances["quarter_dose_tv_max"] < 1
+def test_a_run_never_trains_on_whom_it_judges_and_priors_come_from_the_fold(pack):
+    for fold in range(3):
+        train, judged = items_of(pack, "compact", fold)
+        assert {item["patient"] for item in judged} == set(pack.folds[fold])
+        assert not {item["patient"] for item in judged} & {item["patient"] for item in train}
+        assert "P" in {item["patient"] for item in train}
+        assert np.array_equal(priors_of(pack, "compact", fold), pack.priors[f"compact_{fold}"])
+    oracle = priors_of(pack, "oracle", 0)
+    low_slice, high_slice = ([i for i, one in enumerate(pack.slices) if one.patient == "A"][k] for k in (0, -1))
+    assert oracle[low_slice].argmax() == LIVER and oracle[high_slice].argmax() == LUNGS
+    for name in ("uniform", "random", "dense"):
+        np.testing.assert_allclose(priors_of(pack, name, 0).sum(1), 1, rtol=1e-5)
 
 
-def test_a_model_that_is_there_is_kept_and_another_recipe_refused(data, labels, made):
-    folder = made / "compact" / pseudonym_of("A")
-    before = (folder / "open_clip_model.safetensors").stat().st_mtime_ns
-    assert left_out_model(data, folder, labels, "A", seed=0, steps=2)["held_out"].keys() == {"A"}
-    assert (folder / "open_clip_model.safetensors").stat().st_mtime_ns == before
-    for patient, steps in (("A", 3), ("B", 2)):
-        with pytest.raises(BioAttError, match="was made with seed 0, 2 steps, A left out"):
-            left_out_model(data, folder, labels, patient, seed=0, steps=steps)
+def test_a_pack_that_is_not_whole_is_one_line(packed, tmp_path, capsys):
+    broken = tmp_path / "pack"
+    broken.mkdir()
+    (broken / "study.json").write_bytes((packed / "pack" / "study.json").read_bytes())
+    assert main(["run", str(broken), str(tmp_path / "results"), "--device", "cpu"]) == 2
+    assert capsys.readouterr().out.startswith("error: the pack")
 
 
-def test_a_patient_without_a_folder_is_one_line(tmp_path, labels, capsys):
-    assert main([str(tmp_path), str(tmp_path / "out"), "--labels", str(labels)]) == 2
-    assert capsys.readouterr().out.startswith("error: ")
+def test_all_runs_are_done_side_by_side_and_each_judges_its_fold(results, pack):
+    records = read_records(results, read_study(TINY))
+    study = read_study(TINY)
+    assert len(records) == len(plan(study | {"seeds": 1}, 3)) == 24
+    for record in records:
+        assert set(record["patients"]) == set(pack.folds[record["fold"]])
+        for figures in record["patients"].values():
+            has_prior = record["attention"] == "prior"
+            assert ("uniform" in figures) == ("other region" in figures) == has_prior
+            assert figures["low"] > 0 and math.isfinite(figures["right"]) and figures["slices"] == 3
+            if record["prior"] == "uniform" and has_prior:
+                assert figures["uniform"] == pytest.approx(figures["right"])
 
 
-def test_training_takes_the_oracle(data, made, tmp_path):
-    small = {"views": 30, "network_def#widths": [4, 6], "patch_shape": [32, 32], "tensorboard": False}
-    small |= {"train#trainer#max_epochs": 1, "val_interval": 1, "prior": f"table:{made / 'oracle.csv'}"}
-    places = {"dataset_dir": str(data), "output_dir": str(tmp_path / "out"), "validate_patients": ["C"]}
-    run_workflow("training", ["train.json"], places | small)
-    assert (tmp_path / "out" / "model.pt").exists()
+def test_runs_that_are_there_are_not_done_again(results, packed, tmp_path):
+    kept = {file.name: file.read_bytes() for file in results.glob("*.json")}
+    gone = sorted(kept)[0]
+    for name, content in kept.items():
+        if name != gone:
+            (tmp_path / name).write_bytes(content)
+    words = [str(packed / "pack"), str(tmp_path), "--workers", "1", "--device", "cpu", "--seeds", "1", "--set", *WORDS]
+    assert main(["run", *words]) == 0
+    again = json.loads((tmp_path / gone).read_text())
+    assert again["patients"] == json.loads(kept[gone])["patients"]  # a run hangs on its seed alone
+    assert all((tmp_path / name).read_bytes() == content for name, content in kept.items() if name != gone)
+
+
+def test_no_time_leaves_the_runs_undone(packed, tmp_path, capsys):
+    words = [str(packed / "pack"), str(tmp_path / "results"), "--limit-s", "0", "--device", "cpu", "--set", *WORDS]
+    assert main(["run", *words]) == 1
+    assert "0 of 72 runs are there" in capsys.readouterr().out
+
+
+def test_the_page_says_how_many_runs_are_in(results, tmp_path):
+    page = tmp_path / "page.md"
+    assert main(["page", str(results), str(page), "--set", *WORDS]) == 0
+    text = page.read_text()
+    assert "24 of 72 planned runs are in" in text and "3 patients with 9 slices" in text
+    assert page.with_suffix(".png").exists()
+    summary = json.loads(page.with_suffix(".json").read_text())
+    assert headline(summary) in text and summary["arms"]["prior: oracle"]["patients"] == 3
+
+
+def test_records_of_other_settings_are_refused(results, tmp_path, capsys):
+    assert main(["page", str(results), str(tmp_path / "page.md")]) == 2
+    assert "is of other settings" in capsys.readouterr().out
+    assert main(["page", str(tmp_path), str(tmp_path / "page.md")]) == 2
+    assert "too few to compare" in capsys.readouterr().out
+    with pytest.raises(BioAttError, match="settings wings are not known"):
+        read_study({"wings": 2})
+
+
+def records_of(errors, contrast=0.5):
+    """Records of arms whose errors by patient are given, of two folds and two seeds."""
+    return [
+        {
+            "arm": arm,
+            "seed": seed,
+            "fold": number % 2,
+            "patients": {patient: {"low": 400.0, "right": error, "contrast": {"4": contrast}, "slices": 1}},
+        }
+        for arm, by_patient in errors.items()
+        for seed in (0, 1)
+        for number, (patient, error) in enumerate(by_patient.items())
+    ]
+
+
+def test_a_gain_is_the_ratio_of_errors_in_db_by_patient():
+    base = dict(zip("ABCD", (100.0, 10.0, 50.0, 1000.0), strict=True))
+    half = {patient: error / 2 for patient, error in base.items()}
+    summary = summarise(records_of({"prior: uniform": base, "prior: oracle": half}), ["prior: uniform"])
+    gain = summary["arms"]["prior: oracle"]["gain_db"]["prior: uniform"]
+    assert gain["mean"] == pytest.approx(10 * math.log10(2)) and gain["n"] == 4 and set(gain["by_seed"]) == {"0", "1"}
+    assert summary["arms"]["prior: oracle"]["gain_db_by_network"]["prior: uniform"]["n"] == 4
+    assert summary["arms"]["prior: uniform"]["error_left"]["mean"] == pytest.approx(290 / 400)
+    assert headline(summary).startswith("A prior that knows the anatomy helps: oracle beat")
+
+
+def test_the_headline_follows_the_intervals():
+    base = dict(zip("ABCD", (100.0, 10.0, 50.0, 1000.0), strict=True))
+    same = {patient: 1.001 * error for patient, error in base.items()}
+    spread = {
+        patient: factor * error for factor, (patient, error) in zip((0.7, 1.4, 0.8, 1.3), base.items(), strict=True)
+    }
+    alike = summarise(records_of({"prior: uniform": base, "prior: oracle": same}), ["prior: uniform"])
+    assert headline(alike).startswith("Priors do not help")
+    open_end = summarise(records_of({"prior: uniform": base, "prior: oracle": spread}), ["prior: uniform"])
+    assert headline(open_end).startswith("We found no evidence that priors help")
+    assert [verdict(one) for one in ((0.06, 0.2), (-0.2, -0.06), (-0.01, 0.02), (-0.1, 0.2), None)] == [
+        *("better", "worse", "no difference", "undecided", "undecided")
+    ]
+
+
+def test_an_error_below_zero_has_no_db_and_is_told():
+    base = dict(zip("ABCD", (100.0, -1.0, 50.0, 1000.0), strict=True))
+    summary = summarise(records_of({"prior: uniform": base, "prior: oracle": base}), ["prior: uniform"])
+    assert summary["arms"]["prior: oracle"]["gain_db"]["prior: uniform"]["n"] == 3
+    assert summary["not_positive"] == 4
+    assert torch.tensor(summary["arms"]["prior: oracle"]["gain_db"]["prior: uniform"]["mean"]) == 0

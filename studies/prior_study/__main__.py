@@ -1,0 +1,123 @@
+"""Do what is missing of the study "do priors help?".
+
+PYTHONPATH=bundle python -m studies.prior_study pack DATA [DATA ...] PACK --work WORK
+    once, where the data is: simulate, train the prior models, and write PACK, some 40 MB
+PYTHONPATH=bundle python -m studies.prior_study run PACK RESULTS
+    the runs that are missing in RESULTS, one JSON file each; stop it and start it again at any time
+PYTHONPATH=bundle python -m studies.prior_study page RESULTS PAGE.md
+    the page of what is there
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from scripts.errors import BioAttError
+from scripts.evaluation.results import write_json
+from scripts.staging import staged_file
+
+from .models import LABELS, models_page
+from .pack import make_pack
+from .page import write_page
+from .runs import do_missing, read_study
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; 0 done, 1 runs are missing, 2 input or usage."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        return {"pack": _pack, "run": _run, "page": _page}[chosen.part](chosen)
+    except BioAttError as error:
+        print(f"error: {error}")
+        return 2
+
+
+def _pack(chosen: argparse.Namespace) -> int:
+    records = make_pack(
+        chosen.data,
+        chosen.labels,
+        chosen.work,
+        chosen.pack,
+        folds=chosen.folds,
+        slices=chosen.slices,
+        steps=chosen.steps,
+        views=chosen.views,
+    )
+    if chosen.models_page:
+        write_json(chosen.models_page.with_suffix(".json"), {"folds": records})
+        with staged_file(chosen.models_page) as partial:
+            partial.write_text(models_page(records), encoding="utf-8")
+    print(f"{chosen.pack}: {sum(one.stat().st_size for one in chosen.pack.iterdir()) / 1e6:.1f} MB")
+    return 0
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as scratch:
+        there, planned = do_missing(
+            chosen.pack,
+            chosen.results,
+            _study(chosen),
+            scratch=Path(scratch),
+            workers=chosen.workers or (10 if device == "cuda" else 1),
+            limit_s=chosen.limit_s,
+            device=device,
+        )
+    print(f"{there} of {planned} runs are there")
+    return 0 if there == planned else 1
+
+
+def _page(chosen: argparse.Namespace) -> int:
+    write_page(chosen.results, _study(chosen), chosen.page)
+    return 0
+
+
+def _study(chosen: argparse.Namespace) -> dict[str, Any]:
+    settings = {}
+    for word in chosen.set:
+        name, _, value = word.partition("=")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError as error:
+            raise BioAttError(
+                f"--set wants NAME=VALUE with a value in JSON, got {word!r}; write e.g. steps=50"
+            ) from error
+    study = read_study(settings)
+    return study | {"seeds": chosen.seeds or study["seeds"]}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m studies.prior_study", description=__doc__.splitlines()[0])
+    parts = parser.add_subparsers(dest="part", required=True)
+    pack = parts.add_parser("pack", help="make what the runs need")
+    pack.add_argument("data", type=Path, nargs="+", help="folders with one folder a patient")
+    pack.add_argument("pack", type=Path, help="folder of the result")
+    pack.add_argument("--work", type=Path, required=True, help="folder for pairs and prior models, kept")
+    pack.add_argument("--labels", type=Path, default=LABELS, help="(default: those of the shipped prior model)")
+    pack.add_argument("--folds", type=int, default=4)
+    pack.add_argument("--slices", type=int, default=10, help="of a patient, at most")
+    pack.add_argument("--steps", type=int, default=800, help="of the training of a prior model")
+    pack.add_argument("--views", type=int, default=600, help="projection angles of the simulation")
+    pack.add_argument("--models-page", type=Path, help="write the page of the prior models here")
+    run = parts.add_parser("run", help="do the runs that are missing")
+    page = parts.add_parser("page", help="write the page of what is there")
+    run.add_argument("pack", type=Path, help="folder that `pack` made")
+    for one in (run, page):
+        one.add_argument("results", type=Path, help="folder of the finished runs")
+        one.add_argument("--seeds", type=int, help="(default: study.json's)")
+        one.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings than study.json's")
+    run.add_argument("--workers", type=int, default=0, help="processes side by side (default: 10 on a GPU, else 1)")
+    run.add_argument("--limit-s", type=float, default=float("inf"), help="begin no run that would end later")
+    run.add_argument("--device", choices=("cuda", "cpu"), help="(default: the GPU if there is one)")
+    page.add_argument("page", type=Path, help="file to write; the plot beside it")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

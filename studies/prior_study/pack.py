@@ -1,0 +1,255 @@
+"""All that the study's runs need, in one folder small enough to carry to a GPU: slices, noise, priors, places of discs.
+
+::
+
+    PACK/pairs.zip      full dose, added noise and body of each slice, boxed to the body
+    PACK/slices.json    what the slices are
+    PACK/priors.npz     oracle (n, K), compact_F (n, K) and dense_F (n, K, h, w) of each slice, by fold F
+    PACK/study.json     the folds, and what made all of it
+
+Full dose and noise are kept in steps of a third of their own noise; the low dose is the sum of what is kept, so input
+and target fit exactly. What lies farther from the body than `MARGIN` is air without noise.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_fill_holes, distance_transform_edt
+from scripts.errors import BioAttError
+from scripts.evaluation.results import write_json
+from scripts.priors import PriorSource, make_prior
+from scripts.staging import staged_file
+from scripts.training import find_studies, training_pairs
+from scripts.training.pairs import CachedPair
+from scripts.training.splits import BY_PATIENT, Split
+
+from ..compact_prior_evaluation import read_labels
+from ..measures.plane import insert_discs
+from ..measures.truth import truth_regions
+from .models import fold_models, make_folds, oracle_priors, series_folders
+
+DOSE_FRACTION = 0.25
+#: var(a) / var(n) of a low dose at `DOSE_FRACTION`.
+ALPHA2 = 1.0 / DOSE_FRACTION - 1.0
+AIR_HU = -1000
+#: Pixels kept around the body.
+MARGIN = 16
+#: Steps in which full dose and noise are kept, as a share of their own noise.
+STEP_SHARE = 1 / 3
+ARRAYS = ("full", "noise", "body")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedSlice:
+    """One slice of the study.
+
+    Args:
+        name: of its arrays in pairs.zip.
+        patient: their folder.
+        uid: SOPInstanceUID.
+        spacing_mm: of the pixels.
+        shape: of the whole slice.
+        corner: row and column of the box in it.
+        step_full_hu, step_noise_hu: of what is kept.
+        discs: diameter in mm, row, column, contrast in HU of each disc that the study puts in.
+    """
+
+    name: str
+    patient: str
+    uid: str
+    spacing_mm: float
+    shape: tuple[int, int]
+    corner: tuple[int, int]
+    step_full_hu: int
+    step_noise_hu: int
+    discs: tuple[tuple[float, int, int, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """What `make_pack` wrote, unpacked.
+
+    Args:
+        slices: of all patients.
+        folds: patients of each fold; others are in none, and always train.
+        pairs: file of each slice by index: ``full`` (H, W) and ``low`` (1, H, W), int16 HU, ``body`` (H, W).
+        priors: arrays by name, see the module.
+        made: how it was made.
+    """
+
+    slices: tuple[PackedSlice, ...]
+    folds: tuple[tuple[str, ...], ...]
+    pairs: tuple[Path, ...]
+    priors: Mapping[str, np.ndarray]
+    made: Mapping[str, Any]
+
+
+def make_pack(
+    data: Sequence[Path], labels: Path, work: Path, pack: Path, *, folds: int, slices: int, steps: int, views: int
+) -> list[dict[str, Any]]:
+    """Simulate, train the prior models, and write the folder `pack`; what is there already is not made again.
+
+    Args:
+        data: folders with one folder a patient.
+        labels: labels.csv.
+        work: for cached pairs and prior models.
+        pack: the folder of the result.
+        folds: number of folds.
+        slices: of a patient, at most.
+        steps: of the training of a prior model.
+        views: projection angles of the simulation.
+
+    Returns:
+        The record of each fold's prior model.
+    """
+    folders = series_folders(data, labels)
+    ranges = {name: own for name, own in read_labels(labels).items() if name in folders}
+    dealt = make_folds(ranges, folds)
+    studies = find_studies([str(one) for one in data] if len(data) > 1 else str(data[0]))
+    items = training_pairs(
+        studies,
+        Split(kind=BY_PATIENT, parts={"train": tuple(studies.patients), "validate": (), "test": ()}),
+        "train",
+        work / "cache",
+        make_prior("uniform"),
+        slices_per_patient=slices,
+        dose_fractions=(DOSE_FRACTION,),
+        views=views,
+    )
+    pairs = [item["pair"] for item in items]
+    made: dict[str, Any] = {"dose_fraction": DOSE_FRACTION, "slices_per_patient": slices, "views": views}
+    pack.mkdir(parents=True, exist_ok=True)
+    _write_pairs(pack, pairs, studies.folders, made)
+    records = fold_models(data, work / "models", labels, dealt, seed=0, steps=steps)
+    oracle = {uid: prior for name in folders for uid, prior in oracle_priors(folders[name], ranges[name]).items()}
+    arrays = {"oracle": np.stack([oracle[pair.uid] for pair in pairs])}
+    for fold in range(folds):
+        model = f"local-dir:{work / 'models' / f'fold{fold}'}"
+        arrays[f"compact_{fold}"] = _priors_of(make_prior(model), pairs)
+        arrays[f"dense_{fold}"] = _priors_of(make_prior(model, form="dense"), pairs)
+    with staged_file(pack / "priors.npz") as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    made |= {"folds": folds, "prior_steps": steps, "prior_models": [record["digest"] for record in records]}
+    write_json(pack / "study.json", {"folds": dealt, "made": made})
+    return records
+
+
+def read_pack(pack: Path, folder: Path) -> Pack:
+    """Unpack into `folder`, unless it is there already.
+
+    Raises:
+        BioAttError: the pack is not whole.
+    """
+    try:
+        known, listed = (
+            json.loads((pack / name).read_text(encoding="utf-8")) for name in ("study.json", "slices.json")
+        )
+        with np.load(pack / "priors.npz") as kept:
+            priors = dict(kept)
+        slices = tuple(PackedSlice(**{**one, "discs": tuple(map(tuple, one["discs"]))}) for one in listed["slices"])
+        folder.mkdir(parents=True, exist_ok=True)
+        files = tuple(folder / f"{one.name}.npz" for one in slices)
+        if not all(file.exists() for file in files):
+            with np.load(pack / "pairs.zip") as arrays:
+                for one, file in zip(slices, files, strict=True):
+                    _unpack(one, *(arrays[f"{one.name}_{array}"] for array in ARRAYS), file)
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise BioAttError(
+            f"the pack {pack} cannot be read ({error}); make it again by `python -m studies.prior_study pack`"
+        ) from error
+    return Pack(slices=slices, folds=tuple(map(tuple, known["folds"])), pairs=files, priors=priors, made=known["made"])
+
+
+def _priors_of(source: PriorSource, pairs: Sequence[CachedPair]) -> np.ndarray:
+    """Priors of the low doses, (n, K) or (n, K, h, w)."""
+    rows = []
+    for pair in pairs:
+        _, low, _ = pair.load()
+        rows.append(source(torch.from_numpy(low.astype(np.float32)), [pair.key])[0].numpy())
+    return np.stack(rows)
+
+
+def _write_pairs(pack: Path, pairs: Sequence[CachedPair], folders: Mapping[str, str], made: Mapping[str, Any]) -> None:
+    """Write pairs.zip, then slices.json, unless they are there and made of the same."""
+    listing = pack / "slices.json"
+    wanted = {"made": dict(made), "uids": [pair.uid for pair in pairs]}
+    if listing.exists():
+        known = json.loads(listing.read_text(encoding="utf-8"))
+        if {"made": known["made"], "uids": [one["uid"] for one in known["slices"]]} == wanted:
+            return
+        listing.unlink()
+    packed = []
+    with staged_file(pack / "pairs.zip") as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_BZIP2) as archive:
+        for index, pair in enumerate(pairs):
+            one, arrays = _pack(f"{index:04d}", pair, folders[pair.patient])
+            packed.append(one)
+            for name, array in zip(ARRAYS, arrays, strict=True):
+                with archive.open(f"{one.name}_{name}.npy", "w") as file:
+                    np.lib.format.write_array(file, array)
+    write_json(listing, {"made": made, "slices": [asdict(one) for one in packed]})
+
+
+def _pack(name: str, pair: CachedPair, patient: str) -> tuple[PackedSlice, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """A slice's record, and what is kept of full dose, noise and body; `_unpack` is the inverse."""
+    full, (low,), _ = pair.load()
+    if pair.facts.pixel_spacing_mm is None:
+        raise BioAttError(f"{pair.patient}: no pixel spacing is known; leave this patient out")
+    spacing_mm = float(pair.facts.pixel_spacing_mm)
+    noise = low.astype(np.int32) - full
+    body = binary_fill_holes(truth_regions(full, spacing_mm)["body"])
+    if not body.any():
+        raise BioAttError(f"{pair.patient}: a slice shows no body; leave this patient out")
+    near = distance_transform_edt(~body) <= MARGIN
+    box = tuple(slice(at[0], at[-1] + 1) for at in (np.flatnonzero(near.any(axis)) for axis in (1, 0)))
+    noise_hu = float(noise[body].std())
+    steps = [max(1, round(STEP_SHARE * sd)) for sd in (noise_hu / ALPHA2**0.5, noise_hu)]
+    record = PackedSlice(
+        name=name,
+        patient=patient,
+        uid=pair.uid,
+        spacing_mm=spacing_mm,
+        shape=tuple(map(int, full.shape)),
+        corner=tuple(int(one.start) for one in box),
+        step_full_hu=steps[0],
+        step_noise_hu=steps[1],
+        discs=_discs(full, box, spacing_mm, int(name)),
+    )
+    only_near = np.where(near, full, AIR_HU), np.where(near, noise, 0)
+    kept = [np.round(array[box] / step).astype(np.int16) for array, step in zip(only_near, steps, strict=True)]
+    return record, (np.diff(kept[0], axis=1, prepend=np.int16(0)), _narrow(kept[1]), body[box])
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    """As bytes where the values allow it: they compress better."""
+    return array.astype(np.int8) if np.abs(array).max() < 128 else array
+
+
+def _unpack(one: PackedSlice, full_steps: np.ndarray, noise: np.ndarray, body: np.ndarray, file: Path) -> None:
+    box = tuple(slice(at, at + length) for at, length in zip(one.corner, body.shape, strict=True))
+    full, low, mask = (np.full(one.shape, fill, kind) for fill, kind in ((AIR_HU, "i2"), (AIR_HU, "i2"), (False, "?")))
+    full[box] = np.cumsum(full_steps, axis=1, dtype=np.int16) * one.step_full_hu
+    low[box] = full[box] + noise.astype(np.int16) * one.step_noise_hu
+    mask[box] = body
+    with staged_file(file) as partial, open(partial, "wb") as opened:
+        np.savez(opened, full=full, low=low[None], body=mask)
+
+
+def _discs(
+    full_hu: np.ndarray, box: tuple[slice, slice], spacing_mm: float, seed: int
+) -> tuple[tuple[float, int, int, float], ...]:
+    """Discs of all diameters in even soft tissue; none where there is no room."""
+    try:
+        (discs,) = insert_discs(full_hu[box], spacing_mm, np.random.default_rng(seed), insertions=1)
+    except BioAttError:
+        return ()
+    starts = [int(one.start) for one in box]
+    places = [[start + int(at) for start, at in zip(starts, one.lesion.center, strict=True)] for one in discs]
+    return tuple((one.lesion.diameter_mm, *place, one.contrast_hu) for one, place in zip(discs, places, strict=True))
