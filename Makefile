@@ -116,7 +116,8 @@ $(BASELINE)/model.pt: | setup
 
 study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data; a day on a CPU, minutes on a GPU
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study pack $(BIOATT_DATA)/ct $(BIOATT_DATA)/ct_patients runs/study/pack \
-	  --work runs/study --steps 500 --models-page docs/evidence/prior_models.md
+	  --work runs/study/cache
+	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study models runs/study/pack --page docs/evidence/prior_models.md
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study run runs/study/pack $(RESULTS)/priors
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study page $(RESULTS)/priors docs/evidence/priors.md
 

@@ -1,7 +1,9 @@
 """Do what is missing of the study "do priors help?".
 
 PYTHONPATH=bundle python -m studies.prior_study pack DATA [DATA ...] PACK --work WORK
-    once, where the data is: simulate, train the prior models, and write PACK, some 40 MB
+    once, where the data is: simulate, and write PACK, less than 40 MB
+PYTHONPATH=bundle python -m studies.prior_study models PACK
+    train the prior model of each fold, and add the priors to PACK
 PYTHONPATH=bundle python -m studies.prior_study run PACK RESULTS
     the runs that are missing in RESULTS, one JSON file each; stop it and start it again at any time
 PYTHONPATH=bundle python -m studies.prior_study page RESULTS PAGE.md
@@ -22,7 +24,8 @@ from scripts.errors import BioAttError
 from scripts.evaluation.results import write_json
 from scripts.staging import staged_file
 
-from .models import LABELS, models_page
+from .labels import LABELS
+from .models import models_page, write_priors
 from .pack import make_pack
 from .page import write_page
 from .runs import do_missing, read_study
@@ -32,28 +35,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; 0 done, 1 runs are missing, 2 input or usage."""
     chosen = _parser().parse_args(arguments)
     try:
-        return {"pack": _pack, "run": _run, "page": _page}[chosen.part](chosen)
+        return {"pack": _pack, "models": _models, "run": _run, "page": _page}[chosen.part](chosen)
     except BioAttError as error:
         print(f"error: {error}")
         return 2
 
 
 def _pack(chosen: argparse.Namespace) -> int:
-    records = make_pack(
+    make_pack(
         chosen.data,
         chosen.labels,
         chosen.work,
         chosen.pack,
         folds=chosen.folds,
         slices=chosen.slices,
-        steps=chosen.steps,
         views=chosen.views,
     )
-    if chosen.models_page:
-        write_json(chosen.models_page.with_suffix(".json"), {"folds": records})
-        with staged_file(chosen.models_page) as partial:
-            partial.write_text(models_page(records), encoding="utf-8")
     print(f"{chosen.pack}: {sum(one.stat().st_size for one in chosen.pack.iterdir()) / 1e6:.1f} MB")
+    return 0
+
+
+def _models(chosen: argparse.Namespace) -> int:
+    with tempfile.TemporaryDirectory() as scratch:
+        write_priors(chosen.pack, Path(scratch), steps=chosen.steps, processes=chosen.processes)
+    if chosen.page:
+        records = json.loads((chosen.pack / "models.json").read_text(encoding="utf-8"))
+        with staged_file(chosen.page) as partial:
+            partial.write_text(models_page(records), encoding="utf-8")
+        write_json(chosen.page.with_suffix(".json"), records)
     return 0
 
 
@@ -98,13 +107,16 @@ def _parser() -> argparse.ArgumentParser:
     pack = parts.add_parser("pack", help="make what the runs need")
     pack.add_argument("data", type=Path, nargs="+", help="folders with one folder a patient")
     pack.add_argument("pack", type=Path, help="folder of the result")
-    pack.add_argument("--work", type=Path, required=True, help="folder for pairs and prior models, kept")
+    pack.add_argument("--work", type=Path, required=True, help="folder for pairs, kept")
     pack.add_argument("--labels", type=Path, default=LABELS, help="(default: those of the shipped prior model)")
     pack.add_argument("--folds", type=int, default=4)
     pack.add_argument("--slices", type=int, default=10, help="of a patient, at most")
-    pack.add_argument("--steps", type=int, default=800, help="of the training of a prior model")
     pack.add_argument("--views", type=int, default=600, help="projection angles of the simulation")
-    pack.add_argument("--models-page", type=Path, help="write the page of the prior models here")
+    models = parts.add_parser("models", help="train the prior models, and add their priors")
+    models.add_argument("pack", type=Path, help="folder that `pack` made")
+    models.add_argument("--steps", type=int, default=500, help="of a training; 0: the shipped model, for all folds")
+    models.add_argument("--processes", type=int, default=1, help="folds side by side")
+    models.add_argument("--page", type=Path, help="write the page of the prior models here, figures beside it")
     run = parts.add_parser("run", help="do the runs that are missing")
     page = parts.add_parser("page", help="write the page of what is there")
     run.add_argument("pack", type=Path, help="folder that `pack` made")

@@ -4,8 +4,12 @@
 
     PACK/pairs.zip      full dose, added noise and body of each slice, boxed to the body
     PACK/slices.json    what the slices are
-    PACK/priors.npz     oracle (n, K), compact_F (n, K) and dense_F (n, K, h, w) of each slice, by fold F
+    PACK/labels.npz     visible (n, K) of each slice, oracle (n, K) and z_mm (n,)
     PACK/study.json     the folds, and what made all of it
+    PACK/priors.npz     compact_F (n, K) and dense_F (n, K, h, w) of each slice, by fold F
+    PACK/models.json    what made the priors
+
+The last two are made of the others, by `write_priors`.
 
 Full dose and noise are kept in steps of a third of their own noise; the low dose is the sum of what is kept, so input
 and target fit exactly. What lies farther from the body than `MARGIN` is air without noise.
@@ -21,20 +25,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.ndimage import binary_fill_holes, distance_transform_edt
+from scripts.dicom import find_series
 from scripts.errors import BioAttError
 from scripts.evaluation.results import write_json
-from scripts.priors import PriorSource, make_prior
+from scripts.priors import make_prior
 from scripts.staging import staged_file
 from scripts.training import find_studies, training_pairs
 from scripts.training.pairs import CachedPair
 from scripts.training.splits import BY_PATIENT, Split
+from scripts.training.studies import Collection
 
-from ..compact_prior_evaluation import read_labels
+from ..compact_prior_evaluation import read_labels, visible_at
 from ..measures.plane import insert_discs
 from ..measures.truth import truth_regions
-from .models import fold_models, make_folds, oracle_priors, series_folders
+from .labels import Ranges, make_folds, oracle_priors, series_folders
 
 DOSE_FRACTION = 0.25
 #: var(a) / var(n) of a low dose at `DOSE_FRACTION`.
@@ -81,65 +86,55 @@ class Pack:
         slices: of all patients.
         folds: patients of each fold; others are in none, and always train.
         pairs: file of each slice by index: ``full`` (H, W) and ``low`` (1, H, W), int16 HU, ``body`` (H, W).
-        priors: arrays by name, see the module.
+        labels, priors: arrays by name, see the module; priors are empty before they are made.
         made: how it was made.
     """
 
     slices: tuple[PackedSlice, ...]
     folds: tuple[tuple[str, ...], ...]
     pairs: tuple[Path, ...]
+    labels: Mapping[str, np.ndarray]
     priors: Mapping[str, np.ndarray]
     made: Mapping[str, Any]
 
 
 def make_pack(
-    data: Sequence[Path], labels: Path, work: Path, pack: Path, *, folds: int, slices: int, steps: int, views: int
-) -> list[dict[str, Any]]:
-    """Simulate, train the prior models, and write the folder `pack`; what is there already is not made again.
+    data: Sequence[Path], labels: Path, work: Path, pack: Path, *, folds: int, slices: int, views: int
+) -> None:
+    """Simulate, and write the folder `pack` but for the priors; what is there already is not made again.
 
     Args:
         data: folders with one folder a patient.
         labels: labels.csv.
-        work: for cached pairs and prior models.
+        work: for cached pairs.
         pack: the folder of the result.
         folds: number of folds.
         slices: of a patient, at most.
-        steps: of the training of a prior model.
         views: projection angles of the simulation.
 
-    Returns:
-        The record of each fold's prior model.
+    Raises:
+        BioAttError: a series is not labelled, or cannot be simulated.
     """
     folders = series_folders(data, labels)
     ranges = {name: own for name, own in read_labels(labels).items() if name in folders}
-    dealt = make_folds(ranges, folds)
     studies = find_studies([str(one) for one in data] if len(data) > 1 else str(data[0]))
     items = training_pairs(
         studies,
         Split(kind=BY_PATIENT, parts={"train": tuple(studies.patients), "validate": (), "test": ()}),
         "train",
-        work / "cache",
+        work,
         make_prior("uniform"),
         slices_per_patient=slices,
         dose_fractions=(DOSE_FRACTION,),
         views=views,
     )
     pairs = [item["pair"] for item in items]
-    made: dict[str, Any] = {"dose_fraction": DOSE_FRACTION, "slices_per_patient": slices, "views": views}
+    made = {"dose_fraction": DOSE_FRACTION, "slices_per_patient": slices, "views": views}
     pack.mkdir(parents=True, exist_ok=True)
     _write_pairs(pack, pairs, studies.folders, made)
-    records = fold_models(data, work / "models", labels, dealt, seed=0, steps=steps)
-    oracle = {uid: prior for name in folders for uid, prior in oracle_priors(folders[name], ranges[name]).items()}
-    arrays = {"oracle": np.stack([oracle[pair.uid] for pair in pairs])}
-    for fold in range(folds):
-        model = f"local-dir:{work / 'models' / f'fold{fold}'}"
-        arrays[f"compact_{fold}"] = _priors_of(make_prior(model), pairs)
-        arrays[f"dense_{fold}"] = _priors_of(make_prior(model, form="dense"), pairs)
-    with staged_file(pack / "priors.npz") as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, **arrays)
-    made |= {"folds": folds, "prior_steps": steps, "prior_models": [record["digest"] for record in records]}
-    write_json(pack / "study.json", {"folds": dealt, "made": made})
-    return records
+    by_series = {_series_uid(folders[name]): own for name, own in ranges.items()}
+    _write_labels(pack / "labels.npz", [pair.uid for pair in pairs], studies, by_series)
+    write_json(pack / "study.json", {"folds": make_folds(ranges, folds), "made": made | {"folds": folds}})
 
 
 def read_pack(pack: Path, folder: Path) -> Pack:
@@ -152,8 +147,9 @@ def read_pack(pack: Path, folder: Path) -> Pack:
         known, listed = (
             json.loads((pack / name).read_text(encoding="utf-8")) for name in ("study.json", "slices.json")
         )
-        with np.load(pack / "priors.npz") as kept:
-            priors = dict(kept)
+        labels, priors = (_arrays(pack / name) for name in ("labels.npz", "priors.npz"))
+        listing = pack / "models.json"
+        made = json.loads(listing.read_text(encoding="utf-8"))["made"] if listing.exists() else {}
         slices = tuple(PackedSlice(**{**one, "discs": tuple(map(tuple, one["discs"]))}) for one in listed["slices"])
         folder.mkdir(parents=True, exist_ok=True)
         files = tuple(folder / f"{one.name}.npz" for one in slices)
@@ -165,16 +161,44 @@ def read_pack(pack: Path, folder: Path) -> Pack:
         raise BioAttError(
             f"the pack {pack} cannot be read ({error}); make it again by `python -m studies.prior_study pack`"
         ) from error
-    return Pack(slices=slices, folds=tuple(map(tuple, known["folds"])), pairs=files, priors=priors, made=known["made"])
+    return Pack(
+        slices=slices,
+        folds=tuple(map(tuple, known["folds"])),
+        pairs=files,
+        labels=labels,
+        priors=priors if made else {},
+        made=known["made"] | made,
+    )
 
 
-def _priors_of(source: PriorSource, pairs: Sequence[CachedPair]) -> np.ndarray:
-    """Priors of the low doses, (n, K) or (n, K, h, w)."""
-    rows = []
-    for pair in pairs:
-        _, low, _ = pair.load()
-        rows.append(source(torch.from_numpy(low.astype(np.float32)), [pair.key])[0].numpy())
-    return np.stack(rows)
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
+    with np.load(path) as kept:
+        return dict(kept)
+
+
+def _series_uid(folder: Path) -> str:
+    """SeriesInstanceUID of the one series of a folder."""
+    (series,) = find_series(folder)
+    return series.series_instance_uid
+
+
+def _write_labels(path: Path, uids: Sequence[str], studies: Collection, ranges: Mapping[str, Ranges]) -> None:
+    rows = {}
+    for study in studies.studies:
+        if study.full.series_instance_uid not in ranges:
+            raise BioAttError(f"{study.patient}: a series has no labels; annotate it, or leave this patient out")
+        z_mm = study.full.heights_mm
+        visible = visible_at(ranges[study.full.series_instance_uid], z_mm)
+        rows |= dict(
+            zip(study.full.uids, zip(visible.numpy(), oracle_priors(visible, z_mm), z_mm, strict=True), strict=True)
+        )
+    arrays = zip(*(rows[uid] for uid in uids), strict=True)
+    with staged_file(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(
+            file, **{n: np.stack(array) for n, array in zip(("visible", "oracle", "z_mm"), arrays, strict=True)}
+        )
 
 
 def _write_pairs(pack: Path, pairs: Sequence[CachedPair], folders: Mapping[str, str], made: Mapping[str, Any]) -> None:

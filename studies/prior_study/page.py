@@ -234,8 +234,8 @@ another one is new to them; about 0 means that the prior is not looked at, or do
 
 The network has widths {study["settings"]["widths"]}; each run trains {study["settings"]["steps"]} steps of
 {study["settings"]["batch_size"]} patches on unbiased targets, as the shipped weights are trained, but far shorter, and
-with the right prior in every patch. `compact` and `dense` come from [a model of each fold](prior_models.md) that saw
-none of its patients, `oracle` from the annotation itself, smoothed along z; `random` is drawn by slice. Phantoms are in
+with the right prior in every patch. {_models(made)} `oracle` is the annotation itself, smoothed along z; `random` is
+drawn by slice. Phantoms are in
 no fold and always train. Run on {devices}; settings `{json.dumps(study["settings"])}`; data `{json.dumps(made)}`.
 """
 
@@ -262,6 +262,15 @@ def _gain_tables(summary: Mapping[str, Any]) -> str:
 def _not_positive(summary: Mapping[str, Any]) -> str:
     count = summary["not_positive"]
     return f"{count} estimates of an error are not above 0 and are left out." if count else ""
+
+
+def _models(made: Mapping[str, Any]) -> str:
+    if made["prior_steps"]:
+        return "`compact` and `dense` come from [a model of each fold](prior_models.md) that saw none of its patients;"
+    return (
+        "`compact` and `dense` come from the shipped prior model, which was trained on all of these patients\n"
+        "but the six that are left out of all training, so it knows them better than it would know a new patient;"
+    )
 
 
 def _with_discs(summary: Mapping[str, Any]) -> int:

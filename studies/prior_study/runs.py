@@ -95,7 +95,11 @@ def priors_of(pack: Pack, prior: str, fold: int) -> np.ndarray:
     if prior == "random":
         keys = [SliceKey(index, one.uid) for index, one in enumerate(pack.slices)]
         return RandomPrior(0)(torch.zeros(len(keys), 1, 1), keys).numpy()
-    return pack.priors[prior if prior == "oracle" else f"{prior}_{fold}"]
+    if prior == "oracle":
+        return pack.labels["oracle"]
+    if f"{prior}_{fold}" not in pack.priors:
+        raise BioAttError("the pack has no priors of models; make them by `python -m studies.prior_study models`")
+    return pack.priors[f"{prior}_{fold}"]
 
 
 def items_of(pack: Pack, prior: str, fold: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -275,6 +279,7 @@ def do_missing(
         process.start()  # they import while the pack is unpacked
     try:
         pack = read_pack(pack_folder, scratch)
+        priors_of(pack, "compact", 0)
         files = {run.file(results, study["settings"], pack.made): run for run in plan(study, len(pack.folds))}
         missing = [(run, file) for file, run in files.items() if not file.exists()]
         for job in [*missing, *[None] * workers]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ import torch
 from scripts.dicom import find_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.priors import DESCRIPTORS, make_prior
+from scripts.priors import DESCRIPTORS
 
-from studies.compact_prior_evaluation import read_labels
+from studies.prior_study import models
 from studies.prior_study.__main__ import main
-from studies.prior_study.models import fold_models, make_folds, oracle_priors
+from studies.prior_study.labels import make_folds, oracle_priors
 from studies.prior_study.pack import read_pack
 from studies.prior_study.page import headline, read_records, summarise, verdict
 from studies.prior_study.runs import items_of, plan, priors_of, read_study
@@ -54,11 +55,12 @@ def heights(folder):
 
 @pytest.fixture(scope="module")
 def packed(data, labels, tmp_path_factory):
-    """The pack of three folds, with models of two steps, and the folder it was made in."""
+    """The pack of three folds, with prior models of two steps, and the folder it was made in."""
     root = tmp_path_factory.mktemp("packed")
     words = [str(data), str(root / "pack"), "--work", str(root / "work"), "--labels", str(labels), "--folds", "3"]
-    words += ["--slices", "3", "--steps", "2", "--views", "60", "--models-page", str(root / "models.md")]
-    assert main(["pack", *words]) == 0
+    assert main(["pack", *words, "--slices", "3", "--views", "60"]) == 0
+    words = [str(root / "pack"), "--steps", "2", "--processes", "2", "--page", str(root / "models.md")]
+    assert main(["models", *words]) == 0
     return root
 
 
@@ -86,29 +88,46 @@ def test_patients_of_like_anatomy_are_spread_over_the_folds():
         make_folds(labels, 5)
 
 
-def test_the_oracle_is_the_annotation_smoothed_along_z(data, labels):
-    ranges = read_labels(labels)["A"]
-    exact, smooth = (np.stack(list(oracle_priors(data / "A", ranges, mm).values())) for mm in (0, 6))
-    assert (exact[:, LIVER] == [1.0] * 3 + [0.0] * 3).all()
+def test_the_oracle_is_the_annotation_smoothed_along_z():
+    visible = torch.zeros(7, len(DESCRIPTORS), dtype=torch.bool)
+    visible[:3, LIVER] = visible[3:6, LUNGS] = True  # the last shows nothing
+    exact, smooth = (oracle_priors(visible, 3.0 * np.arange(7), mm) for mm in (0, 6))
+    assert (exact[:, LIVER] == np.float32([1, 1, 1, 0, 0, 0, 1 / 11])).all()
     np.testing.assert_allclose(smooth.sum(1), 1, rtol=1e-6)
-    assert (smooth[1:, LIVER] <= smooth[:-1, LIVER]).all() and 0.5 < smooth[2, LIVER] < 1
+    assert (smooth[1:5, LIVER] <= smooth[:4, LIVER]).all() and 0.5 < smooth[2, LIVER] < 1
 
 
-def test_each_fold_has_a_model_that_never_saw_its_patients(data, labels, packed):
-    folds = json.loads((packed / "pack" / "study.json").read_text())["folds"]
-    for number, fold in enumerate(folds):
-        folder = packed / "work" / "models" / f"fold{number}"
-        record = json.loads((folder / "figures.json").read_text())
-        assert set(record["held_out"]) == set(record["left_out"]) == set(fold)
-        assert make_prior(f"local-dir:{folder}").digest == record["digest"]
-    with pytest.raises(BioAttError, match="fold0 was made with"):
-        fold_models([data], packed / "work" / "models", labels, folds, seed=0, steps=3)
+def test_each_fold_has_a_model_that_never_saw_its_patients(packed, pack, monkeypatch):
+    listing = json.loads((packed / "pack" / "models.json").read_text())
+    assert [set(record["held_out"]) for record in listing["folds"]] == [set(fold) for fold in pack.folds]
+    assert listing["made"]["prior_models"] == [record["digest"] for record in listing["folds"]]
+    assert len(set(listing["made"]["prior_models"])) == 3
     assert "not BiomedCLIP" in (packed / "models.md").read_text()
+    shown = []
+    monkeypatch.setattr(models, "train", lambda known, folder, **_: shown.extend(known) or stop())
+    with pytest.raises(InterruptedError):
+        models._one_fold(packed / "pack", pack.pairs[0].parent, 0, steps=1, seed=0, threads=1)
+    assert {one.patient for one in shown} == set("ABCP") - set(pack.folds[0])
+    assert all(one.visible.any() for one in shown if one.patient != "P")
+
+
+def stop():
+    raise InterruptedError
+
+
+def test_models_that_are_there_are_kept_and_the_shipped_one_is_named(packed, tmp_path):
+    folder = tmp_path / "pack"
+    shutil.copytree(packed / "pack", folder)
+    before = (folder / "priors.npz").stat().st_mtime_ns
+    assert main(["models", str(folder), "--steps", "2"]) == 0
+    assert (folder / "priors.npz").stat().st_mtime_ns == before
+    assert main(["models", str(folder), "--steps", "0"]) == 0
+    assert json.loads((folder / "models.json").read_text())["made"]["prior_models"] == ["shipped"] * 3
 
 
 def test_the_pack_gives_back_slices_to_a_step_of_their_noise(packed, pack):
     assert sorted({one.patient for one in pack.slices}) == list("ABCP") and len(pack.slices) == 12
-    cached = {file.stem: file for file in (packed / "work" / "cache").rglob("*.npz")}
+    cached = {file.stem: file for file in (packed / "work").rglob("*.npz")}
     for one, file in zip(pack.slices, pack.pairs, strict=True):
         with np.load(file) as ours, np.load(cached[one.uid]) as before:
             body, noise = ours["body"], before["low"][0] - before["full"]
