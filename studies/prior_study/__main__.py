@@ -15,7 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def _pack(chosen: argparse.Namespace) -> int:
 
 
 def _models(chosen: argparse.Namespace) -> int:
-    with tempfile.TemporaryDirectory() as scratch:
-        write_priors(chosen.pack, Path(scratch), steps=chosen.steps, processes=chosen.processes)
+    with _scratch(chosen) as scratch:
+        write_priors(chosen.pack, scratch, steps=chosen.steps, processes=chosen.processes)
     if chosen.page:
         records = json.loads((chosen.pack / "models.json").read_text(encoding="utf-8"))
         with staged_file(chosen.page) as partial:
@@ -68,12 +69,12 @@ def _models(chosen: argparse.Namespace) -> int:
 
 def _run(chosen: argparse.Namespace) -> int:
     device = chosen.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory() as scratch:
+    with _scratch(chosen) as scratch:
         there, planned = do_missing(
             chosen.pack,
             chosen.results,
             _study(chosen),
-            scratch=Path(scratch),
+            scratch=scratch,
             workers=chosen.workers or (10 if device == "cuda" else 1),
             limit_s=chosen.limit_s,
             device=device,
@@ -85,6 +86,16 @@ def _run(chosen: argparse.Namespace) -> int:
 def _page(chosen: argparse.Namespace) -> int:
     write_page(chosen.results, _study(chosen), chosen.page)
     return 0
+
+
+@contextmanager
+def _scratch(chosen: argparse.Namespace) -> Iterator[Path]:
+    """Where the pack is unpacked: the folder that was named, which is kept, or one that is removed."""
+    if chosen.scratch:
+        yield chosen.scratch
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 def _study(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -117,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--steps", type=int, default=500, help="of a training; 0: the shipped model, for all folds")
     models.add_argument("--processes", type=int, default=1, help="folds side by side")
     models.add_argument("--page", type=Path, help="write the page of the prior models here, figures beside it")
+    models.add_argument("--scratch", type=Path, help="unpack PACK here and keep it")
     run = parts.add_parser("run", help="do the runs that are missing")
     page = parts.add_parser("page", help="write the page of what is there")
     run.add_argument("pack", type=Path, help="folder that `pack` made")
@@ -124,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("results", type=Path, help="folder of the finished runs")
         one.add_argument("--seeds", type=int, help="(default: study.json's)")
         one.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="other settings than study.json's")
+    run.add_argument("--scratch", type=Path, help="unpack PACK here and keep it")
     run.add_argument("--workers", type=int, default=0, help="processes side by side (default: 10 on a GPU, else 1)")
     run.add_argument("--limit-s", type=float, default=float("inf"), help="begin no run that would end later")
     run.add_argument("--device", choices=("cuda", "cpu"), help="(default: the GPU if there is one)")

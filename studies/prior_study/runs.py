@@ -97,8 +97,6 @@ def priors_of(pack: Pack, prior: str, fold: int) -> np.ndarray:
         return RandomPrior(0)(torch.zeros(len(keys), 1, 1), keys).numpy()
     if prior == "oracle":
         return pack.labels["oracle"]
-    if f"{prior}_{fold}" not in pack.priors:
-        raise BioAttError("the pack has no priors of models; make them by `python -m studies.prior_study models`")
     return pack.priors[f"{prior}_{fold}"]
 
 
@@ -279,9 +277,8 @@ def do_missing(
         process.start()  # they import while the pack is unpacked
     try:
         pack = read_pack(pack_folder, scratch)
-        priors_of(pack, "compact", 0)
         files = {run.file(results, study["settings"], pack.made): run for run in plan(study, len(pack.folds))}
-        missing = [(run, file) for file, run in files.items() if not file.exists()]
+        missing = [(run, file) for file, run in files.items() if not file.exists() and _has_prior(pack, run)]
         for job in [*missing, *[None] * workers]:
             todo.put(job)
         for process in processes:
@@ -290,6 +287,13 @@ def do_missing(
         for process in processes:
             process.kill()
     return sum(file.exists() for file in files), len(files)
+
+
+def _has_prior(pack: Pack, run: Run) -> bool:
+    known = run.prior in ("uniform", "random", "oracle") or f"{run.prior}_{run.fold}" in pack.priors
+    if not known:
+        print(f"{run.arm}, fold {run.fold}, seed {run.seed}: no prior in the pack; make it by the part `models`")
+    return known
 
 
 def _work(

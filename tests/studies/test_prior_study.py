@@ -59,8 +59,8 @@ def packed(data, labels, tmp_path_factory):
     root = tmp_path_factory.mktemp("packed")
     words = [str(data), str(root / "pack"), "--work", str(root / "work"), "--labels", str(labels), "--folds", "3"]
     assert main(["pack", *words, "--slices", "3", "--views", "60"]) == 0
-    words = [str(root / "pack"), "--steps", "2", "--processes", "2", "--page", str(root / "models.md")]
-    assert main(["models", *words]) == 0
+    words = [str(root / "pack"), "--steps", "2", "--page", str(root / "models.md"), "--scratch", str(root / "unpacked")]
+    assert main(["models", *words]) == 0 and len(list((root / "unpacked").glob("*.npz"))) == 12
     return root
 
 
