@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from scripts.dose import DoseSimulator, ParallelBeam
-from scripts.evaluation.phantoms import RodPhantom, rod_phantom
-from scripts.evaluation.texture import measure_texture
+
+from studies.measures.phantoms import RodPhantom, rod_phantom
+from studies.measures.transfer import measure_texture
 
 from .denoisers import Denoiser
 from .limits import Limit
@@ -41,20 +42,14 @@ def measure_phantom(
         )
         for one in denoisers
     }
-    described = {
-        "views": VIEWS,
-        "projector": simulator.geometry.projector,
-        "photons": simulator.photons,
-        "full_noise_hu": FULL_NOISE_HU,
-        "pixels": SIZE,
-    }
+    described = {"views": VIEWS, "photons": simulator.photons, "full_noise_hu": FULL_NOISE_HU, "pixels": SIZE}
     limits = [one.as_dict() for one in phantom_limits(results[denoisers[0].name])]
     return {"simulation": described, "denoisers": results, "limits": limits}
 
 
 def calibrated(phantom: RodPhantom, noise_hu: float = FULL_NOISE_HU) -> DoseSimulator:
     """A simulator whose photons give the water `noise_hu` at full dose: noise goes as 1 / sqrt(photons)."""
-    geometry = ParallelBeam(views=VIEWS, spacing_mm=phantom.spacing_mm, projector="fourier")
+    geometry = ParallelBeam(views=VIEWS, spacing_mm=phantom.spacing_mm)
     trial = DoseSimulator(geometry=geometry, electronic_sd=0.0)
     noise = trial.low_dose(phantom.image_hu, 0.5, np.random.default_rng(0)) - phantom.image_hu  # half: the full dose's
     return replace(trial, photons=trial.photons * (float(phantom.rois(noise).std()) / noise_hu) ** 2)

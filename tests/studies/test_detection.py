@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from scripts.evaluation.phantoms import rod_phantom
 
 from studies.evidence import detection
 from studies.evidence.detection import (
@@ -23,6 +22,7 @@ from studies.evidence.detection import (
 from studies.evidence.detection_page import detection_section
 from studies.evidence.evaluating import Method, as_it_is
 from studies.measures.observer import Scores, detectability
+from studies.measures.phantoms import rod_phantom
 
 
 def method(name, change):

@@ -8,7 +8,6 @@ from made_studies import save_default_network
 from scipy.ndimage import gaussian_filter
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.evaluation.phantoms import rod_phantom
 
 from studies.evidence.baselines import baseline_limits, measure_baselines
 from studies.evidence.denoisers import Denoiser, baseline, bundle_denoiser, nlm_denoiser
@@ -17,6 +16,7 @@ from studies.evidence.limits import Limit
 from studies.evidence.patients import Patient
 from studies.evidence.phantom import calibrated, phantom_limits
 from studies.evidence.quality import measure_doses, measure_quality
+from studies.measures.phantoms import rod_phantom
 
 IDENTITY = Denoiser(name="network", denoise=lambda stack, spacing_mm: stack)
 BLUR = Denoiser(name="blur", denoise=lambda stack, spacing_mm: gaussian_filter(stack, (0, 1.0, 1.0)))
