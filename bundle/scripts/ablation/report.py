@@ -246,7 +246,6 @@ Settings of each arm:
 
 def _plot(summary: Mapping[str, Any], path: Path) -> None:
     """PSNR against each baseline, and against the right prior: a dot per patient, the mean, its interval."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels = {
@@ -263,7 +262,6 @@ def _plot(summary: Mapping[str, Any], path: Path) -> None:
     panels = {title: rows for title, rows in panels.items() if rows}
     heights = [1 + len(rows) for rows in panels.values()]
     figure = Figure(figsize=(9, 0.9 + 0.36 * sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
     drawn = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
     for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
         for height, (_, one) in enumerate(reversed(rows)):

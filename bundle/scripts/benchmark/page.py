@@ -90,11 +90,9 @@ def _training_line(training: dict[str, Any]) -> str:
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Seconds per slice of each network, as bars on a logarithmic axis."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.8 + 0.35 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     names = [f"{row['name'].split(', BioAtt')[0]}, {row['device']}, {row['precision']}" for row in rows]
     bars = axes.barh(names, [row["seconds_per_slice"] for row in rows])

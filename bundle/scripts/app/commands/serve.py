@@ -57,12 +57,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    try:
-        from ..node.node import serve
-    except ModuleNotFoundError as error:
-        if error.name != "pynetdicom":
-            raise
-        raise BioAttError("a node needs pynetdicom; python -m pip install 'pynetdicom>=3.0.4'") from error
+    from ..node.node import serve
 
     serve(_node_options(options))
     return 0
