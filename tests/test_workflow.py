@@ -118,7 +118,7 @@ def test_a_prior_of_another_number_of_descriptors_is_refused():
     from scripts.priors import make_prior
 
     check_prior_fits(BioAtt(channels=4), make_prior("uniform"))
-    with pytest.raises(BioAttError, match="maps for 21 descriptors, the prior uniform speaks of 11"):
+    with pytest.raises(BioAttError, match="maps for 21 descriptors, the prior uniform has 11"):
         check_prior_fits(BioAtt(channels=4, num_descriptors=21), make_prior("uniform"))
 
 

@@ -315,7 +315,7 @@ def check_prior_fits(network: Denoiser, prior_source: PriorSource) -> None:
     wanted = network.num_descriptors
     if wanted != len(prior_source.descriptors):
         raise BioAttError(
-            f"the network has maps for {wanted} descriptors, the prior {prior_source.name} speaks of "
+            f"the network has maps for {wanted} descriptors, the prior {prior_source.name} has "
             f"{len(prior_source.descriptors)}; set prior_descriptors to the words the network was trained with"
         )
 

@@ -169,15 +169,15 @@ def _patient_table(summary: Mapping[str, Any]) -> str:
 
 
 def _without(summary: Mapping[str, Any]) -> str:
-    """The section that shows how much hangs on one patient; empty below four patients."""
+    """Differences with each patient left out in turn; empty below four patients."""
     tables = {name: _without_table(summary, name) for name in summary["baselines"]}
     told = [f"PSNR (dB) minus {name}:\n\n{text}\n\n" for name, text in tables.items() if text]
     if not told:
         return ""
-    return f"""## How much hangs on one patient
+    return f"""## Sensitivity to single patients
 
-A mean of few patients can be one patient's doing. The same differences with each patient left out of the mean in turn;
-to pick the column that one likes best is to pick the result.
+One patient can decide a mean over few. The same differences, with each patient left out of the mean in turn; choosing the
+most favourable column would bias the result.
 
 {"".join(told)}"""
 

@@ -21,7 +21,7 @@ def to_markdown(figures: dict[str, Any]) -> list[str]:
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['instructions']}{gpu}; {machine['system']}; {versions}.",
         f"One slice of {figures['shape'][0]} x {figures['shape'][1]}, medians of {figures['repeats']}, candidates in "
-        "turn. Made by `bioatt benchmark`; docs/performance.md tells what the columns mean.",
+        "turn. Made by `bioatt benchmark`; docs/performance.md explains the columns.",
         "",
         _networks_table(figures["networks"]),
     ]

@@ -98,7 +98,9 @@ def read_recipe(weights: str | os.PathLike[str]) -> Recipe:
             )
         return recipe
     if Path(weights).is_file():
-        logger.warning("%s has no recipe %s beside it: nobody knows which prior fits it", Path(weights).name, path.name)
+        logger.warning(
+            "%s has no recipe %s beside it: the prior it was trained with is unknown", Path(weights).name, path.name
+        )
     return Recipe(network_def=_parse(Path(__file__).parents[2] / "models" / "model.json").network_def)
 
 

@@ -14,7 +14,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "simulate",
         help="make a low-dose series from a routine one",
         description="Simulate a lower dose: a DICOM series becomes a derived DICOM series, marked as simulated, NIfTI "
-        "becomes NIfTI. Only the noise by which the doses differ is added; docs/simulation.md tells how.",
+        "becomes NIfTI. Only the noise by which the doses differ is added; docs/simulation.md describes the method.",
         epilog=f"example: bioatt simulate study/series3 study/series3_quarter --dose 0.25\n\n{NOTICE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
