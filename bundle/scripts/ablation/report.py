@@ -176,8 +176,8 @@ def _without(summary: Mapping[str, Any]) -> str:
         return ""
     return f"""## Sensitivity to single patients
 
-One patient can decide a mean over few. The same differences, with each patient left out of the mean in turn; choosing the
-most favourable column would bias the result.
+One patient can decide a mean over few. The same differences, with each patient left out of the mean in turn; choosing
+the most favourable column would bias the result.
 
 {"".join(told)}"""
 
