@@ -35,7 +35,7 @@ def test_boxes_of_a_made_series(tmp_path):
 
 def test_the_gpus_measurement_runs_anywhere(tmp_path, monkeypatch, weights):
     monkeypatch.setattr(gpu, "ROUNDS", 1)
-    words = [str(tmp_path / "gpu.json"), "--slices", "1", "--side", "32", "--weights", str(weights)]
+    words = [str(tmp_path / "gpu.json"), "--slices", "1", "--series", "2", "--training-slices", "2", "--side", "32", "--weights", str(weights)]
     monkeypatch.setattr(sys, "argv", ["gpu", *words])
     assert gpu.main() == 0
     found = json.loads((tmp_path / "gpu.json").read_text())
