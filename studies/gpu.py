@@ -2,8 +2,8 @@
 
     PYTHONPATH=bundle:. python -m studies.gpu OUT.json [--slices N] [--series N] [--side PIXELS]
 
-Needs nothing but PyTorch, MONAI and the bundle, and a minute; without a GPU, a small side and a short series. What it
-has measured it writes at once, and a second run goes on behind it. `studies/gpu.sh` puts it into a stay with a training.
+Needs nothing but PyTorch, MONAI and the bundle, and a minute; without a GPU, a small side and a short series. It writes
+what it has measured at once, and a second run goes on behind it. `studies/gpu.sh` puts it into a stay with a training.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def rooflines(device: torch.device) -> dict[str, float]:
 
 
 def ct_noise(count: int, side: int) -> Tensor:
-    """Noise (count, side, side) of SD 1 with the spectrum of filtered backprojection: a ramp, and a window to Nyquist."""
+    """Noise (count, side, side) of SD 1 with the spectrum of filtered backprojection: a ramp, windowed."""
     generator = torch.Generator().manual_seed(2)
     frequency = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.fftfreq(side)).mul_(2).clamp_(max=1)
     power = frequency * (0.5 + 0.5 * torch.cos(torch.pi * frequency)) ** 2
@@ -156,7 +156,7 @@ def inferer_speed(
 
 
 def compiled_speed(weights: Path, device: torch.device, batches: Sequence[int], side: int) -> list[dict[str, Any]]:
-    """`speed` of the compiled network; nothing where it cannot be compiled."""
+    """`speed` of the compiled network, minutes on a CPU; nothing where it cannot be compiled."""
     try:
         return speed(loaded(weights, device, compiled=True), device, batches, side)
     except Exception as error:  # no compiler, or one that the packages at hand do not suit
@@ -221,7 +221,7 @@ def parts(options: argparse.Namespace, device: torch.device) -> dict[str, Callab
         "inferer": lambda: inferer_speed(weights, device, batches, max(batches) * 2, side),
         "training": lambda: training(side, options.training_slices, 200 if on_gpu else 2),
         "stock RED-CNN": lambda: speed(BioAtt(attention="none"), device, batches[:3], side),
-        "compiled": lambda: compiled_speed(weights, device, batches[-2:], side),
+        **({"compiled": lambda: compiled_speed(weights, device, batches[-2:], side)} if on_gpu else {}),
     }
 
 

@@ -15,14 +15,7 @@ import pytest
 from dicom_cases import PROVENANCE, SYNTAXES, write_enhanced_ct
 from distributed import LocalCluster
 from scripts.app.command_line import main
-from scripts.dicom import (
-    FileProcesses,
-    child,
-    read_volume,
-    read_volume_isolated,
-    select_series,
-    write_derived_series,
-)
+from scripts.dicom import FileProcesses, child, read_volume, read_volume_isolated, select_series, write_derived_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import SeriesReader, load_volume
@@ -177,7 +170,9 @@ def test_a_derived_series_is_the_same_where_padding_is_decoded_apart(tmp_path, k
     series = select_series(write_ct_series(tmp_path / "in", **kind, transfer_syntax=SYNTAXES[-1]))
     volume = read_volume(series) + 1.0
     for name, isolated_too in ("here", False), ("there", True):
-        write_derived_series(series, volume, tmp_path / name, PROVENANCE, processes=FileProcesses(isolated=isolated_too))
+        write_derived_series(
+            series, volume, tmp_path / name, PROVENANCE, processes=FileProcesses(isolated=isolated_too)
+        )
     here, there = (read_volume(select_series(tmp_path / name)) for name in ("here", "there"))
     np.testing.assert_array_equal(there, here)
     assert ("padding" in kind) == bool((here < -1900).any())

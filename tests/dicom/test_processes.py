@@ -35,7 +35,9 @@ def test_a_process_more_for_every_forty_files_within_the_limit():
     assert FileProcesses(1).count(1000) == 0 and FileProcesses(1, isolated=True).count(3) == 1
 
 
-@pytest.mark.parametrize("kind", [{}, {"slope": 0.7}, {"transfer_syntax": SYNTAXES[-1], "signed": True, "padding": -2000}])
+@pytest.mark.parametrize(
+    "kind", [{}, {"slope": 0.7}, {"transfer_syntax": SYNTAXES[-1], "signed": True, "padding": -2000}]
+)
 def test_hu_and_files_are_the_same_bit_by_bit(tmp_path, two, kind):
     series = select_series(write_ct_series(tmp_path / "in", slices=5, reversed_order=True, **kind))
     several, started = two

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..networks import Denoiser, Recipe, write_recipe
+from ..networks import Denoiser, write_recipe
 
 _SEED = 0
 #: Series in the list for each process, so that the last one's end does not decide.
@@ -78,8 +78,8 @@ def time_series(
 ) -> dict[str, Any]:
     """Seconds of the inference workflow for one series, as `bioatt denoise` runs it, part by part.
 
-    Imports are not in it; loading the models, and moving them to the device, is told apart. Reading is what comes before the inferer (headers, files,
-    orientation, range), writing what comes after it (inverse, summary, files).
+    Imports are not in it; loading the models, and moving them to the device, is told apart. Reading is what comes
+    before the inferer (headers, files, orientation, range), writing what comes after it (inverse, summary, files).
 
     Args:
         scratch: an empty folder.
@@ -239,9 +239,11 @@ def _spacing(shape: tuple[int, int]) -> tuple[float, float]:
 
 
 def _weights(scratch: Path) -> str:
-    """A file of random weights for the default network."""
+    """A file of random weights for the default network, with the prior and the scope of the bundle's own."""
+    from ..workflow import open_workflow
+
     file = scratch / "default.pt"
-    network = default_network()
-    torch.save(network.state_dict(), file)
-    write_recipe(file, Recipe(network_def=network.definition))
+    workflow = open_workflow("inference", ["inference.json"], {})
+    torch.save(default_network().state_dict(), file)
+    write_recipe(file, workflow.parser.get_parsed_content("recipe"))
     return str(file)
