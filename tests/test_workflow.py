@@ -48,6 +48,15 @@ def test_any_of_several_configs_may_know_the_key(config, tmp_path):
     check_overrides(["weights", "prior"], [config, other])
 
 
+@pytest.mark.parametrize("key", ["train#batch", "train::batch"])
+def test_a_key_that_a_config_sets_within_another_may_be_set_again(config, tmp_path, key):
+    other = tmp_path / "d.json"
+    other.write_text('{"train#batch": 3}')
+    check_overrides([key], [config, other])
+    with pytest.raises(BioAttError, match=f"unknown config override --{key}"):
+        check_overrides([key], [config])
+
+
 def set_argv(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["/any/monai/bundle/__main__.py", "run", "inference", *words])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)

@@ -115,8 +115,14 @@ def _parse(path: Path) -> Recipe:
 
 
 def write_recipe(weights: str | os.PathLike[str], recipe: Recipe) -> Path:
-    """Write `recipe` beside the weights it is of, with their digest; return its path."""
+    """Write `recipe` beside the weights it is of, with their digest; return its path.
+
+    Raises:
+        BioAttError: there are no such weights.
+    """
     path = recipe_path(weights)
+    if not Path(weights).is_file():
+        raise BioAttError(f"no weights {weights} to write a recipe for; name the output folder that holds them")
     fields = asdict(replace(recipe, sha256=weights_sha256(weights)))
     with staged_file(path) as partial:
         partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
