@@ -86,8 +86,13 @@ class Evidence:
             for name in STRENGTHS
             if name != DEFAULT
         ]
-        denoisers = [self.network, *others, nlm_denoiser()]
-        return measure_phantom(denoisers, realisations=self.options.realisations, seed=self.options.seed)
+        ours = [self.network, *others]
+        return measure_phantom(
+            [*ours, nlm_denoiser()],
+            beside=[one.name for one in ours],
+            realisations=self.options.realisations,
+            seed=self.options.seed,
+        )
 
     def baselines(self) -> dict[str, Any]:
         """Networks of another form, trained on equal terms."""

@@ -52,7 +52,7 @@ def test_without_an_edge_there_is_no_transfer_function():
 
 def test_the_phantom_has_the_rods_it_tells_of_and_water_where_noise_is_measured():
     phantom = rod_phantom()
-    assert list(phantom.centers) == [14.0, 60.0, 300.0]
+    assert list(phantom.centers) == [14.0, 60.0, 120.0, 300.0]
     for contrast, centers in phantom.centers.items():
         assert len(centers) == 3
         for row, column in centers:
@@ -81,7 +81,7 @@ def texture(network, **settings):
 def test_doing_nothing_changes_no_texture():
     result = texture(lambda image: image)
     assert result["nps"]["low"] == result["nps"]["denoised"]
-    assert result["ttf"].keys() == {"14", "60", "300"}
+    assert result["ttf"].keys() == {"14", "60", "120", "300"}
     for one in result["ttf"].values():
         assert one["denoised"]["ttf"] == pytest.approx(one["low"]["ttf"], abs=1e-3)
         assert one["low"]["ttf50_per_mm"] == pytest.approx(math.sqrt(math.log(2) / 2) / (math.pi * 0.9), rel=0.02)
@@ -129,7 +129,7 @@ def test_a_shift_of_hu_is_found_where_it_is():
     result = texture(lambda stack: stack + 3.0 - 0.1 * PHANTOM.rods_hu)
     assert result["bias_hu"] == {
         "0": pytest.approx(3.0, abs=1e-3),
-        **{f"{c:g}": pytest.approx(3.0 - 0.1 * c, abs=0.02) for c in (14.0, 60.0, 300.0)},
+        **{f"{c:g}": pytest.approx(3.0 - 0.1 * c, abs=0.02) for c in (14.0, 60.0, 120.0, 300.0)},
     }
 
 
