@@ -28,7 +28,7 @@ from .pages import write_pages
 from .patients import Patient
 from .phantom import measure_phantom
 from .pictures import measure_pictures
-from .plane import measure_plane
+from .plane import WRONG_PRIOR, measure_plane
 from .quality import NETWORK, measure_doses, measure_quality, quality_pictures
 from .series import measure_series
 from .volumes import measure_volumes
@@ -38,7 +38,7 @@ WHOLE = ("CRLM-CT-1004", "CRLM-CT-1006")
 #: Slices of a patient for the plane; and for BM3D, which is slow, with the side of the window that it gets.
 PLANE_SLICES, FEW_SLICES, FEW_WINDOW = 4, 2, 256
 #: Priors that the same weights are asked with besides their own.
-OTHER_PRIORS = ("compact", "random:0")
+OTHER_PRIORS = ("compact", WRONG_PRIOR)
 
 
 class Evidence:
