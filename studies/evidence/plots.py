@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart; with a marker or line style each.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#661100")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 2, 1, 2)), (0, (2, 2)))
 
 
 def plot_spectra(path: Path, denoisers: Mapping[str, Any]) -> None:
@@ -21,8 +21,8 @@ def plot_spectra(path: Path, denoisers: Mapping[str, Any]) -> None:
             highest = max(one["nps_hu2_mm2"])
             values = [value / highest for value in one["nps_hu2_mm2"]]
             label = f"{name}, SD {one['sd_hu']:.1f} HU"
-            axes.plot(one["frequency_per_mm"], values, color=COLOURS[i % 7], linestyle=STYLES[i % 7], label=label)
-        axes.legend()
+            axes.plot(one["frequency_per_mm"], values, color=COLOURS[i], linestyle=STYLES[i], label=label)
+        axes.figure.legend(loc="outside right upper")
 
 
 def plot_transfer(path: Path, denoisers: Mapping[str, Any]) -> None:
@@ -33,11 +33,11 @@ def plot_transfer(path: Path, denoisers: Mapping[str, Any]) -> None:
             first = next(iter(denoisers.values()))["ttf"][contrast]["low"]
             curves = {"full dose": first} | {name: one["ttf"][contrast]["denoised"] for name, one in denoisers.items()}
             for i, (name, one) in enumerate(curves.items()):
-                style = {"color": COLOURS[i % 7], "linestyle": STYLES[i % 7], "label": name}
+                style = {"color": COLOURS[i], "linestyle": STYLES[i], "label": name}
                 axes.plot(one["frequency_per_mm"], one["ttf"], **style)
             axes.axhline(0.5, color="0.7", linewidth=0.8)
             axes.set_title(f"rods of {contrast} HU")
-        panels[0].legend()
+        panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
 
 
 def plot_detectability(path: Path, doses: Mapping[str, Any]) -> None:

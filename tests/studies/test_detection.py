@@ -105,7 +105,9 @@ def test_the_page_tells_what_was_found(tmp_path):
     }
     compared = {"repeats": 30, "draws": 50, **compare(by_dose, 50, 0)}
     mean = {
-        name: {f"{dose:g}": {"mean": of["share"][i], "interval_95": None} for i, dose in enumerate(detection.DOSES)}
+        name: {
+            f"{dose:g}": {"mean": of["share"][i], "interval_95": None, "n": 1} for i, dose in enumerate(detection.DOSES)
+        }
         for name, of in compared["potential"].items()
     }
     one = {"uniform": compared, "patients": {"slices": 2, "draws": 50, "patients": {"A": compared}, "mean": mean}}
