@@ -16,13 +16,13 @@ def plot_spectra(path: Path, denoisers: Mapping[str, Any]) -> None:
     first = next(iter(denoisers.values()))["nps"]
     curves = {"full dose": first["full"], "low dose": first["low"]}
     curves |= {name: one["nps"]["denoised"] for name, one in denoisers.items()}
-    with _Axes(path, "frequency (1/mm)", "noise power spectrum / its highest value") as (axes,):
+    with _Axes(path, "frequency (1/mm)", "noise power spectrum / its highest value", height=6.0) as (axes,):
         for i, (name, one) in enumerate(curves.items()):
             highest = max(one["nps_hu2_mm2"])
             values = [value / highest for value in one["nps_hu2_mm2"]]
             label = f"{name}, SD {one['sd_hu']:.1f} HU"
             axes.plot(one["frequency_per_mm"], values, color=COLOURS[i], linestyle=STYLES[i], label=label)
-        axes.figure.legend(loc="outside right upper")
+        axes.figure.legend(loc="outside lower center")
 
 
 def plot_transfer(path: Path, denoisers: Mapping[str, Any]) -> None:
@@ -131,12 +131,12 @@ def plot_curves(path: Path, curves: Mapping[str, Any]) -> None:
 class _Axes:
     """Panels side by side in one PNG, which is written when the block ends."""
 
-    def __init__(self, path: Path, x: str, y: str, panels: int = 1) -> None:
+    def __init__(self, path: Path, x: str, y: str, panels: int = 1, height: float = 4.0) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         self.path = path
-        self.figure = Figure(figsize=(max(6.0, 4.2 * panels), 4.0), layout="constrained")
+        self.figure = Figure(figsize=(max(6.0, 4.2 * panels), height), layout="constrained")
         FigureCanvasAgg(self.figure)
         self.axes = self.figure.subplots(1, panels, squeeze=False)[0]
         for axes in self.axes:
