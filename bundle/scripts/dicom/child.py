@@ -61,9 +61,10 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            pipesize=_PIPE_BYTES,
             env=os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),  # each maps memory
         )
+        for pipe in (self._process.stdin, self._process.stdout):
+            _enlarge(pipe)
         try:
             self._tell((sys.path, __name__))
             self._tell(memory_bytes)
@@ -117,6 +118,14 @@ class Child:
                 f"the process that decodes cannot start ({_end_of(self._process, late)}); give it more memory, or read "
                 "the series without it"
             )
+
+
+def _enlarge(pipe: IO[bytes]) -> None:
+    """Let a pipe hold a slice, where the system has that and allows it."""
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _next_record(stream: IO[bytes]) -> tuple[int, bytes] | None:
