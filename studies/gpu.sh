@@ -3,7 +3,7 @@
 #
 #   studies/gpu.sh OUT [all|measure|train]
 #
-# It may be stopped at any time, and started again: OUT/gpu.json is measured once, the training goes on from
+# It may be stopped at any time, and started again: what OUT/gpu.json lacks is measured, and the training goes on from
 # OUT/train/checkpoint.pt. Needs no network. Settings, by environment:
 #
 #   PYTHON    Python with PyTorch (python3)
@@ -43,7 +43,7 @@ if [ -d "$WHEELS" ] && [ ! -d "$out/site" ]; then
     mv "$out/site.partial" "$out/site"
 fi
 
-if [ "$part" != train ] && [ ! -f "$out/gpu.json" ]; then
+if [ "$part" != train ]; then
     # shellcheck disable=SC2086
     in_time "$PYTHON" -m studies.gpu "$out/gpu.json" ${MEASURE:-}
 fi

@@ -146,7 +146,7 @@ def broken_limits(limits: list[dict[str, Any]]) -> str:
     lines = [
         f"Bone edges come out up to {edge[0]:.2f} mm wider than they went in; over 0.02 mm on {edge[1]} of {edge[2]} "
         "patients.",
-        f"BM3D, told the spectrum of the noise, has less error of the body on {bm3d[1]} of {bm3d[2]} patients: ours is "
+        f"BM3D, given the noise spectrum, has less error in the body on {bm3d[1]} of {bm3d[2]} patients: ours is "
         f"up to {bm3d[0] - 1:.0%} higher at high.",
         f"A random prior changes the error by up to {prior[0]:.0%}, by over 2% on {prior[1]} of {prior[2]} patients.",
     ]

@@ -82,27 +82,85 @@ def box_lines(measured: dict[str, Any]) -> list[str]:
 
 
 def gpu_lines(measured: dict[str, Any]) -> list[str]:
-    """The tables about the GPU."""
-    parity, product = measured["parity"], measured["matrix_product_tflops"]
-    lines = [f"{measured['device']}, PyTorch {measured['torch'].partition('+')[0]}. Slices of 512 x 512.", ""]
-    speeds = [
+    """The tables about the GPU; of parts that were not measured, none."""
+    side = measured.get("side", 512)
+    lines = [f"{measured['device']}, PyTorch {measured['torch'].partition('+')[0]}. Slices of {side} x {side}.", ""]
+    tables = (_series_lines, _training_lines, _speed_lines, _parity_lines)
+    return [*lines, *(line for one in tables if (some := one(measured)) for line in [*some, ""])][:-1]
+
+
+def _series_lines(measured: dict[str, Any]) -> list[str]:
+    """A series from DICOM to DICOM."""
+    if "whole series" not in measured:
+        return []
+    names = ("loading_seconds", "read_seconds", "prior_seconds", "network_seconds", "write_seconds", "seconds")
+    rows = [(f"{what} run", *(f"{run[name]:.2f}" for name in names)) for what, run in measured["whole series"].items()]
+    slices = measured["whole series"]["first"]["slices"]
+    return [
+        f"A made series of {slices} slices from DICOM to DICOM, in seconds after the imports. The first run starts the "
+        "GPU and loads its kernels, as every command does. *Network* is with copies to the device and anchoring; "
+        "loading the weights is not in the sum.",
+        "",
+        table(("", "loading the weights", "read", "prior", "network", "write", "sum"), rows),
+    ]
+
+
+def _training_lines(measured: dict[str, Any]) -> list[str]:
+    if "training" not in measured:
+        return []
+    told = measured["training"]
+    return [
+        f"Training with batches of 16 patches: {told['steps_per_second']:.0f} steps a second; "
+        f"{told['waiting_for_data']:.0%} of a step waits for data ({told['steps']} steps)."
+    ]
+
+
+def _speed_lines(measured: dict[str, Any]) -> list[str]:
+    """Networks by batch and precision, and the inferer around the default one."""
+    product, gflop = measured["matrix_product_tflops"], measured.get("gflop_per_slice")
+    speeds = []
+    for what, name in (("default network", "default network"), ("default network, compiled", "compiled")):
+        for row in measured.get(name, []):
+            # GFLOP/ms are TFLOP/s
+            share = gflop and f"{gflop / row['ms_per_slice'] / product[row['dtype']]:.0%}"
+            speeds.append((what, row, share or ""))
+    speeds += [("stock RED-CNN", row, "") for row in measured.get("stock RED-CNN", [])]
+    rows = [
         (
             name,
             row["dtype"],
             row["batch"],
             f"{row['ms_per_slice']:.2f}",
+            share,
             "" if row["memory_mib"] is None else f"{row['memory_mib']:.0f}",
         )
-        for name in ("default network", "stock RED-CNN")
-        for row in measured[name]
+        for name, row, share in speeds
     ]
-    lines += [table(("network", "precision", "batch", "ms a slice", "memory, MiB"), speeds), ""]
-    rows = {
-        "matrix product, TFLOP/s": [f"{product[one]:.0f}" for one in ("fp32", "bf16")],
-        "against fp32 on a CPU, RMS in HU": [f"{parity[one]['rms_hu']:.2f}" for one in ("fp32", "bf16")],
-        "largest difference in HU": [f"{parity[one]['largest_hu']:.1f}" for one in ("fp32", "bf16")],
-    }
-    return [*lines, table(("", "fp32", "bf16"), [(name, *cells) for name, cells in rows.items()])]
+    lines = [table(("network", "precision", "batch", "ms a slice", "of the matrix product", "memory, MiB"), rows)]
+    if "inferer" in measured:
+        told = ", ".join(f"{row['ms_per_slice']:.2f} ({row['batch']})" for row in measured["inferer"])
+        lines += ["", f"With body box and anchoring on the device, ms a slice (batch): {told}."]
+    return lines
+
+
+def _parity_lines(measured: dict[str, Any]) -> list[str]:
+    """Matrix product, and differences from a CPU."""
+    product = measured["matrix_product_tflops"]
+    rows = {"matrix product, TFLOP/s": [f"{product[one]:.0f}" for one in ("fp32", "bf16")]}
+    kinds = (
+        ("parity", "bare, white noise"),
+        ("anchored parity", "anchored at standard, noise with the spectrum of CT"),
+    )
+    for name, words in kinds:
+        if name in measured:
+            parity = measured[name]
+            rows |= {
+                f"against fp32 on a CPU, RMS in HU ({words})": [
+                    f"{parity[one]['rms_hu']:.2f}" for one in ("fp32", "bf16")
+                ],
+                f"largest difference in HU ({words})": [f"{parity[one]['largest_hu']:.1f}" for one in ("fp32", "bf16")],
+            }
+    return [table(("", "fp32", "bf16"), [(name, *cells) for name, cells in rows.items()])]
 
 
 def put(page: str, mark: str, lines: Sequence[str]) -> str:

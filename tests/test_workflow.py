@@ -48,6 +48,15 @@ def test_any_of_several_configs_may_know_the_key(config, tmp_path):
     check_overrides(["weights", "prior"], [config, other])
 
 
+@pytest.mark.parametrize("key", ["train#batch", "train::batch"])
+def test_a_key_that_a_config_sets_within_another_may_be_set_again(config, tmp_path, key):
+    other = tmp_path / "d.json"
+    other.write_text('{"train#batch": 3}')
+    check_overrides([key], [config, other])
+    with pytest.raises(BioAttError, match=f"unknown config override --{key}"):
+        check_overrides([key], [config])
+
+
 def set_argv(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["/any/monai/bundle/__main__.py", "run", "inference", *words])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
@@ -118,7 +127,7 @@ def test_a_prior_of_another_number_of_descriptors_is_refused():
     from scripts.priors import make_prior
 
     check_prior_fits(BioAtt(channels=4), make_prior("uniform"))
-    with pytest.raises(BioAttError, match="maps for 21 descriptors, the prior uniform speaks of 11"):
+    with pytest.raises(BioAttError, match="maps for 21 descriptors, the prior uniform has 11"):
         check_prior_fits(BioAtt(channels=4, num_descriptors=21), make_prior("uniform"))
 
 

@@ -3,7 +3,7 @@
 from . import training, volumes
 from .errors import BioAttError
 
-_RECIPE = "the recipe of the weights tells the scope: see recipe in inference.json and train.json"
+_RECIPE = "the recipe of the weights holds the scope: see recipe in inference.json and train.json"
 _BATCHES = "train.json makes batches with scripts.training.PatchBatches"
 _GONE = {
     **dict.fromkeys(("scope_path", "write_scope"), _RECIPE),

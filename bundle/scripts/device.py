@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,17 +58,22 @@ def find_precision(precision: str, device: str | torch.device) -> str:
     if precision != "auto":
         return precision
     kind = torch.device(device).type
-    fast = kind == "cpu" and not _BF16_INSTRUCTIONS.isdisjoint(_processor_flags())
+    fast = kind == "cpu" and not _BF16_INSTRUCTIONS.isdisjoint(processor("flags").split())
     fast = fast or (kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False))
     return "bf16" if fast else "fp32"
 
 
 @cache
-def _processor_flags() -> frozenset[str]:
-    """The flags of /proc/cpuinfo; none where there is no such file."""
+def processor(entry: str) -> str:
+    """An entry of /proc/cpuinfo, such as ``flags`` or ``model name``; empty where there is no such file."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(entry)), "")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; all of them where the system does not say (macOS, Windows)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> bool:

@@ -32,7 +32,7 @@ def find_bioatt_error(error: BaseException | None) -> BioAttError | None:
         if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported here
             return BioAttError(
                 f"the memory of the GPU is full ({str(error).partition('. ')[0]}); use smaller batches "
-                "(--batch-size 1, in training batch_size), end what else runs there, or use --device cpu"
+                "(--batch-size 1, in training batch_size), stop what else runs there, or use --device cpu"
             )
         seen.add(id(error))
         error = error.__cause__ or error.__context__

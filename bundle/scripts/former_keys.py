@@ -23,7 +23,10 @@ FORMER_KEYS = {
     "bf16": "it is precision (auto, fp32 or bf16) but for training",
 }
 #: Options of the command that are gone, likewise.
-FORMER_OPTIONS = {"--bf16": "auto is the default now, else --precision bf16"}
+FORMER_OPTIONS = {
+    "--bf16": "auto is the default now, else --precision bf16",
+    "--projector": "there is one projector, the fast one",
+}
 #: Config files that are gone, likewise.
 FORMER_CONFIGS = {"second_stage.json": "training has one stage; shipped.json trains the weights that ship"}
 

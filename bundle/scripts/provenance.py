@@ -125,7 +125,6 @@ class SimulatedDose(Derivation):
         photons: per detector element and view, at the source's dose and without an object.
         electronic_sd: SD of the electronic noise in photons.
         views: projection angles over 180 degrees.
-        projector: of `ParallelBeam`.
         filter_name: reconstruction filter of the noise.
         tube_current: where its profile came from; empty for none.
         seed, realisation: of the noise.
@@ -135,7 +134,6 @@ class SimulatedDose(Derivation):
     photons: float
     electronic_sd: float
     views: int
-    projector: str
     filter_name: str
     tube_current: str
     seed: int
@@ -152,7 +150,7 @@ class SimulatedDose(Derivation):
         profile = f", tube current profile from {self.tube_current}" if self.tube_current else ""
         return (
             f"noise of {self.photons:.4g} photons per ray at the source's dose{profile} and electronic noise of SD "
-            f"{self.electronic_sd:g}, {self.views} parallel-beam views, projector {self.projector}, "
+            f"{self.electronic_sd:g}, {self.views} parallel-beam views, "
             f"filter {self.filter_name}, seed {self.seed}, realisation {self.realisation}"
         )
 

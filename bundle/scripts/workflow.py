@@ -198,7 +198,7 @@ def check_overrides(overrides: Iterable[str], config_files: Sequence[str | os.Pa
     known = {key for config in configs for key in config}
     for override in overrides:
         parts = override.replace("::", "#").split("#")
-        if not any(_has(config, parts) for config in configs):
+        if "#".join(parts) not in known and not any(_has(config, parts) for config in configs):
             if former := told([parts[0]]):
                 raise BioAttError(f"config override --{override}: {former}")
             close = difflib.get_close_matches(parts[0], sorted(known - {parts[0]}), n=3)
@@ -315,7 +315,7 @@ def check_prior_fits(network: Denoiser, prior_source: PriorSource) -> None:
     wanted = network.num_descriptors
     if wanted != len(prior_source.descriptors):
         raise BioAttError(
-            f"the network has maps for {wanted} descriptors, the prior {prior_source.name} speaks of "
+            f"the network has maps for {wanted} descriptors, the prior {prior_source.name} has "
             f"{len(prior_source.descriptors)}; set prior_descriptors to the words the network was trained with"
         )
 

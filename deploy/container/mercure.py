@@ -119,12 +119,14 @@ def notification(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _denoise(source: Path, uid: str, target: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Run the inference workflow, and put its images into `target` when all are made."""
-    from scripts.app.study import run_series
+    from scripts.workflow import RepeatedInference
 
     own = Path(tempfile.mkdtemp(prefix=".bioatt-", dir=target))
     try:
         places = {"dataset_dir": str(source), "series": uid, "output_dir": str(own / "made")}
-        figures = run_series(["inference.json"], {**settings, "stable_uids": True, **places})
+        inference = RepeatedInference()
+        inference.load({**settings, "stable_uids": True, "progress": False, "summary": False})
+        figures = inference.run(places)
         made = sorted((own / "made").glob("*.dcm"))
         derived = _series_uid(made[0])
         for file in made:

@@ -28,7 +28,7 @@ from .pages import write_pages
 from .patients import Patient
 from .phantom import measure_phantom
 from .pictures import measure_pictures
-from .plane import measure_plane
+from .plane import WRONG_PRIOR, measure_plane
 from .quality import NETWORK, measure_doses, measure_quality, quality_pictures
 from .series import measure_series
 from .volumes import measure_volumes
@@ -38,7 +38,7 @@ WHOLE = ("CRLM-CT-1004", "CRLM-CT-1006")
 #: Slices of a patient for the plane; and for BM3D, which is slow, with the side of the window that it gets.
 PLANE_SLICES, FEW_SLICES, FEW_WINDOW = 4, 2, 256
 #: Priors that the same weights are asked with besides their own.
-OTHER_PRIORS = ("compact", "random:0")
+OTHER_PRIORS = ("compact", WRONG_PRIOR)
 
 
 class Evidence:
@@ -86,8 +86,13 @@ class Evidence:
             for name in STRENGTHS
             if name != DEFAULT
         ]
-        denoisers = [self.network, *others, nlm_denoiser()]
-        return measure_phantom(denoisers, realisations=self.options.realisations, seed=self.options.seed)
+        ours = [self.network, *others]
+        return measure_phantom(
+            [*ours, nlm_denoiser()],
+            beside=[one.name for one in ours],
+            realisations=self.options.realisations,
+            seed=self.options.seed,
+        )
 
     def baselines(self) -> dict[str, Any]:
         """Networks of another form, trained on equal terms."""

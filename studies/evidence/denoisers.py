@@ -15,7 +15,7 @@ from scripts.inference.inferers import find_priors, network_input
 from scripts.priors import SliceKey
 from scripts.strengths import DEFAULT
 
-from studies.measures.baselines import non_local_means
+from studies.measures.baselines import gaussian, non_local_means
 
 #: A stack of slices (n, H, W) in HU and their pixel spacing in mm, to a stack of the same shape, float32.
 Denoise = Callable[[np.ndarray, float], np.ndarray]
@@ -140,6 +140,15 @@ def baseline(text: str, **settings: Any) -> tuple[Denoiser, Path]:
     path = Path(config)
     config = str(path.resolve()) if config and path.is_file() else config
     return bundle_denoiser(name, Path(weights), network_config=config, **settings), Path(weights)
+
+
+def gaussian_denoiser(name: str, sigma_mm: float) -> Denoiser:
+    """A Gaussian of `sigma_mm` in the plane."""
+
+    def denoise(stack_hu: np.ndarray, spacing_mm: float) -> np.ndarray:
+        return np.stack([gaussian(one, sigma_mm, spacing_mm) for one in stack_hu])
+
+    return Denoiser(name=name, denoise=denoise, record={"network": f"Gaussian of {sigma_mm:.2f} mm"})
 
 
 #: Non-local means beside the tuned ones: what gained most on the patients held out themselves, in a small search.

@@ -17,7 +17,6 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import ndtr
 from scripts.dose import DoseSimulator
 from scripts.evaluation.intervals import patient_interval
-from scripts.evaluation.phantoms import RodPhantom, rod_phantom
 from scripts.priors import SliceKey
 
 from studies.measures.lesions import EDGE_SD_MM, Lesion
@@ -30,6 +29,7 @@ from studies.measures.observer import (
     held_out_scores,
     laguerre_gauss_channels,
 )
+from studies.measures.phantoms import RodPhantom, rod_phantom
 
 from .bench import HELD_OUT, patient_folder
 from .evaluating import EvaluatedSlice, Method, kept_patient

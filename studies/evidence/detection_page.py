@@ -10,7 +10,7 @@ from typing import Any
 from scripts.markdown import table
 
 from .plots import plot_dose_response
-from .tables import number
+from .tables import mean_with_interval, number
 
 Results = dict[str, Any]
 VERDICTS = ("not lower", "lower", "undecided")
@@ -96,13 +96,8 @@ def _potential_table(one: Results) -> str:
 def _patient_table(patients: Results) -> str:
     mean = patients["mean"]
     doses = list(next(iter(mean.values())))
-    rows = [(name, *(_share(of[dose]) for dose in doses)) for name, of in mean.items()]
+    rows = [(name, *(mean_with_interval(of[dose], ".0%") for dose in doses)) for name, of in mean.items()]
     return table(("image", *(f"share at {float(dose):.0%}" for dose in doses)), rows)
-
-
-def _share(interval: Results) -> str:
-    low, high = interval["interval_95"] or (None, None)
-    return f"{interval['mean']:.0%}" + ("" if low is None else f" ({low:.0%} to {high:.0%})")
 
 
 def _equal_table(patients: Results) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .downstream import BIN_HU, FULL, LOW, THRESHOLDS_HU
-from .tables import number, table
+from .tables import mean_with_interval, number, table
 
 
 def downstream_section(one: dict[str, Any], results: Path) -> str:
@@ -18,7 +18,8 @@ def downstream_section(one: dict[str, Any], results: Path) -> str:
     masks = [mask for mask in THRESHOLDS_HU if mask in dice[LOW]]
     rows = [(feature, *(number(of[feature]) for of in agreement.values())) for feature in features]
     mask_rows = [
-        (name, *(_cell(of[mask], ".3f") for mask in masks), _cell(noise[name], ".1f")) for name, of in dice.items()
+        (name, *(mean_with_interval(of[mask], ".3f") for mask in masks), mean_with_interval(noise[name], ".1f"))
+        for name, of in dice.items()
     ]
     return f"""## Features and masks that are taken from the images
 
@@ -32,13 +33,6 @@ grey levels of {BIN_HU:g} HU:
 {table(("feature", *agreement), rows)}
 
 Dice coefficient with the full dose's mask by threshold (mean over patients, 95% interval), and the noise in flat soft
-tissue in HU; that of the full dose is {_cell(noise[FULL], ".1f")}:
+tissue in HU; that of the full dose is {mean_with_interval(noise[FULL], ".1f")}:
 
 {table(("image", *masks, "noise (HU)"), mask_rows)}"""
-
-
-def _cell(interval: dict[str, Any], form: str) -> str:
-    if interval["interval_95"] is None:
-        return f"{interval['mean']:{form}} (n = {interval['n']})"
-    low, high = interval["interval_95"]
-    return f"{interval['mean']:{form}} ({low:{form}} to {high:{form}})"

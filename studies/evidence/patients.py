@@ -34,7 +34,7 @@ class Patient:
         self.seed = seed
         self.keys = slice_keys_from_meta(slices.meta, len(slices))
         spacing = slices.spacing_mm
-        geometry = ParallelBeam(views=views, spacing_mm=spacing, projector="fourier", detectors_per_pixel=2)
+        geometry = ParallelBeam(views=views, spacing_mm=spacing, detectors_per_pixel=2)
         self.match: NoiseMatch = match_noise(DoseSimulator(geometry=geometry), slices)
 
     @classmethod

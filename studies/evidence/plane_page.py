@@ -14,7 +14,7 @@ from scripts.markdown import table
 from . import plots
 from .plane import BM3D, GAUSSIAN, NLM, OLD, TV, WRONG, above_gaussian, best_error
 from .quality import NETWORK
-from .tables import limits_table, number
+from .tables import limits_table, mean_with_interval, number
 
 Results = dict[str, Any]
 
@@ -163,7 +163,9 @@ def _plane_rows(found: Mapping[str, Any], few: Mapping[str, Any], few_slices: in
                 (name, setting, _cell(of, lambda one: one["noise_left"], ".0%"))
                 + (_cell(of, lambda one: one["frequency_left"], ".0%"),)
                 + tuple(_cell(of, lambda one, d=d: one["contrast"].get(d), ".0%") for d in DIAMETERS)
-                + tuple("" if who == GAUSSIAN else _told(values, "+.1f") for values in above)
+                + tuple(
+                    "" if who == GAUSSIAN else mean_with_interval(patient_interval(values), "+.1f") for values in above
+                )
                 + (_cell(of, lambda one: one["psnr_db"], ".2f"),)
             )
     return rows
@@ -212,22 +214,17 @@ def _ratios(found: Mapping[str, Any]) -> str:
                 p: one["error_hu2"][region] / best_error(found, who, p, region)
                 for p, one in found[NETWORK]["high"].items()
             }
-            told.append(f"{who}, {region} {_told(values, '.2f')}")
+            told.append(f"{who}, {region} {_mean(values, '.2f')}")
     return "; ".join(told)
 
 
 def _cell(of: Mapping[str, Any], value: Any, form: str) -> str:
     values = {patient: value(one) for patient, one in of.items()}
-    return _told({p: math.nan if v is None else v for p, v in values.items()}, form)
+    return _mean({patient: math.nan if value is None else value for patient, value in values.items()}, form)
 
 
-def _told(values: Mapping[str, float], form: str) -> str:
-    """Mean and its interval."""
-    one = patient_interval(values)
-    if not one["n"]:
-        return "-"
-    interval = one["interval_95"]
-    return f"{one['mean']:{form}}" + (f" ({interval[0]:{form}} to {interval[1]:{form}})" if interval else "")
+def _mean(values: Mapping[str, float], form: str) -> str:
+    return mean_with_interval(patient_interval(values), form)
 
 
 def _first(found: Mapping[str, Any], patient: str) -> Mapping[str, Any]:

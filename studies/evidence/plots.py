@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 #: Okabe and Ito's colours, which colour-blind readers can tell apart; with a marker or line style each.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#661100")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 2, 1, 2)), (0, (2, 2)))
 
 
 def plot_spectra(path: Path, denoisers: Mapping[str, Any]) -> None:
@@ -16,13 +16,13 @@ def plot_spectra(path: Path, denoisers: Mapping[str, Any]) -> None:
     first = next(iter(denoisers.values()))["nps"]
     curves = {"full dose": first["full"], "low dose": first["low"]}
     curves |= {name: one["nps"]["denoised"] for name, one in denoisers.items()}
-    with _Axes(path, "frequency (1/mm)", "noise power spectrum / its highest value") as (axes,):
+    with _Axes(path, "frequency (1/mm)", "noise power spectrum / its highest value", height=6.0) as (axes,):
         for i, (name, one) in enumerate(curves.items()):
             highest = max(one["nps_hu2_mm2"])
             values = [value / highest for value in one["nps_hu2_mm2"]]
             label = f"{name}, SD {one['sd_hu']:.1f} HU"
-            axes.plot(one["frequency_per_mm"], values, color=COLOURS[i % 7], linestyle=STYLES[i % 7], label=label)
-        axes.legend()
+            axes.plot(one["frequency_per_mm"], values, color=COLOURS[i], linestyle=STYLES[i], label=label)
+        axes.figure.legend(loc="outside lower center")
 
 
 def plot_transfer(path: Path, denoisers: Mapping[str, Any]) -> None:
@@ -33,11 +33,11 @@ def plot_transfer(path: Path, denoisers: Mapping[str, Any]) -> None:
             first = next(iter(denoisers.values()))["ttf"][contrast]["low"]
             curves = {"full dose": first} | {name: one["ttf"][contrast]["denoised"] for name, one in denoisers.items()}
             for i, (name, one) in enumerate(curves.items()):
-                style = {"color": COLOURS[i % 7], "linestyle": STYLES[i % 7], "label": name}
+                style = {"color": COLOURS[i], "linestyle": STYLES[i], "label": name}
                 axes.plot(one["frequency_per_mm"], one["ttf"], **style)
             axes.axhline(0.5, color="0.7", linewidth=0.8)
             axes.set_title(f"rods of {contrast} HU")
-        panels[0].legend()
+        panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
 
 
 def plot_detectability(path: Path, doses: Mapping[str, Any]) -> None:
@@ -131,12 +131,12 @@ def plot_curves(path: Path, curves: Mapping[str, Any]) -> None:
 class _Axes:
     """Panels side by side in one PNG, which is written when the block ends."""
 
-    def __init__(self, path: Path, x: str, y: str, panels: int = 1) -> None:
+    def __init__(self, path: Path, x: str, y: str, panels: int = 1, height: float = 4.0) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         self.path = path
-        self.figure = Figure(figsize=(max(6.0, 4.2 * panels), 4.0), layout="constrained")
+        self.figure = Figure(figsize=(max(6.0, 4.2 * panels), height), layout="constrained")
         FigureCanvasAgg(self.figure)
         self.axes = self.figure.subplots(1, panels, squeeze=False)[0]
         for axes in self.axes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from scripts.markdown import table
@@ -11,6 +12,19 @@ from scripts.markdown import table
 def number(value: float | None, form: str = ".2f") -> str:
     """A number as text; - for what could not be measured."""
     return "-" if value is None else format(value, form)
+
+
+def mean_with_interval(one: Mapping[str, Any], form: str) -> str:
+    """A mean over patients with its 95% interval; its n where there are too few for one, - where there are none.
+
+    Args:
+        one: of `scripts.evaluation.intervals.patient_interval`.
+        form: how the numbers are written.
+    """
+    if not one["n"]:
+        return "-"
+    mean, interval = format(one["mean"], form), one["interval_95"]
+    return f"{mean} ({interval[0]:{form}} to {interval[1]:{form}})" if interval else f"{mean} (n = {one['n']})"
 
 
 def ratio(value: float | None, reference: float | None) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from scripts.markdown import table
 
 from . import plots
+from .phantom import BANDS_PER_MM, noise_passed
 from .quality import NETWORK
 from .tables import limits_table, number
 
@@ -28,28 +29,41 @@ def phantom_section(one: Results, results: Path) -> str:
         + (number(s["mean_frequency_per_mm"], ".3f"), number(max(s["nps_hu2_mm2"]), ".0f"))
         for name, s in spectra.items()
     ]
+    low, full = first["nps"]["low"], first["nps"]["full"]
+    passed_rows = [
+        (name, *(f"{of_low:.0%} ({of_full:.0%})" for of_low, of_full in shares))
+        for name, one in denoisers.items()
+        for shares in [zip(*(noise_passed(one["nps"]["denoised"], of) for of in (low, full)), strict=True)]
+    ]
+    passed_head = ("image", *(f"{lowest:g} to {highest:g} per mm" for lowest, highest in BANDS_PER_MM))
+    rods = [contrast for contrast in first["bias_hu"] if contrast != "0"]
     ttf_rows = []
     for contrast, pair in first["ttf"].items():
-        full = pair["low"]["ttf50_per_mm"]
+        scanner = pair["low"]["ttf50_per_mm"]
         for name, d in denoisers.items():
             out = d["ttf"][contrast]["denoised"]
-            share = "-" if out["ttf50_per_mm"] is None else f"{out['ttf50_per_mm'] / full:.0%}"
-            row = (f"{contrast} HU", name, number(full, ".3f"), number(out["ttf50_per_mm"], ".3f"), share)
+            share = "-" if out["ttf50_per_mm"] is None else f"{out['ttf50_per_mm'] / scanner:.0%}"
+            row = (f"{contrast} HU", name, number(scanner, ".3f"), number(out["ttf50_per_mm"], ".3f"), share)
             ttf_rows.append((*row, number(out["contrast_hu"], ".1f")))
     bias_rows = [(name, *(number(value, "+.2f") for value in d["bias_hu"].values())) for name, d in denoisers.items()]
     ttf_head = ("rods", "image", "TTF50 full dose (1/mm)", "denoised", "share", "contrast (HU)")
     bias_head = ("image", *("water" if c == "0" else f"rods of {c} HU" for c in first["bias_hu"]))
     return f"""## Water phantom
 
-A cylinder of 30 cm with rods of 14, 60 and 300 HU, {how["pixels"]} pixels of {first["spacing_mm"]:g} mm, dose
-{first["dose_fraction"]:g}, {first["realisations"]} realisations; {how["photons"]:.3g} photons per ray, which give
-the full dose {how["full_noise_hu"]:g} HU of noise. Limits are those of `network`.
+A cylinder of 30 cm with rods of {", ".join(rods[:-1])} and {rods[-1]} HU, {how["pixels"]} pixels of
+{first["spacing_mm"]:g} mm, dose {first["dose_fraction"]:g}, {first["realisations"]} realisations;
+{how["photons"]:.3g} photons per ray, which give the full dose {how["full_noise_hu"]:g} HU of noise. Limits are those of
+`network`. Beside each strength stands the Gaussian that leaves as much noise: what a blur does at the same price.
 
 {limits_table(one["limits"])}
 
 Noise power spectrum in the water:
 
 {table(("image", "SD (HU)", "peak (1/mm)", "mean frequency (1/mm)", "highest (HU² mm²)"), nps_rows)}
+
+Noise passed per band of frequencies, SD as a share of the low dose's (of the full dose's):
+
+{table(passed_head, passed_rows)}
 
 ![Noise power spectra](results/noise_power_spectrum.png)
 

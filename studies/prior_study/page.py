@@ -303,7 +303,6 @@ def _patient_table(summary: Mapping[str, Any]) -> str:
 
 def _plot(summary: Mapping[str, Any], path: Path) -> None:
     """Gain over each baseline: a dot per patient, the mean, its interval, and the band that does not matter."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels = {
@@ -312,7 +311,6 @@ def _plot(summary: Mapping[str, Any], path: Path) -> None:
     }
     panels = {name: rows for name, rows in panels.items() if rows}
     figure = Figure(figsize=(9, 0.8 + 0.4 * sum(1 + len(rows) for rows in panels.values())), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, (name, rows) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels.items(), strict=True):
         axes.axvspan(-TARGET_DB, TARGET_DB, color="#dddddd", zorder=0)
         axes.axvline(0.0, color="black", linewidth=0.8)

@@ -61,7 +61,7 @@ def test_wrong_usage_ends_with_2(words, capsys):
         (["--stregth=0.5"], "has no option --stregth; did you mean --strength?"),
         (["--bf16"], "error: --bf16 is gone: auto is the default now, else --precision bf16"),
         (["--volume-unit"], "has no option --volume-unit; see bioatt denoise --help"),
-        (["c"], "error: bioatt denoise has no use for c; see bioatt denoise --help"),
+        (["c"], "error: bioatt denoise does not take c; see bioatt denoise --help"),
     ],
 )
 def test_an_option_that_does_not_exist_is_told_with_the_one_that_may_be_meant(words, told, capsys):

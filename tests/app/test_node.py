@@ -107,7 +107,7 @@ def test_patience_ends_with_what_is_there_or_among_the_failed(queue, clock, hold
     assert names(queue.waiting) == ([] if hold else ["1.2"])
     assert names(queue.failed) == (["1.2"] if hold else [])
     if hold:
-        assert "broke off" in json.loads((queue.failed / "1.2" / "why.json").read_text())["why"]
+        assert "was aborted" in json.loads((queue.failed / "1.2" / "why.json").read_text())["why"]
         assert queue.retry_failed() == 1 and names(queue.waiting / "1.2" / "source") == ["1.2.1.dcm"]
 
 

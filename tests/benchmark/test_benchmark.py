@@ -14,7 +14,8 @@ from made_studies import lively_network
 from scripts.app.command_line import main
 from scripts.benchmark import page as benchmark_page
 from scripts.benchmark import run as benchmark
-from scripts.benchmark.run import EXACT, STOCK, Candidate, to_markdown, usable_cores
+from scripts.benchmark.run import EXACT, STOCK, Candidate, to_markdown
+from scripts.device import usable_cores
 from scripts.networks import BioAtt, BioAttUNet, load_weights, use_winograd
 
 

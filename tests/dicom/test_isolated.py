@@ -15,7 +15,7 @@ import pytest
 from dicom_cases import PROVENANCE, SYNTAXES, write_enhanced_ct
 from distributed import LocalCluster
 from scripts.app.command_line import main
-from scripts.dicom import isolated, read_volume, read_volume_isolated, select_series, write_derived_series
+from scripts.dicom import FileProcesses, child, read_volume, read_volume_isolated, select_series, write_derived_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import SeriesReader, load_volume
@@ -36,7 +36,7 @@ def decoder(tmp_path, monkeypatch):
 
     def replaced(what):
         monkeypatch.setattr(
-            isolated,
+            child,
             "_PROGRAM",
             "import importlib, pickle, sys; path, module = pickle.load(sys.stdin.buffer); sys.path[:] = path\n"
             "pixels = importlib.import_module(module.rpartition('.')[0] + '.pixels'); decode = pixels._decode\n"
@@ -45,7 +45,7 @@ def decoder(tmp_path, monkeypatch):
             f"        {what}\n"
             "    return decode(dataset, path, *more)\n"
             "pixels._decode = broken\n"
-            "importlib.import_module(module).serve(*pickle.load(sys.stdin.buffer))",
+            "importlib.import_module(module).serve(pickle.load(sys.stdin.buffer))",
         )
 
     return replaced
@@ -110,7 +110,7 @@ def test_memory_of_the_child_is_limited_and_ours_is_not(tmp_path, decoder):
 
 def test_a_child_that_does_not_start_blames_no_file(tmp_path, monkeypatch):
     series = select_series(write_ct_series(tmp_path / "in", slices=2))
-    monkeypatch.setattr(isolated, "_PROGRAM", "raise SystemExit(3)")
+    monkeypatch.setattr(child, "_PROGRAM", "raise SystemExit(3)")
     with pytest.raises(BioAttError, match=r"cannot start \(exit code 3\)"):
         read_volume_isolated(series)
 
@@ -170,7 +170,9 @@ def test_a_derived_series_is_the_same_where_padding_is_decoded_apart(tmp_path, k
     series = select_series(write_ct_series(tmp_path / "in", **kind, transfer_syntax=SYNTAXES[-1]))
     volume = read_volume(series) + 1.0
     for name, isolated_too in ("here", False), ("there", True):
-        write_derived_series(series, volume, tmp_path / name, PROVENANCE, isolated=isolated_too)
+        write_derived_series(
+            series, volume, tmp_path / name, PROVENANCE, processes=FileProcesses(isolated=isolated_too)
+        )
     here, there = (read_volume(select_series(tmp_path / name)) for name in ("here", "there"))
     np.testing.assert_array_equal(there, here)
     assert ("padding" in kind) == bool((here < -1900).any())
@@ -180,7 +182,7 @@ def test_frames_of_an_enhanced_image_keep_their_padding(tmp_path):
     padded = {**PADDED, "modify": lambda image: image.add_new("PixelPaddingValue", "SS", -2000)}
     series = select_series(write_enhanced_ct(tmp_path / "in", **padded)[0])
     volume = read_volume(series)
-    write_derived_series(series, volume + 1.0, tmp_path / "out", PROVENANCE, isolated=True)
+    write_derived_series(series, volume + 1.0, tmp_path / "out", PROVENANCE, processes=FileProcesses(isolated=True))
     kept = read_volume(select_series(tmp_path / "out")) == volume
     np.testing.assert_array_equal(kept, volume == -3024)
     assert kept.any() and not kept.all()
@@ -193,20 +195,20 @@ def test_slices_with_and_without_padding_come_to_their_places(tmp_path):
 
     series = select_series(write_ct_series(tmp_path / "in", **PADDED | {"slices": 5}, modify=modify))
     volume = read_volume(series) + 1.0
-    write_derived_series(series, volume, tmp_path / "out", PROVENANCE, isolated=True)
+    write_derived_series(series, volume, tmp_path / "out", PROVENANCE, processes=FileProcesses(isolated=True))
     change = read_volume(select_series(tmp_path / "out")) - (volume - 1.0)
     assert [float(one[0, 0]) for one in change] == [1.0, 0.0, 1.0, 0.0, 0.0] and (change[:, 24, 32] == 1.0).all()
 
 
 @pytest.mark.parametrize("what", ["crash", "hang"])
-def test_a_decoder_that_crashes_while_padding_is_written_leaves_us_and_no_folder(tmp_path, monkeypatch, decoder, what):
+def test_a_decoder_that_crashes_while_padding_is_written_leaves_us_and_no_folder(tmp_path, decoder, what):
     series = select_series(write_ct_series(tmp_path / "in", **PADDED))
     volume = read_volume(series)
     decoder(CRASHES[what])
-    monkeypatch.setattr(isolated._Child.__init__, "__defaults__", (4 << 30, 15.0 if what == "hang" else 60.0))
+    processes = FileProcesses(isolated=True, seconds=15.0 if what == "hang" else 60.0)
     before = children()
     with pytest.raises(BioAttError, match="0002.dcm ended the process that decoded it"):
-        write_derived_series(series, volume, tmp_path / "out", PROVENANCE, isolated=True)
+        write_derived_series(series, volume, tmp_path / "out", PROVENANCE, processes=processes)
     assert children() == before and not (tmp_path / "out").exists()
 
 
@@ -224,13 +226,14 @@ def test_a_second_copy_in_another_encoding_is_decoded_apart(tmp_path, decoder):
 @pytest.mark.parametrize("switch", [True, False])
 def test_results_are_written_as_they_are_read(tmp_path, weights, monkeypatch, switch):
     source = write_ct_series(tmp_path / "in", **PADDED)
-    asked, seen = [], isolated.IsolatedFrames.read
-    monkeypatch.setattr(isolated.IsolatedFrames, "read", lambda *given: asked.append(given[1].name) or seen(*given))
+    asked, seen = [], child.Child.do
+    monkeypatch.setattr(child.Child, "do", lambda *given: asked.append((given[1], given[3].name)) or seen(*given))
     overrides = {"dataset_dir": str(source), "output_dir": str(tmp_path / "out"), "weights": str(weights)}
     run_workflow(
         "inference", ["inference.json"], overrides | {"prior": "uniform", "progress": False, "isolated": switch}
     )
-    assert asked == (["0001.dcm", "0002.dcm", "0003.dcm"] if switch else [])
+    expected = [(job, f"000{number}.dcm") for job in ("hu", "stored") for number in (1, 2, 3)]
+    assert asked == (expected if switch else [])
 
 
 def test_reader_and_volume_take_the_switch(tmp_path, decoder):

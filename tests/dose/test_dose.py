@@ -6,15 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scripts.dose import (
-    PROJECTORS,
-    DoseSimulator,
-    ParallelBeam,
-    added_noise_sinogram,
-    calibrate_on_series,
-    calibrate_photons,
-)
-from scripts.dose.benchmark import seconds_per_slice
+from scripts.dose import DoseSimulator, ParallelBeam, added_noise_sinogram, calibrate_on_series, calibrate_photons
 from scripts.dose.filters import WINDOWS, filter_response, filter_window
 from scripts.dose.geometry import inscribed_circle
 from scripts.dose.image_noise import flat_soft_tissue, noise_sd_hu
@@ -24,8 +16,6 @@ Y, X = np.mgrid[:N, :N] - N // 2
 RADIUS = np.hypot(X, Y)
 CIRCLE = inscribed_circle((N, N))
 GEOMETRY = ParallelBeam(views=180, spacing_mm=2.5)  # 128 pixels of 2.5 mm hold a cylinder of 30 cm
-GEOMETRIES = {name: ParallelBeam(views=180, spacing_mm=2.5, projector=name) for name in PROJECTORS}
-every_projector = pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
 
 
 def rng(seed=0):
@@ -51,11 +41,10 @@ def smooth_hu():
 # --- projection and reconstruction ---
 
 
-@every_projector
 @pytest.mark.parametrize("filter_name", ["ramp", "hann"])
-def test_reconstruction_inverts_projection(filter_name, geometry):
+def test_reconstruction_inverts_projection(filter_name):
     image = smooth_hu()
-    back = geometry.reconstruct(geometry.project(image), filter_name) - 1000.0
+    back = GEOMETRY.reconstruct(GEOMETRY.project(image), filter_name) - 1000.0
     assert np.abs(back - image)[CIRCLE].max() < 3.0
     assert image.max() > -50.0
 
@@ -67,18 +56,16 @@ def test_reconstruction_is_hu_whatever_the_units_of_the_scan():
         assert np.abs(back - image)[CIRCLE].max() < 5.0
 
 
-@every_projector
-def test_line_integral_through_the_middle_of_water_is_its_thickness(geometry):
-    sinogram = geometry.project(cylinder_hu(200.0))
+def test_line_integral_through_the_middle_of_water_is_its_thickness():
+    sinogram = GEOMETRY.project(cylinder_hu(200.0))
     assert sinogram.shape == (N, 180)
     np.testing.assert_allclose(sinogram[N // 2], 200.0 * 0.0192, rtol=0.02)
 
 
-@every_projector
-def test_line_integrals_sum_to_the_attenuation_of_the_slice(geometry):
+def test_line_integrals_sum_to_the_attenuation_of_the_slice():
     image = smooth_hu()
     mass = 0.0192 * 2.5 * (image / 1000.0 + 1.0).sum()
-    np.testing.assert_allclose(geometry.project(image).sum(axis=0), mass, rtol=1e-3)
+    np.testing.assert_allclose(GEOMETRY.project(image).sum(axis=0), mass, rtol=1e-3)
 
 
 def test_projection_is_linear_in_attenuation():
@@ -100,9 +87,8 @@ def test_projection_leaves_the_slice_as_it_was():
     assert (image == 40.0).all()
 
 
-@every_projector
-def test_reconstruction_fills_the_circle_only(geometry):
-    image = geometry.reconstruct(rng().normal(size=(N, 180)))
+def test_reconstruction_fills_the_circle_only():
+    image = GEOMETRY.reconstruct(rng().normal(size=(N, 180)))
     np.testing.assert_array_equal(image != 0, CIRCLE)
 
 
@@ -114,27 +100,26 @@ def test_geometry_that_measures_nothing_is_refused(values):
         ParallelBeam(**values)
 
 
-def test_unknown_projector_is_refused():
-    with pytest.raises(ValueError, match="projector must be one of scikit-image, fourier, got astra"):
-        ParallelBeam(projector="astra")
-
-
 @pytest.mark.parametrize("pixels", [96, 101])
-def test_projectors_agree_on_a_smooth_slice(pixels):
+def test_projection_and_reconstruction_are_those_of_scikit_image(pixels):
+    from skimage.transform import iradon, radon
+
     y, x = np.mgrid[:pixels, :pixels] - pixels // 2
     image = -1000.0 + 1200.0 * np.exp(-((x - 7) ** 2 + 2 * (y + 11) ** 2) / (2 * 13.0**2))
-    ours, theirs = (ParallelBeam(views=60, spacing_mm=2.0, projector=name) for name in ("fourier", "scikit-image"))
-    one, other = ours.project(image), theirs.project(image)
-    np.testing.assert_allclose(one, other, atol=3e-3 * other.max())
-    back = [geometry.reconstruct(other, "cosine") for geometry in (ours, theirs)]
-    assert np.abs(back[0] - back[1])[np.hypot(x, y) < 0.45 * pixels].max() < 3.0
+    ours, angles = ParallelBeam(views=60, spacing_mm=2.0), np.arange(60) * 3.0
+    attenuation = (image / 1000.0 + 1.0) * 0.0192 * 2.0 * inscribed_circle(image.shape)
+    theirs = radon(attenuation, theta=angles, circle=True)
+    np.testing.assert_allclose(ours.project(image), theirs, atol=3e-3 * theirs.max())
+    back = iradon(theirs, theta=angles, filter_name="cosine", circle=True) * 1000.0 / (0.0192 * 2.0)
+    away = ours.reconstruct(theirs.astype(np.float32), "cosine") - back
+    assert np.abs(away)[np.hypot(x, y) < 0.45 * pixels].max() < 3.0
 
 
-def test_the_fourier_projector_adds_the_energy_that_its_filter_lets_through():
+def test_reconstructed_noise_has_the_energy_that_the_filter_lets_through():
     # White noise through FBP: variance = pi^2 / views * (integral of |f w|^2 over the band of the samples).
     views, noise = 180, rng().normal(size=(N, 180))
     for filter_name in ("ramp", "hann", "hann:0.5"):
-        image = GEOMETRIES["fourier"].reconstruct(noise, filter_name) * (2.5 * 0.0192 / 1000.0)
+        image = GEOMETRY.reconstruct(noise, filter_name) * (2.5 * 0.0192 / 1000.0)
         response = filter_response(4096, filter_name) / 2.0
         expected = np.pi**2 / views * 2 * np.sum(response**2) / 4096
         assert image[RADIUS < 0.4 * N].var() == pytest.approx(expected, rel=0.1)
@@ -152,10 +137,9 @@ def test_filters_are_those_of_scikit_image(filter_name):
     np.testing.assert_allclose(filter_response(4096, filter_name), np.abs(theirs), atol=1e-3)
 
 
-@every_projector
-def test_cut_off_ends_the_band_of_the_noise(geometry):
+def test_cut_off_ends_the_band_of_the_noise():
     noise = rng().normal(size=(N, 180))
-    whole, half = (geometry.reconstruct(noise, name)[32:96, 32:96] for name in ("hann", "hann:0.5"))
+    whole, half = (GEOMETRY.reconstruct(noise, name)[32:96, 32:96] for name in ("hann", "hann:0.5"))
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64)))
     taper = np.outer(np.hanning(64), np.hanning(64))
     whole, half = (np.abs(np.fft.fft2(one * taper)) ** 2 for one in (whole, half))
@@ -169,9 +153,8 @@ def test_cut_off_ends_the_band_of_the_noise(geometry):
 def test_unknown_filter_or_cut_off_is_refused(filter_name):
     with pytest.raises(ValueError, match=r"filter_name must be one of ramp, .* a cut-off in \(0, 1\]"):
         filter_window(filter_name)
-    for geometry in GEOMETRIES.values():
-        with pytest.raises(ValueError, match="filter_name must be one of"):
-            geometry.reconstruct(np.zeros((16, 180)), filter_name)
+    with pytest.raises(ValueError, match="filter_name must be one of"):
+        GEOMETRY.reconstruct(np.zeros((16, 180)), filter_name)
 
 
 @pytest.mark.parametrize("shape", [(64, 48), (48, 64)])
@@ -295,11 +278,10 @@ def test_impossible_scanner_is_refused(photons, electronic_sd):
 # --- noise of the slice ---
 
 
-@every_projector
 @pytest.mark.parametrize("dose_fraction", [0.1, 0.25, 0.5])
-def test_low_dose_keeps_the_mean_of_a_water_cylinder(dose_fraction, geometry):
-    simulator, water = DoseSimulator(geometry=geometry), cylinder_hu()
-    line_integrals = geometry.project(water)
+def test_low_dose_keeps_the_mean_of_a_water_cylinder(dose_fraction):
+    simulator, water = DoseSimulator(geometry=GEOMETRY), cylinder_hu()
+    line_integrals = GEOMETRY.project(water)
     difference = np.mean(
         [simulator.low_dose(water, dose_fraction, rng(seed), "hann", line_integrals) - water for seed in range(8)],
         axis=0,
@@ -308,20 +290,18 @@ def test_low_dose_keeps_the_mean_of_a_water_cylinder(dose_fraction, geometry):
     assert abs(difference[RADIUS * 2.5 < 40.0].mean()) < 1.0 + 3 * difference[RADIUS * 2.5 < 40.0].std() / 10
 
 
-@every_projector
-def test_noise_in_the_slice_grows_as_the_dose_falls(geometry):
-    simulator, image = DoseSimulator(geometry=geometry, photons=4e6, electronic_sd=0.0), cylinder_hu(200.0)
+def test_noise_in_the_slice_grows_as_the_dose_falls():
+    simulator, image = DoseSimulator(geometry=GEOMETRY, photons=4e6, electronic_sd=0.0), cylinder_hu(200.0)
     sd = [(simulator.low_dose(image, k, rng()) - image)[RADIUS < 35].std() for k in (0.5, 0.25, 0.1)]
     np.testing.assert_allclose(np.divide(sd, sd[0]) ** 2, [1.0, 3.0, 9.0], rtol=0.1)
 
 
-@every_projector
-def test_electronic_noise_in_the_slice_grows_with_the_inverse_square_of_the_dose(geometry):
+def test_electronic_noise_in_the_slice_grows_with_the_inverse_square_of_the_dose():
     image = cylinder_hu(150.0)
-    line_integrals = geometry.project(image)
+    line_integrals = GEOMETRY.project(image)
 
     def variance(dose_fraction, electronic_sd):
-        simulator = DoseSimulator(geometry=geometry, photons=1e6, electronic_sd=electronic_sd)
+        simulator = DoseSimulator(geometry=GEOMETRY, photons=1e6, electronic_sd=electronic_sd)
         lows = [simulator.low_dose(image, dose_fraction, rng(i), line_integrals=line_integrals) for i in range(4)]
         return np.var([low - image for low in lows], axis=0)[RADIUS < 25].mean()
 
@@ -337,7 +317,7 @@ def test_half_the_tube_current_is_half_the_photons():
 
 def test_tube_current_over_the_angle_gives_each_view_its_photons():
     simulator = DoseSimulator(geometry=GEOMETRY, photons=1e5, electronic_sd=0.0)
-    current = np.where(GEOMETRY.angles_deg < 90, 2.0, 0.5)
+    current = np.where(np.arange(180) < 90, 2.0, 0.5)
     # Beams run down the columns at angle 0: few photons across them give noise that lies in rows.
     noise = simulator.low_dose(cylinder_hu(), 0.25, rng(), tube_current=np.roll(current, 45)) - cylinder_hu()
     middle = noise[48:80, 48:80]
@@ -358,10 +338,9 @@ def test_line_integrals_at_hand_give_the_same_slice():
     assert given.dtype == np.float32
 
 
-@every_projector
-def test_noise_is_band_limited_and_has_no_zero_frequency(geometry):
-    simulator, image = DoseSimulator(geometry=geometry), cylinder_hu(280.0, 40.0)
-    line_integrals = geometry.project(image)
+def test_noise_is_band_limited_and_has_no_zero_frequency():
+    simulator, image = DoseSimulator(geometry=GEOMETRY), cylinder_hu(280.0, 40.0)
+    line_integrals = GEOMETRY.project(image)
     power, taper = np.zeros((64, 64)), np.outer(np.hanning(64), np.hanning(64))
     for seed in range(12):
         noise = (simulator.low_dose(image, 0.25, rng(seed), "hann", line_integrals) - image)[32:96, 32:96]
@@ -431,16 +410,15 @@ def test_slice_without_noise_cannot_be_calibrated_on(sd):
         calibrate_photons(DoseSimulator(geometry=GEOMETRY), cylinder_hu(), lambda _: sd, rng())
 
 
-@every_projector
-def test_photons_of_a_series_are_the_median_over_its_slices(geometry):
+def test_photons_of_a_series_are_the_median_over_its_slices():
     clean = cylinder_hu(280.0, 40.0)
     current = [0.5, 1.0, 2.0]
-    scanner = DoseSimulator(geometry=geometry, photons=1e5, electronic_sd=0.0)
+    scanner = DoseSimulator(geometry=GEOMETRY, photons=1e5, electronic_sd=0.0)
     series = [scanner.low_dose(clean, 0.5, rng(i), tube_current=one) for i, one in enumerate(current)]
-    trial = DoseSimulator(geometry=geometry, photons=4e5, electronic_sd=3.0)
+    trial = DoseSimulator(geometry=GEOMETRY, photons=4e5, electronic_sd=3.0)
     found = calibrate_on_series(trial, series, tube_current=current)
     assert found.photons == pytest.approx(1e5, rel=0.2)
-    assert (found.geometry, found.electronic_sd) == (geometry, 3.0)
+    assert (found.geometry, found.electronic_sd) == (GEOMETRY, 3.0)
     noisiest = calibrate_on_series(trial, series[:1])
     assert noisiest.photons == pytest.approx(0.5e5, rel=0.25)
 
@@ -448,9 +426,3 @@ def test_photons_of_a_series_are_the_median_over_its_slices(geometry):
 def test_series_without_soft_tissue_cannot_be_calibrated_on():
     with pytest.raises(ValueError, match="no slice shows enough flat soft tissue"):
         calibrate_on_series(DoseSimulator(geometry=GEOMETRY), [np.full((N, N), -1000.0)] * 3)
-
-
-@pytest.mark.parametrize("projector", PROJECTORS)
-def test_benchmark_measures_each_part_of_a_slice(projector):
-    seconds = seconds_per_slice(projector, pixels=48, views=20, slices=1)
-    assert seconds["project"] > 0 and seconds["reconstruct"] > 0 and seconds["slice"] > seconds["project"]

@@ -11,7 +11,7 @@ from scripts.dose.filters import filter_window, fitted_filter_name
 from scripts.dose.matching import DEFAULT_FILTER, DEFAULT_PHOTONS
 
 N = 160
-GEOMETRY = ParallelBeam(views=240, spacing_mm=1.5, projector="fourier", detectors_per_pixel=2)
+GEOMETRY = ParallelBeam(views=240, spacing_mm=1.5, detectors_per_pixel=2)
 
 
 def water(radius_mm: float = 105.0) -> np.ndarray:
@@ -58,9 +58,9 @@ def test_slice_with_more_noise_than_its_series_gets_more():
 
 def test_fine_detectors_fill_the_corners_of_the_spectrum():
     noise = [
-        DoseSimulator(
-            geometry=ParallelBeam(views=240, spacing_mm=1.5, projector="fourier", detectors_per_pixel=d)
-        ).low_dose(water(), 0.5, np.random.default_rng(0), "even:0:0")[48:112, 48:112]
+        DoseSimulator(geometry=ParallelBeam(views=240, spacing_mm=1.5, detectors_per_pixel=d)).low_dose(
+            water(), 0.5, np.random.default_rng(0), "even:0:0"
+        )[48:112, 48:112]
         for d in (1, 2)
     ]
     axis = np.fft.fftfreq(64)

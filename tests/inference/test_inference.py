@@ -280,7 +280,7 @@ def bad_inputs(folder, weights):
         "onto itself": (["good", "--out", "good", "--overwrite"], "lie inside one another"),
         "weights": (["good", "--weights", "none.pt"], "weights file none.pt does not exist"),
         "prior": (["good", "--prior", "magic"], "magic"),
-        "network": (["good", "--network", "none"], "--network none: there is none of that name; choose bioatt96, "),
+        "network": (["good", "--network", "none"], "--network none: no such network; choose bioatt96, "),
         "other architecture": (["good", "--network", "bioatt96"], "does not fit BioAtt; choose the network_def"),
         "device": (["good", "--device", "abacus"], "device 'abacus' is not one; wanted cpu or cuda or mps"),
         "batch": (["good", "--batch-size", "0"], "batch_size must be at least 1"),

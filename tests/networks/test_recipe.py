@@ -9,7 +9,7 @@ import pytest
 import torch
 from made_studies import save_with_recipe
 from scripts.errors import BioAttError
-from scripts.networks import BioAtt, BioAttUNet, Denoiser, Recipe, load_weights, make_network, read_recipe
+from scripts.networks import BioAtt, BioAttUNet, Denoiser, Recipe, load_weights, make_network, read_recipe, write_recipe
 from scripts.priors import DESCRIPTORS, make_prior
 
 NETWORKS = [BioAtt(channels=4, attention="spatial"), BioAttUNet(widths=(4, 6), fold=1)]
@@ -29,6 +29,12 @@ def test_weights_alone_are_enough_to_make_their_network(network, tmp_path):
     assert made.title == network.title and made.definition == network.definition
     image = torch.rand(1, 1, 24, 24)
     torch.testing.assert_close(made(image), network.eval()(image))
+
+
+def test_a_recipe_is_not_written_for_weights_that_are_not_there(tmp_path):
+    with pytest.raises(BioAttError, match="no weights .*w.pt to write a recipe for"):
+        write_recipe(tmp_path / "w.pt", Recipe())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_recipe_of_other_weights_is_refused_with_both_digests(tmp_path):

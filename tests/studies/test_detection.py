@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from scripts.evaluation.phantoms import rod_phantom
 
 from studies.evidence import detection
 from studies.evidence.detection import (
@@ -23,6 +22,7 @@ from studies.evidence.detection import (
 from studies.evidence.detection_page import detection_section
 from studies.evidence.evaluating import Method, as_it_is
 from studies.measures.observer import Scores, detectability
+from studies.measures.phantoms import rod_phantom
 
 
 def method(name, change):
@@ -105,7 +105,9 @@ def test_the_page_tells_what_was_found(tmp_path):
     }
     compared = {"repeats": 30, "draws": 50, **compare(by_dose, 50, 0)}
     mean = {
-        name: {f"{dose:g}": {"mean": of["share"][i], "interval_95": None} for i, dose in enumerate(detection.DOSES)}
+        name: {
+            f"{dose:g}": {"mean": of["share"][i], "interval_95": None, "n": 1} for i, dose in enumerate(detection.DOSES)
+        }
         for name, of in compared["potential"].items()
     }
     one = {"uniform": compared, "patients": {"slices": 2, "draws": 50, "patients": {"A": compared}, "mean": mean}}

@@ -8,15 +8,15 @@ from made_studies import save_default_network
 from scipy.ndimage import gaussian_filter
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.evaluation.phantoms import rod_phantom
 
 from studies.evidence.baselines import baseline_limits, measure_baselines
-from studies.evidence.denoisers import Denoiser, baseline, bundle_denoiser, nlm_denoiser
+from studies.evidence.denoisers import Denoiser, baseline, bundle_denoiser, gaussian_denoiser, nlm_denoiser
 from studies.evidence.lcd import find_discs, measure_lcd, read_mhd
 from studies.evidence.limits import Limit
 from studies.evidence.patients import Patient
-from studies.evidence.phantom import calibrated, phantom_limits
+from studies.evidence.phantom import calibrated, gaussian_with_noise, noise_passed, phantom_limits
 from studies.evidence.quality import measure_doses, measure_quality
+from studies.measures.phantoms import rod_phantom
 
 IDENTITY = Denoiser(name="network", denoise=lambda stack, spacing_mm: stack)
 BLUR = Denoiser(name="blur", denoise=lambda stack, spacing_mm: gaussian_filter(stack, (0, 1.0, 1.0)))
@@ -78,6 +78,29 @@ def test_the_limits_of_the_phantom_notice_a_blur():
     ttf = {"14": {"low": {"ttf50_per_mm": 0.3}, "denoised": {"ttf50_per_mm": 0.28}}}
     limits = phantom_limits({"nps": nps, "ttf": ttf, "bias_hu": {"0": 0.1, "14": -2.5}})
     assert [limit.kept for limit in limits] == [False, True, False]
+
+
+def white_noise(sd_hu):
+    """Low dose of white noise, and what is left of it."""
+    frequency = np.linspace(0.0, 0.5, 51)
+    low = {"frequency_per_mm": frequency.tolist(), "nps_hu2_mm2": np.ones(51).tolist(), "sd_hu": 10.0}
+    return {"low": low, "denoised": {"sd_hu": sd_hu}}
+
+
+def test_the_gaussian_beside_a_denoiser_leaves_as_much_noise():
+    sigma_mm = gaussian_with_noise(white_noise(2.0))
+    noise = 10.0 * np.random.default_rng(0).standard_normal((256, 256))
+    left = gaussian_denoiser("g", sigma_mm)(noise[None], 1.0).std()
+    assert left == pytest.approx(2.0, rel=0.1)
+    assert gaussian_with_noise(white_noise(10.0)) == 0.0  # all of it
+
+
+def test_noise_passed_is_told_band_by_band():
+    low = white_noise(1.0)["low"]
+    halved = np.array(low["nps_hu2_mm2"])
+    halved[np.array(low["frequency_per_mm"]) >= 0.2] = 0.25
+    shares = noise_passed({"nps_hu2_mm2": halved.tolist()}, low)
+    assert shares == pytest.approx([1.0, 1.0, 0.5, 0.5])
 
 
 def test_what_cannot_be_measured_keeps_no_limit():

@@ -70,7 +70,7 @@ def test_the_page_says_what_was_measured(measured):
     text = plane_section(result, root)
     assert (root / "plane.png").is_file() and text.startswith("## Noise left and contrast kept, patients left out")
     kept = result["figures"]["network"]["standard"]["A"]["contrast"]["4"]
-    assert "| network | standard | " in text and f" {kept:.0%} |" in text
+    assert "| network | standard | " in text and f" {kept:.0%} (n = 1) |" in text
     low = result["figures"]["Gaussian"]["0 mm"]["A"]["error_hu2"]["edges"]
     assert f"| A | edges | {low:.1f} |" in text and "| A | 1 | 2.20 |" in text
     assert "nan" not in text

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from made_studies import write_patients
 from meaning import page_meaning
 from scripts.dicom.phantom import write_ct_series
 
 from studies import gpu
-from studies.speed_page import PAGE, box_lines, measure_boxes, put, written
+from studies.speed_page import PAGE, box_lines, gpu_lines, measure_boxes, put, written
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,12 +36,84 @@ def test_boxes_of_a_made_series(tmp_path):
 
 def test_the_gpus_measurement_runs_anywhere(tmp_path, monkeypatch, weights):
     monkeypatch.setattr(gpu, "ROUNDS", 1)
-    words = [str(tmp_path / "gpu.json"), "--slices", "1", "--side", "32", "--weights", str(weights)]
+    words = [
+        str(tmp_path / "gpu.json"),
+        "--slices",
+        "1",
+        "--series",
+        "2",
+        "--training-slices",
+        "2",
+        "--side",
+        "32",
+        "--weights",
+        str(weights),
+    ]
     monkeypatch.setattr(sys, "argv", ["gpu", *words])
     assert gpu.main() == 0
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert {row["dtype"] for row in found["default network"]} == {"fp32", "bf16"} and found["stock RED-CNN"]
     assert found["parity"]["fp32"]["largest_hu"] < found["parity"]["bf16"]["largest_hu"]
+
+
+def test_a_network_that_cannot_be_compiled_is_left_out(monkeypatch, tmp_path, capsys):
+    def refuse(*_, **__):
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr(gpu, "loaded", refuse)
+    assert gpu.compiled_speed(tmp_path, torch.device("cpu"), (1,), 32) == []
+    assert capsys.readouterr().out == "not compiled: no compiler\n"
+
+
+def test_a_second_measurement_goes_on_behind_the_first(tmp_path, monkeypatch):
+    asked = []
+    given = {name: lambda name=name: asked.append(name) or name for name in ("a", "b")}
+    monkeypatch.setattr(gpu, "parts", lambda *_: given | {"c": lambda: 1 / 0})
+    monkeypatch.setattr(sys, "argv", ["gpu", str(tmp_path / "gpu.json")])
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            gpu.main()
+        assert json.loads((tmp_path / "gpu.json").read_text()) == {"a": "a", "b": "b"}
+    assert asked == ["a", "b"]
+
+
+def test_noise_has_the_spectrum_of_ct():
+    power = torch.fft.fft2(gpu.ct_noise(64, 64)).abs().square().mean(0)[0, :33]
+    assert power[12:20].mean() > 3 * power[:2].mean() and power[12:20].mean() > 3 * power[31:].mean()
+
+
+def test_the_page_tells_what_was_measured():
+    run = dict.fromkeys(
+        ("loading_seconds", "read_seconds", "prior_seconds", "network_seconds", "write_seconds", "seconds"), 0.5
+    )
+    row = {"dtype": "bf16", "batch": 16, "ms_per_slice": 0.4, "memory_mib": None}
+    parity = {one: {"rms_hu": 0.1, "largest_hu": 1.0} for one in ("fp32", "bf16")}
+    measured = {
+        "device": "made",
+        "torch": "2.0+cu1",
+        "matrix_product_tflops": {"fp32": 50.0, "bf16": 500.0},
+        "default network": [row],
+        "parity": parity,
+    }
+    few = "\n".join(gpu_lines(measured))
+    more = {
+        "whole series": {"first": run | {"slices": 300}},
+        "gflop_per_slice": 30.0,
+        "inferer": [row],
+        "training": {"steps_per_second": 90.0, "waiting_for_data": 0.1, "steps": 400},
+        "anchored parity": parity,
+        "compiled": [row],
+    }
+    lines = "\n".join(gpu_lines(measured | more))
+    assert "| default network | bf16 | 16 | 0.40 |  |  |" in few and "series of" not in few
+    assert "| default network, compiled | bf16 | 16 | 0.40 | 15% |  |" in lines
+    for words in (
+        "series of 300 slices",
+        "90 steps a second; 10% of a step waits",
+        "anchored at standard",
+        ": 0.40 (16)",
+    ):
+        assert words in lines
 
 
 def stay(out, **settings):

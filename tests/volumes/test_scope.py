@@ -59,7 +59,7 @@ def test_what_lies_outside_is_told_in_words(changed, told):
 
 
 def test_a_damaged_scope_is_refused():
-    with pytest.raises(BioAttError, match="tells no scope of training"):
+    with pytest.raises(BioAttError, match="scope in the recipe of the weights is damaged"):
         scope_of({"kvp": 3})
 
 
@@ -116,7 +116,7 @@ def test_nifti_outside_is_told_beside_it_and_inside_nothing_is(tmp_path, weights
     denoise(source, tmp_path / "out", weights)
     record = json.loads((tmp_path / "out" / "x.nii.gz.json").read_text())
     assert record["outside_scope"].startswith("slice thickness")
-    save_default_network(weights)  # whose recipe tells no scope
+    save_default_network(weights)  # whose recipe has no scope
     caplog.clear()
     denoise(source, tmp_path / "out2", weights)
     record = json.loads((tmp_path / "out2" / "x.nii.gz.json").read_text())
@@ -146,7 +146,7 @@ def test_every_orientation_is_denoised_with_the_shipped_weights_and_their_scope(
     np.testing.assert_allclose(after.affine, before.affine)
     assert after.shape == before.shape
     assert (read_volume(after) != read_volume(before)).mean() > 0.5
-    assert "nobody knows" not in caplog.text and (tmp_path / "out.html").is_file()
+    assert "training data" not in caplog.text and (tmp_path / "out.html").is_file()
 
 
 def test_thickness_is_that_of_the_slices_the_network_sees(tmp_path):
@@ -168,7 +168,7 @@ def test_a_scope_that_cannot_be_judged_is_told_and_refuses_nothing(tmp_path, cap
     volume.meta["header_file"] = str(tmp_path)  # a folder
     unknown = dict.fromkeys(("slice_thickness_mm", "pixel_spacing_mm", "kvp", "noise_sd_hu"))
     looked = CheckScoped("image", unknown | {"regions": [], "patients": 1})({"image": volume})["image"]
-    assert looked.meta["outside_scope"] == "" and "nobody knows whether the input is like" in caplog.text
+    assert looked.meta["outside_scope"] == "" and "cannot compare the input with the training data" in caplog.text
 
 
 def check(folder, caplog):

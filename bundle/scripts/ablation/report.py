@@ -169,15 +169,15 @@ def _patient_table(summary: Mapping[str, Any]) -> str:
 
 
 def _without(summary: Mapping[str, Any]) -> str:
-    """The section that shows how much hangs on one patient; empty below four patients."""
+    """Differences with each patient left out in turn; empty below four patients."""
     tables = {name: _without_table(summary, name) for name in summary["baselines"]}
     told = [f"PSNR (dB) minus {name}:\n\n{text}\n\n" for name, text in tables.items() if text]
     if not told:
         return ""
-    return f"""## How much hangs on one patient
+    return f"""## Sensitivity to single patients
 
-A mean of few patients can be one patient's doing. The same differences with each patient left out of the mean in turn;
-to pick the column that one likes best is to pick the result.
+One patient can decide a mean over few. The same differences, with each patient left out of the mean in turn; choosing
+the most favourable column would bias the result.
 
 {"".join(told)}"""
 
@@ -246,7 +246,6 @@ Settings of each arm:
 
 def _plot(summary: Mapping[str, Any], path: Path) -> None:
     """PSNR against each baseline, and against the right prior: a dot per patient, the mean, its interval."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels = {
@@ -263,7 +262,6 @@ def _plot(summary: Mapping[str, Any], path: Path) -> None:
     panels = {title: rows for title, rows in panels.items() if rows}
     heights = [1 + len(rows) for rows in panels.values()]
     figure = Figure(figsize=(9, 0.9 + 0.36 * sum(heights)), layout="constrained")
-    FigureCanvasAgg(figure)
     drawn = figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False)[:, 0]
     for axes, (title, rows) in zip(drawn, panels.items(), strict=True):
         for height, (_, one) in enumerate(reversed(rows)):

@@ -127,7 +127,7 @@ def network_config(options: argparse.Namespace) -> list[str]:
     """
     known = sorted(path.stem.removeprefix("network_") for path in (BUNDLE_ROOT / "configs").glob("network_*.json"))
     if options.network and options.network not in known:
-        raise BioAttError(f"--network {options.network}: there is none of that name; choose {', '.join(known)}")
+        raise BioAttError(f"--network {options.network}: no such network; choose {', '.join(known)}")
     return [f"network_{options.network}.json"] if options.network else []
 
 

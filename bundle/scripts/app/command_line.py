@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         if wrong in FORMER_OPTIONS:
             parser.exit(2, f"error: {wrong} is gone: {FORMER_OPTIONS[wrong]}\n")
         near = difflib.get_close_matches(wrong, has, 1, 0.7) if wrong else []
-        what = f"has no option {wrong}" if wrong else f"has no use for {' '.join(unknown)}"
+        what = f"has no option {wrong}" if wrong else f"does not take {' '.join(unknown)}"
         meant = f"; did you mean {near[0]}?" if near else ";"
         parser.exit(2, f"error: {named} {what}{meant} see {named} --help\n")
     return options

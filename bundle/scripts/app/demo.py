@@ -58,7 +58,7 @@ def run_demo(folder: Path) -> None:
 
 def write_phantom(folder: Path, *, dose_fraction: float) -> None:
     """Write the phantom as a DICOM series; at a dose fraction under 1 with the noise of that dose."""
-    simulator = DoseSimulator(geometry=ParallelBeam(views=400, spacing_mm=SPACING_MM), photons=1.5e5)
+    simulator = DoseSimulator(geometry=ParallelBeam(views=400, spacing_mm=SPACING_MM), photons=2.0e5)
 
     def degrade(hu: np.ndarray, i: int) -> np.ndarray:
         truth = _with_organs(hu, i)

@@ -39,7 +39,6 @@ class Simulation:
         photons: per ray at the source's dose and mean tube current; None finds them from the noise of the source.
         electronic_sd: SD of the electronic noise in photons.
         views: projection angles over 180 degrees.
-        projector: see `ParallelBeam`.
         tube_current: ``header`` (XRayTubeCurrent of each slice), a text file of one relative number per slice from
             inferior to superior, or empty: the same for all slices.
         seed: of the noise.
@@ -54,7 +53,6 @@ class Simulation:
     photons: float | None = None
     electronic_sd: float = 1.0
     views: int = 1000
-    projector: str = "fourier"
     tube_current: str = ""
     seed: int = 0
     realisations: int = 1
@@ -83,7 +81,6 @@ class Simulation:
             photons=simulator.photons,
             electronic_sd=self.electronic_sd,
             views=self.views,
-            projector=self.projector,
             filter_name=self.filter_name,
             tube_current="XRayTubeCurrent" if self.tube_current == FROM_HEADER else self.tube_current and "a file",
             seed=self.seed,
@@ -229,7 +226,7 @@ def _calibrated(volume: Volume, slices: _AxialSlices, current: np.ndarray, simul
             f"{volume.source} has pixels of {one:g} x {other:g} mm in its axial slices, wanted square ones; "
             "give an axial series"
         )
-    geometry = ParallelBeam(views=simulation.views, spacing_mm=float(one), projector=simulation.projector)
+    geometry = ParallelBeam(views=simulation.views, spacing_mm=float(one))
     simulator = DoseSimulator(geometry=geometry, electronic_sd=simulation.electronic_sd)
     if simulation.photons is not None:
         return replace(simulator, photons=simulation.photons)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..dicom.scan import Scan, scan, series_number
 from ..errors import BioAttError, find_bioatt_error
-from ..inference import InferenceSummary
 from ..progress import bar
 from ..staging import check_output_folder
 from ..volumes.save import check_apart
-from ..workflow import run_workflow
+from ..workflow import RepeatedInference
 from .node.rules import Rule, choose
 from .node.storage import is_uid
 
@@ -65,7 +64,7 @@ def denoise_study(
     Args:
         study: folder or zip, with anything beside the series.
         output_dir: folder of the results: new, or empty; with ``overwrite`` the folders in it are replaced one by one.
-        configs, overrides: of `run_workflow`, but for ``dataset_dir``, ``output_dir`` and ``series``.
+        configs, overrides: of `RepeatedInference`, but for ``dataset_dir``, ``output_dir`` and ``series``.
         rules: see `scripts.app.node.rules`.
 
     Returns:
@@ -78,11 +77,17 @@ def denoise_study(
     check_output_folder(output_dir, bool(overrides.get("overwrite")))
     scanned, root = scan(Path(study)), Path(output_dir)
     outcomes = [_other(uid, scanned) for uid in scanned.others]
-    names = folder_names(scanned)
+    names, inference = folder_names(scanned), RepeatedInference()
+    shared = {**overrides, "isolated": True, "progress": False, "summary": False}
     with bar(len(names), "series", bool(overrides.get("progress", True)), "series") as advance:
         for uid, name in names.items():
             places = {"dataset_dir": str(study), "output_dir": str(root / name), "series": uid}
-            outcomes.append(_denoise(uid, name, scanned, configs, {**overrides, **places}, rules))
+
+            def denoise(settings: Mapping[str, Any], places: Mapping[str, Any] = places) -> dict[str, Any]:
+                inference.load({**shared, **settings}, configs)  # loaded once for all series of the same settings
+                return inference.run(places)
+
+            outcomes.append(_denoise(uid, name, scanned, rules, denoise))
             advance(1)
     outcomes.sort(key=lambda one: (one.number or 0, one.uid))
     print("\n".join(_told(outcomes, root)), flush=True)
@@ -106,9 +111,9 @@ def _other(uid: str, scanned: Scan) -> SeriesOutcome:
 
 
 def _denoise(
-    uid: str, name: str, scanned: Scan, configs: Sequence[str], overrides: Mapping[str, Any], rules: Sequence[Rule]
+    uid: str, name: str, scanned: Scan, rules: Sequence[Rule], denoise: Callable[[Mapping[str, Any]], dict[str, Any]]
 ) -> SeriesOutcome:
-    """Denoise one series, or leave it out."""
+    """Denoise one series, or leave it out; `denoise` takes the settings of its rule and returns the figures."""
     files = [file for file, _ in scanned.series[uid]]
     which = {"uid": uid, "number": series_number(scanned.series[uid][0][1]), "images": len(files)}
     try:
@@ -117,22 +122,12 @@ def _denoise(
         choice = choose(files, rules)
         if choice.settings is None:
             return SeriesOutcome(**which, state="left out", why=choice.why)
-        figures = run_series(configs, {**overrides, **choice.settings, "isolated": True})
-        return SeriesOutcome(**which, state="denoised", folder=name, figures=figures)
+        return SeriesOutcome(**which, state="denoised", folder=name, figures=denoise(choice.settings))
     except Exception as error:
         ours = find_bioatt_error(error)
         if ours is None:
             logger.exception("series %s: unexpected error", uid)
         return SeriesOutcome(**which, state="failed", why=str(ours or f"unexpected {type(error).__name__}"))
-
-
-def run_series(configs: Sequence[str], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the inference workflow without words of its own, and return the figures of its summary."""
-    quiet = {"progress": False, "summary": False}
-    workflow = run_workflow("inference", list(configs), {**overrides, **quiet})
-    handlers = workflow.parser.get_parsed_content("handlers")
-    (summary,) = (one for one in handlers if isinstance(one, InferenceSummary))
-    return summary.figures()
 
 
 def _told(outcomes: Sequence[SeriesOutcome], root: Path) -> list[str]:

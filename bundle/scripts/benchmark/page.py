@@ -21,7 +21,7 @@ def to_markdown(figures: dict[str, Any]) -> list[str]:
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['instructions']}{gpu}; {machine['system']}; {versions}.",
         f"One slice of {figures['shape'][0]} x {figures['shape'][1]}, medians of {figures['repeats']}, candidates in "
-        "turn. Made by `bioatt benchmark`; docs/performance.md tells what the columns mean.",
+        "turn. Made by `bioatt benchmark`; docs/performance.md explains the columns.",
         "",
         _networks_table(figures["networks"]),
     ]
@@ -90,11 +90,9 @@ def _training_line(training: dict[str, Any]) -> str:
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Seconds per slice of each network, as bars on a logarithmic axis."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 0.8 + 0.35 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     names = [f"{row['name'].split(', BioAtt')[0]}, {row['device']}, {row['precision']}" for row in rows]
     bars = axes.barh(names, [row["seconds_per_slice"] for row in rows])

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils import mkldnn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..device import processor, usable_cores
 from ..errors import BioAttError
 from ..networks import BioAtt, load_weights
 from ..progress import bar
@@ -143,7 +144,7 @@ def describe_machine() -> dict[str, Any]:
     import monai
 
     return {
-        "processor": _processor(),
+        "processor": processor("model name") or platform.processor() or platform.machine(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -151,21 +152,6 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "monai": monai.__version__},
     }
-
-
-def usable_cores() -> int:
-    """Cores that this process may use; where the system does not tell (macOS, Windows), all that there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    """The processor's model as /proc/cpuinfo has it, else as the platform module does."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _devices() -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..networks import Denoiser, Recipe, write_recipe
+from ..networks import Denoiser, write_recipe
 
 _SEED = 0
 #: Series in the list for each process, so that the last one's end does not decide.
@@ -78,8 +78,8 @@ def time_series(
 ) -> dict[str, Any]:
     """Seconds of the inference workflow for one series, as `bioatt denoise` runs it, part by part.
 
-    Start-up (imports, loading the models) is not in it. Reading is what comes before the inferer (headers, files,
-    orientation, range), writing what comes after it (inverse, summary, files).
+    Imports are not in it; loading the models, and moving them to the device, is told apart. Reading is what comes
+    before the inferer (headers, files, orientation, range), writing what comes after it (inverse, summary, files).
 
     Args:
         scratch: an empty folder.
@@ -98,7 +98,10 @@ def time_series(
     began = time.perf_counter()
     workflow.parser.get_parsed_content("data_list")
     check = time.perf_counter() - began
+    began = time.perf_counter()
     evaluator = workflow.parser.get_parsed_content("evaluator")
+    wait(evaluator.state.device.type)
+    loading = time.perf_counter() - began
     inferer, device = evaluator.inferer, evaluator.state.device.type
     inferer.prior_source = prior = _Stopwatch(inferer.prior_source)
     marks: dict[str, float] = {}
@@ -124,6 +127,7 @@ def time_series(
         "source": "given" if series else "made",
         "slices": count,
         "device": device,
+        "loading_seconds": loading,
         "read_seconds": check + marks["read"] - began,
         "prior_seconds": prior.seconds,
         "network_seconds": network,
@@ -179,7 +183,7 @@ def _denoise_list(scratch: Path, weights: str, processes: int) -> float:
     return max(one["ended"] for one in told) - min(one["began"] for one in told)
 
 
-def time_training(scratch: Path, shape: tuple[int, int], slices: int) -> dict[str, Any]:
+def time_training(scratch: Path, shape: tuple[int, int], slices: int, steps_per_epoch: int = _STEPS) -> dict[str, Any]:
     """How long the default training's steps wait for their data, on made full-dose series of two patients.
 
     The low doses are simulated and the priors computed before, as ever. A step is one batch of train.json.
@@ -188,6 +192,7 @@ def time_training(scratch: Path, shape: tuple[int, int], slices: int) -> dict[st
         scratch: an empty folder.
         shape: of the images.
         slices: of the patient who is trained on.
+        steps_per_epoch: of three epochs, the first of which does not count.
 
     Returns:
         Steps, steps a second, the share of the time that a step waits for data, and peak memory in MiB, without the
@@ -209,7 +214,7 @@ def time_training(scratch: Path, shape: tuple[int, int], slices: int) -> dict[st
         "views": 100,  # of the simulation, which is over when training begins
         "val_interval": _EPOCHS + 1,
         "tensorboard": False,
-        "steps_per_epoch": _STEPS,
+        "steps_per_epoch": steps_per_epoch,
         "train#trainer#max_epochs": _EPOCHS,
     }
     workflow = open_workflow("training", ["train.json"], overrides)
@@ -234,9 +239,11 @@ def _spacing(shape: tuple[int, int]) -> tuple[float, float]:
 
 
 def _weights(scratch: Path) -> str:
-    """A file of random weights for the default network."""
+    """A file of random weights for the default network, with the prior and the scope of the bundle's own."""
+    from ..workflow import open_workflow
+
     file = scratch / "default.pt"
-    network = default_network()
-    torch.save(network.state_dict(), file)
-    write_recipe(file, Recipe(network_def=network.definition))
+    workflow = open_workflow("inference", ["inference.json"], {})
+    torch.save(default_network().state_dict(), file)
+    write_recipe(file, workflow.parser.get_parsed_content("recipe"))
     return str(file)

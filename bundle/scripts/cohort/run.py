@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..device import usable_cores
 from ..errors import BioAttError
 from ..progress import bar
 from ..provenance import bundle_version
@@ -249,8 +250,7 @@ def _share_of_cores(places: Places) -> int | None:
     """Threads of each process where several share this machine; None where PyTorch or the site chooses."""
     if places.scheduler or places.processes == 1 or "OMP_NUM_THREADS" in os.environ:
         return None
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // places.processes)
+    return max(1, usable_cores() // places.processes)
 
 
 def _for_workers(overrides: Mapping[str, Any]) -> dict[str, Any]:

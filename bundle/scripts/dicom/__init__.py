@@ -8,6 +8,7 @@ from .find import KnownSeries, find_series, select_series
 from .isolated import read_volume_isolated
 from .padding import padding_mask
 from .pixels import read_frames
+from .processes import FileProcesses
 from .read import MAX_VOXELS, read_volume
 from .rules import DerivedRules
 from .series import Series
@@ -16,6 +17,7 @@ from .write import WriteSummary, write_derived_series
 __all__ = [
     "MAX_VOXELS",
     "DerivedRules",
+    "FileProcesses",
     "KnownSeries",
     "Series",
     "WriteSummary",

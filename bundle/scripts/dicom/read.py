@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from ..errors import BioAttError
+from .child import END
 from .headers import rescale
 from .pixels import read_frames
+from .processes import FileProcesses
 from .series import Series
 
 logger = logging.getLogger(__name__)
@@ -22,9 +26,42 @@ _NAMED = 5  # files in a message
 MAX_VOXELS = (1 << 31) - 1  # of one series: 8 GiB as float32, and what one PixelData element can hold
 
 
-def read_volume(
-    series: Series, progress: Progress | None = None, slices: Iterable[tuple[int, np.ndarray]] | None = None
-) -> np.ndarray:
+class Notes:
+    """What is odd about files of a series but does not keep them from being read; told once for all of them."""
+
+    def __init__(self) -> None:
+        self._faults: Counter[str] = Counter()
+        self._empty: list[str] = []
+
+    def add(self, faults: Iterable[str], empty: Iterable[str]) -> None:
+        """Note the faults of a file, in words, and its name for each slice of one value in all pixels."""
+        self._faults.update(faults)
+        self._empty += empty
+
+    def to_json(self) -> bytes:
+        """What `add_json` of another takes."""
+        return json.dumps([list(self._faults.elements()), self._empty]).encode()
+
+    def add_json(self, text: bytes) -> None:
+        """Note what another noted."""
+        self.add(*json.loads(text))
+
+    def tell(self, series: Series) -> None:
+        """Log a line for each kind."""
+        empty = sorted(self._empty)
+        if empty and len(empty) < len(series.files):
+            logger.warning(
+                "series %s: %d slices hold one value in all pixels, perhaps copied half: %s%s",
+                series.series_instance_uid,
+                len(empty),
+                ", ".join(empty[:_NAMED]),
+                " and more" if len(empty) > _NAMED else "",
+            )
+        for note, files in sorted(self._faults.items()):
+            logger.warning("series %s, %d files: %s", series.series_instance_uid, files, note)
+
+
+def read_volume(series: Series, progress: Progress | None = None, processes: FileProcesses | None = None) -> np.ndarray:
     """HU of a series, float32 `(slices, rows, columns)`, each slice with its own rescale.
 
     Padding is kept as stored: its value is PixelPaddingValue * slope + intercept.
@@ -32,7 +69,7 @@ def read_volume(
     Args:
         series: from `find_series` or `select_series`.
         progress: called with (slices done, slices in all).
-        slices: where they come from, by default `read_slices`; see `isolated` for another.
+        processes: read by these, where they are several or isolated; the same HU, bit by bit.
 
     Raises:
         BioAttError: 2**31 voxels or more, or see `read_frames`.
@@ -43,39 +80,56 @@ def read_volume(
             "split it"
         )
     volume = np.empty(series.shape, dtype=np.float32)
-    for done, (index, hu) in enumerate(read_slices(series) if slices is None else slices, 1):
+    files, notes = series.by_file(), Notes()
+    apart = processes is not None and processes.count(len(files)) > 0
+    slices = _slices_apart(processes, series, notes) if apart else _slices_here(series, notes)
+    for done, (index, hu) in enumerate(slices, 1):
         volume[index] = hu
         if progress is not None:
             progress(done, len(series.files))
+    notes.tell(series)
     return volume
 
 
-def read_slices(series: Series) -> Iterator[tuple[int, np.ndarray]]:
-    """Index and HU `(rows, columns)` of each slice, in the order of `series.by_file`; see `read_volume`."""
-    notes: Counter[str] = Counter()
-    empty: list[str] = []
+def _slices_here(series: Series, notes: Notes) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and HU `(rows, columns)` of each slice."""
     for file, slices in series.by_file().items():
-        done, found = 0, set()
-        for frame, (stored, header) in enumerate(read_frames(file, found)):
-            if stored.shape != (series.rows, series.columns) or frame not in slices:
-                raise BioAttError(f"{file} is not what it was a moment ago: it changed while it was used; start again")
-            if stored.size > 1 and stored.min() == stored.max():
-                empty.append(file.name)
-            yield slices[frame], _hu(stored, *rescale(header, file))
-            done += 1
-        if done != len(slices):
-            raise BioAttError(f"series {series.series_instance_uid} lost frames while it was used; start again")
-        notes.update(found)
-    if empty and len(empty) < len(series.files):
-        logger.warning(
-            "series %s: %d slices hold one value in all pixels, perhaps copied half: %s%s",
-            series.series_instance_uid,
-            len(empty),
-            ", ".join(empty[:_NAMED]),
-            " and more" if len(empty) > _NAMED else "",
-        )
-    for note, files in notes.items():
-        logger.warning("series %s, %d files: %s", series.series_instance_uid, files, note)
+        yield from read_file(file, slices, series.shape[1:], notes)
+
+
+def _slices_apart(processes: FileProcesses, series: Series, notes: Notes) -> Iterator[tuple[int, np.ndarray]]:
+    """The same, by `processes`."""
+    files, shape = series.by_file(), series.shape[1:]
+    requests = ((file, (file, slices, shape)) for file, slices in files.items())
+    for _, index, payload in processes.each("hu", requests, len(files)):
+        if index == END:
+            notes.add_json(payload)
+        else:
+            yield index, np.frombuffer(payload, np.float32).reshape(shape)
+
+
+def read_file(
+    file: Path, slices: Mapping[int, int], shape: tuple[int, int], notes: Notes
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and HU `(rows, columns)` of each frame of a file; see `read_volume`.
+
+    Args:
+        file: of the series.
+        slices: which slice each of its frames is.
+        shape: (rows, columns) of the series.
+        notes: where it is put what is odd.
+    """
+    done, faults, empty = 0, set[str](), []
+    for frame, (stored, header) in enumerate(read_frames(file, faults)):
+        if stored.shape != tuple(shape) or frame not in slices:
+            raise BioAttError(f"{file} is not what it was a moment ago: it changed while it was used; start again")
+        if stored.size > 1 and stored.min() == stored.max():
+            empty.append(file.name)
+        yield slices[frame], _hu(stored, *rescale(header, file))
+        done += 1
+    if done != len(slices):
+        raise BioAttError(f"{file} lost frames while it was used; start again")
+    notes.add(faults, empty)
 
 
 def _hu(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:

@@ -47,7 +47,7 @@ class DerivedRules:
         if not template.strip() or re.search(r"[{}]", fixed) or plain(fixed, len(fixed)) != fixed.strip():
             raise BioAttError(
                 f"series_description is {template!r}; wanted printable ASCII text without backslash, with {{source}} "
-                "and {derivation} where the source's description and what was done shall stand"
+                "and {derivation} in place of the source's description and of what was done"
             )
         if len(fixed) > _MAX_DESCRIPTION - 16:
             raise BioAttError(f"series_description {template!r} is too long; wanted at most 48 characters of its own")

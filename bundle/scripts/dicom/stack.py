@@ -204,7 +204,7 @@ def _warn(uid: str, slices: list[Slice], odd: list[str], differing: dict[str, tu
     if any(rescale_type(one.header, one.file) == "US" for one in slices):
         logger.warning("series %s: RescaleType is US (unspecified); its values are taken as HU", uid)
     if any(label(one.header, "PhotometricInterpretation", one.file) == "MONOCHROME1" for one in slices):
-        logger.warning("series %s: MONOCHROME1 is about display only; its values are taken as HU, not inverted", uid)
+        logger.warning("series %s: MONOCHROME1 affects display only; its values are taken as HU, not inverted", uid)
     if any(is_lossy(one.header, one.file) for one in slices):
         logger.warning("series %s: lossy compressed; its noise and detail are not those of the scanner", uid)
     if any(_has_wrong_padding(one) for one in slices):

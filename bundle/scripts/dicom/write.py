@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 from ..errors import BioAttError
 from ..ownership import check_replaceable
 from ..provenance import Derivation
 from ..staging import staged_folder
+from .child import END
 from .derived import describe
 from .enhanced import frame_headers
 from .headers import is_enhanced, lacks_rescale, open_header, quiet_pydicom, rescale, whole_number
-from .isolated import IsolatedFrames
 from .padding import has_padding, is_signed, padding_limits, padding_mask, stored_range
 from .pixels import read_frames
+from .processes import FileProcesses
 from .read import Progress
 from .rules import DerivedRules, Run
 from .series import Series
@@ -60,7 +65,7 @@ def write_derived_series(
     *,
     rules: DerivedRules | None = None,
     overwrite: bool = False,
-    isolated: bool = False,
+    processes: FileProcesses | None = None,
     progress: Progress | None = None,
     complete: Callable[[], None] | None = None,
 ) -> WriteSummary:
@@ -79,7 +84,8 @@ def write_derived_series(
         provenance: what made the volume.
         rules: how the series is named and what it keeps; None for the defaults.
         overwrite: replace `output_dir` whole if it exists and holds nothing but results of BioAtt.
-        isolated: decode the source's padding in a process of its own, as `read_volume_isolated` does.
+        processes: many files are written by these; if they are isolated, the source's padding is decoded in one of
+            them in any case. The files are the same, but for the time.
         progress: called with (slices done, slices in all).
         complete: called when all is written, before the folder appears; if it raises, the folder does not.
 
@@ -103,16 +109,19 @@ def write_derived_series(
     rules, sources = rules or DerivedRules(), series.by_file()
     values = _all_stored(sources, volume_hu) if rules.stable_uids else None
     run = Run.start(provenance, rules, series.series_instance_uid, values)
-    unified = _Unified(series.unified)
+    unified = _unified(series, run)
     digits = max(4, len(str(len(sources))))
     done = clipped = rescaled = 0
-    with IsolatedFrames(sources) as frames, staged_folder(folder, overwrite) as staging:
-        for number, (file, slices) in enumerate(sources.items(), 1):
-            target = staging / f"{number:0{digits}d}.dcm"
-            frames_hu = [volume_hu[slices[i]] for i in sorted(slices)]
-            more_clipped, kept = _write_file(file, frames_hu, target, run, unified, frames if isolated else None)
-            done, clipped = done + len(slices), clipped + more_clipped
-            rescaled += 0 if kept else len(slices)
+    with staged_folder(folder, overwrite) as staging:
+
+        def requests() -> Iterator[tuple[Path, tuple[Any, ...]]]:
+            for number, (file, slices) in enumerate(sources.items(), 1):
+                frames_hu = [volume_hu[slices[i]] for i in sorted(slices)]
+                yield file, (file, frames_hu, staging / f"{number:0{digits}d}.dcm", run, unified)
+
+        for file, (more_clipped, kept) in _written(requests(), len(sources), processes):
+            done, clipped = done + len(sources[file]), clipped + more_clipped
+            rescaled += 0 if kept else len(sources[file])
             if progress is not None:
                 progress(done, len(series.files))
         if clipped:
@@ -147,62 +156,115 @@ def _check_apart(series: Series, folder: Path) -> None:
             raise BioAttError(f"output folder {folder} holds the source {file}; name another folder")
 
 
-class _Unified:
-    """Elements in which the source's files differ though they are one scan: all derived images get those of the first.
+def _written(
+    requests: Iterable[tuple[Path, tuple[Any, ...]]], files: int, processes: FileProcesses | None
+) -> Iterator[tuple[Path, tuple[int, bool]]]:
+    """Each file with what `write_file` returns for it, as they are written."""
+    count = 0 if processes is None else processes.count(files)
+    if count > 1:
+        yield from ((file, json.loads(done)) for file, _, done in processes.each("written", requests, files))
+        return
+    with processes or nullcontext():
+        for file, given in requests:
+            yield file, write_file(*given, _stored_apart(processes) if count else _stored_here)
+
+
+def _stored_here(file: Path, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Stored values of each frame of `file`, of `shape` (rows, columns)."""
+    return (stored for stored, _ in read_frames(file))
+
+
+def _stored_apart(processes: FileProcesses) -> Callable[[Path, tuple[int, int]], Iterator[np.ndarray]]:
+    """The same, by one of `processes`."""
+
+    def read(file: Path, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+        for _, index, payload in processes.each("stored", [(file, file)], 1):
+            if index != END:
+                yield np.frombuffer(payload, np.int64).reshape(shape)
+
+    return read
+
+
+def _unified(series: Series, run: Run) -> dict[BaseTag, DataElement | RawDataElement | None]:
+    """Elements in which the source's files differ though they are one scan: those of the first, for all derived images.
 
     Readers part a series where StudyInstanceUID or FrameOfReferenceUID differ, so the derived one could not be shown
     as the volume that it is. The first slice's are true of some of the source; new ones would be true of none.
+
+    Returns:
+        Elements, None for one that the first image has not.
     """
-
-    def __init__(self, keywords: Sequence[str]) -> None:
-        self._tags = [Tag(keyword) for keyword in keywords]
-        self._first: Dataset | None = None
-
-    def apply(self, derived: Dataset) -> None:
-        """Put the first image's elements into `derived`; the first call says which they are."""
-        if self._first is None:
-            self._first = Dataset()
-            self._first.update({tag: derived.get_item(tag) for tag in self._tags if tag in derived})
-        for tag in self._tags:
-            if tag in derived:
-                del derived[tag]
-            if tag in self._first:
-                derived[tag] = self._first.get_item(tag)
+    if not series.unified:
+        return {}
+    file = series.files[0]
+    with _copying(file):
+        source = open_header(file)
+        derived = _copied(source)
+        _describe(derived, source, file, run)
+    return {tag: derived.get_item(tag) if tag in derived else None for tag in map(Tag, series.unified)}
 
 
-def _write_file(
+def _describe(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
+    """Make of a copy of the header of `source` that of the derived image, but for how its pixels are stored."""
+    to_explicit_little_endian(derived, is_signed(source, file), run.rules.keep_private)
+    describe(derived, source, file, run)
+
+
+@contextmanager
+def _copying(file: Path) -> Iterator[None]:
+    """Turn what pydicom raises on damaged elements into one line without values."""
+    try:
+        with quiet_pydicom():
+            yield
+    except (BioAttError, OSError):
+        raise
+    except Exception as error:  # of many kinds, some with values
+        raise BioAttError(f"{file}: its header cannot be copied ({type(error).__name__}); repair the file") from error
+
+
+def write_file(
     file: Path,
     frames_hu: Sequence[np.ndarray],
     target: Path,
     run: Run,
-    unified: _Unified,
-    isolated: IsolatedFrames | None,
+    unified: Mapping[BaseTag, DataElement | RawDataElement | None],
+    read_stored: Callable[[Path, tuple[int, int]], Iterator[np.ndarray]] = _stored_here,
 ) -> tuple[int, bool]:
-    """Write the image derived from `file`; return the number of clipped pixels and whether its rescale was kept."""
+    """Write the image derived from `file`; see `write_derived_series`.
+
+    Args:
+        file: of the source.
+        frames_hu: of each of its frames.
+        target: the file to write.
+        run: what the images of the derived series share.
+        unified: elements of the first of them, for all.
+        read_stored: gives the stored values of each frame of a file, where it has padding.
+
+    Returns:
+        The number of clipped pixels, and whether the source's rescale was kept.
+    """
     if not all(np.all(np.isfinite(hu)) for hu in frames_hu):
         raise BioAttError(f"result for {file} holds values that are not finite, wanted HU; nothing was written")
-    try:
-        with quiet_pydicom():
-            source = open_header(file)  # to be read, after its elements are copied as they are; what follows the
-            derived = _copied(source)  # pixels (trailing padding, signatures) is in neither
-            headers = frame_headers(source, file)
-            to_explicit_little_endian(derived, is_signed(source, file), run.rules.keep_private)
-            describe(derived, source, file, run)
-            unified.apply(derived)
-            kept = _keeps_rescale(headers, file)
-            if not kept:
-                _set_hu_storage(derived, headers[0], file)
-            elif any(lacks_rescale(header, file) for header in headers):
-                _set_rescale(derived, *rescale(headers[0], file))
-            set_element(derived, "HighBit", "US", whole_number(derived, "BitsStored", file) - 1)
-            bits, signed = whole_number(derived, "BitsStored", file), is_signed(derived, file)
-            clipped, pixels = _stored_pixels(file, headers, frames_hu, kept, stored_range(bits, signed), isolated)
-            set_element(derived, "PixelData", "OW", pixels)
-            _save(derived, target)
-    except (BioAttError, OSError):
-        raise
-    except Exception as error:  # pydicom raises many kinds of errors on damaged elements, some with values
-        raise BioAttError(f"{file}: its header cannot be copied ({type(error).__name__}); repair the file") from error
+    with _copying(file):
+        source = open_header(file)  # to be read, after its elements are copied as they are; what follows the
+        derived = _copied(source)  # pixels (trailing padding, signatures) is in neither
+        headers = frame_headers(source, file)
+        _describe(derived, source, file, run)
+        for tag, element in unified.items():
+            if tag in derived:
+                del derived[tag]
+            if element is not None:
+                derived[tag] = element
+        kept = _keeps_rescale(headers, file)
+        if not kept:
+            _set_hu_storage(derived, headers[0], file)
+        elif any(lacks_rescale(header, file) for header in headers):
+            _set_rescale(derived, *rescale(headers[0], file))
+        set_element(derived, "HighBit", "US", whole_number(derived, "BitsStored", file) - 1)
+        bits, signed = whole_number(derived, "BitsStored", file), is_signed(derived, file)
+        clipped, pixels = _stored_pixels(file, headers, frames_hu, kept, stored_range(bits, signed), read_stored)
+        set_element(derived, "PixelData", "OW", pixels)
+        _save(derived, target)
     return clipped, kept
 
 
@@ -235,11 +297,12 @@ def _stored_pixels(
     frames_hu: Sequence[np.ndarray],
     kept: bool,
     limits: tuple[int, int],
-    isolated: IsolatedFrames | None,
+    read_stored: Callable[[Path, tuple[int, int]], Iterator[np.ndarray]],
 ) -> tuple[int, bytes]:
     """Number of clipped pixels, and PixelData: HU rounded and clipped to `limits`, padding as the source has it."""
     clipped, parts = 0, []
-    for hu, pixels, header in zip(frames_hu, _source_pixels(file, headers, frames_hu, isolated), headers, strict=True):
+    padding = read_stored(file, frames_hu[0].shape) if has_padding(headers) else repeat(None, len(headers))
+    for hu, pixels, header in zip(frames_hu, padding, headers, strict=True):
         slope, intercept = rescale(header, file)
         exact = _rounded(hu, *((slope, intercept) if kept else (1.0, 0.0)))
         padded = None if pixels is None else padding_mask(header, pixels)
@@ -251,17 +314,6 @@ def _stored_pixels(
             clipped += int(np.count_nonzero(stored != exact))
         parts.append(stored.astype("<i2" if limits[0] < 0 else "<u2").tobytes())
     return clipped, b"".join(parts)
-
-
-def _source_pixels(
-    file: Path, headers: Sequence[Dataset], frames_hu: Sequence[np.ndarray], isolated: IsolatedFrames | None
-) -> Iterable[np.ndarray | None]:
-    """Stored values of each frame of the source, None for each where there is no padding."""
-    if not has_padding(headers):
-        return [None] * len(headers)
-    if isolated is None:
-        return (pixels for pixels, _ in read_frames(file))
-    return isolated.read(file, [hu.shape for hu in frames_hu])
 
 
 def _copied(header: Dataset) -> Dataset:

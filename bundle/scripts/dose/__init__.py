@@ -1,11 +1,10 @@
 """Low dose from full dose: projection, photon noise, and the reconstruction of the noise alone."""
 
-from .geometry import PROJECTORS, ParallelBeam
+from .geometry import ParallelBeam
 from .matching import NoiseMatch, match_noise
 from .simulate import DoseSimulator, added_noise_sinogram, calibrate_on_series, calibrate_photons, modulated
 
 __all__ = [
-    "PROJECTORS",
     "DoseSimulator",
     "NoiseMatch",
     "ParallelBeam",

@@ -1,4 +1,4 @@
-"""Projection and filtered backprojection by the Fourier slice theorem: what `geometry` offers as the fast way.
+"""Projection and filtered backprojection by the Fourier slice theorem: what `geometry` computes with.
 
 The 1-D spectrum of a view is the 2-D spectrum of the slice along the line of that view. The spectrum is known on a
 square grid (FFT) and wanted on a polar one; a sparse matrix interpolates with a Kaiser-Bessel kernel, whose own

@@ -7,13 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from .filters import WINDOWS, filter_response
 from .fourier import FourierSlices
 
 #: Linear attenuation of water near 70 keV, the mean energy of a 120 kVp beam, in 1/mm (NIST XCOM).
 WATER_ATTENUATION_PER_MM = 0.0192
-
-PROJECTORS = ("scikit-image", "fourier")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,32 +24,21 @@ class ParallelBeam:
         views: number of projection angles over 180 degrees.
         spacing_mm: width of a pixel and of a detector element in mm.
         water_per_mm: linear attenuation of water in 1/mm.
-        projector: ``scikit-image`` (radon and iradon: interpolation in space, linear), or ``fourier``
-            (`FourierSlices`: in frequency; many times faster, and without the blur of linear interpolation, so that
-            the same photons give more noise: calibrate with the projector that is used).
-        detectors_per_pixel: D, how many detector elements a pixel is wide (`FourierSlices`); a whole number, more than
-            one with the ``fourier`` projector alone. Photons are always those of a pixel's width.
+        detectors_per_pixel: D, a whole number: how many detector elements a pixel is wide (`FourierSlices`). Photons
+            are always those of a pixel's width.
     """
 
     views: int = 600
     spacing_mm: float = 0.7
     water_per_mm: float = WATER_ATTENUATION_PER_MM
-    projector: str = "scikit-image"
     detectors_per_pixel: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a geometry that measures nothing."""
-        if self.projector not in PROJECTORS:
-            raise ValueError(f"projector must be one of {', '.join(PROJECTORS)}, got {self.projector}")
         if self.views < 1 or not self.spacing_mm > 0 or not self.water_per_mm > 0:
             raise ValueError(f"views, spacing_mm and water_per_mm must be positive, got {self}")
-        if self.detectors_per_pixel < 1 or (self.detectors_per_pixel > 1 and self.projector != "fourier"):
-            raise ValueError(f"detectors_per_pixel must be 1, or more with the fourier projector, got {self}")
-
-    @property
-    def angles_deg(self) -> np.ndarray:
-        """Angles of the views in degrees, (views,)."""
-        return _angles_deg(self.views)
+        if self.detectors_per_pixel < 1:
+            raise ValueError(f"detectors_per_pixel must be 1 or more, got {self}")
 
     def project(self, image_hu: np.ndarray) -> np.ndarray:
         """Line integrals of attenuation, dimensionless, of a square slice (N, N) in HU: (N D, views).
@@ -61,11 +47,7 @@ class ParallelBeam:
         """
         attenuation = self.water_per_mm * (np.asarray(image_hu, dtype=np.float32) / 1000.0 + 1.0).clip(min=0.0)
         attenuation *= inscribed_circle(attenuation.shape)
-        if self.projector == "fourier":
-            return self._fourier(len(attenuation)).project(attenuation * self.spacing_mm)
-        from skimage.transform import radon
-
-        return radon(attenuation * self.spacing_mm, theta=self.angles_deg, circle=True).astype(np.float32)
+        return self._fourier(len(attenuation)).project(attenuation * self.spacing_mm)
 
     def reconstruct(self, sinogram: np.ndarray, filter_name: str = "hann") -> np.ndarray:
         """Filtered backprojection of line integrals (N D, views) to *differences from air* in HU, (N, N).
@@ -77,24 +59,9 @@ class ParallelBeam:
             sinogram: line integrals, (N D, views).
             filter_name: window on the ramp filter (`filter_window`); it sets the noise texture.
         """
-        if self.projector == "fourier":
-            image = self._fourier(len(sinogram) // self.detectors_per_pixel).backproject(sinogram, filter_name)
-            image *= inscribed_circle(image.shape)
-        else:
-            image = self._iradon(sinogram, filter_name)
+        image = self._fourier(len(sinogram) // self.detectors_per_pixel).backproject(sinogram, filter_name)
+        image *= inscribed_circle(image.shape)
         return (image / (self.spacing_mm * self.water_per_mm) * 1000.0).astype(np.float32)
-
-    def _iradon(self, sinogram: np.ndarray, filter_name: str) -> np.ndarray:
-        from scipy import fft
-        from skimage.transform import iradon
-
-        window: str | None = filter_name
-        if filter_name not in WINDOWS:  # scikit-image knows no cut-off and no fit: it gets the sinogram filtered
-            padded = fft.next_fast_len(2 * len(sinogram), real=True)
-            response = filter_response(padded, filter_name)[:, None]
-            sinogram = fft.irfft(fft.rfft(sinogram, padded, axis=0) * response, padded, axis=0)[: len(sinogram)]
-            window = None
-        return iradon(sinogram, theta=self.angles_deg, filter_name=window, circle=True)
 
     def _fourier(self, pixels: int) -> FourierSlices:
         return _fourier_slices(pixels, self.views, self.detectors_per_pixel)
@@ -103,11 +70,7 @@ class ParallelBeam:
 @lru_cache(maxsize=2)
 def _fourier_slices(pixels: int, views: int, detectors_per_pixel: int) -> FourierSlices:
     """Kept for all geometries that differ in millimetres alone: building takes longer than using."""
-    return FourierSlices(pixels, np.deg2rad(_angles_deg(views)), detectors_per_pixel)
-
-
-def _angles_deg(views: int) -> np.ndarray:
-    return np.linspace(0.0, 180.0, views, endpoint=False)
+    return FourierSlices(pixels, np.deg2rad(np.linspace(0.0, 180.0, views, endpoint=False)), detectors_per_pixel)
 
 
 def inscribed_circle(shape: tuple[int, ...]) -> np.ndarray:

@@ -46,7 +46,6 @@ def picture_rows(
         rows: label to panels, top to bottom; all with the same titles.
         aspect: height of a pixel over its width.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     first, second = difference
@@ -54,7 +53,6 @@ def picture_rows(
     height, width = next(iter(images[0].values())).shape
     count = len(images[0])
     figure = Figure(figsize=(3.6 * count, 0.7 + 3.6 * len(images) * height * aspect / width), layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(images), count, squeeze=False)
     for row, (line, label, panels) in enumerate(zip(grid, rows, images, strict=True)):
         for axes, (title, image) in zip(line, panels.items(), strict=True):

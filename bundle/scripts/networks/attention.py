@@ -25,7 +25,7 @@ class PriorAttention(nn.Module):
         x * a (B, C, H, W)
 
     Args:
-        num_descriptors: K, how many descriptors the prior speaks of.
+        num_descriptors: K, how many descriptors the prior has.
         kernel_size: odd width of the convolution in pixels.
 
     Source: BioAtt, arXiv 2504.01662, prior attention block (bias-free 7x7 convolution, zero padding).

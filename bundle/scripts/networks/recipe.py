@@ -98,7 +98,9 @@ def read_recipe(weights: str | os.PathLike[str]) -> Recipe:
             )
         return recipe
     if Path(weights).is_file():
-        logger.warning("%s has no recipe %s beside it: nobody knows which prior fits it", Path(weights).name, path.name)
+        logger.warning(
+            "%s has no recipe %s beside it: the prior it was trained with is unknown", Path(weights).name, path.name
+        )
     return Recipe(network_def=_parse(Path(__file__).parents[2] / "models" / "model.json").network_def)
 
 
@@ -113,8 +115,14 @@ def _parse(path: Path) -> Recipe:
 
 
 def write_recipe(weights: str | os.PathLike[str], recipe: Recipe) -> Path:
-    """Write `recipe` beside the weights it is of, with their digest; return its path."""
+    """Write `recipe` beside the weights it is of, with their digest; return its path.
+
+    Raises:
+        BioAttError: there are no such weights.
+    """
     path = recipe_path(weights)
+    if not Path(weights).is_file():
+        raise BioAttError(f"no weights {weights} to write a recipe for; name the output folder that holds them")
     fields = asdict(replace(recipe, sha256=weights_sha256(weights)))
     with staged_file(path) as partial:
         partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")

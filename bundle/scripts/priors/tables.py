@@ -197,7 +197,7 @@ def _check_header(header: list[str], names: tuple[str, ...], descriptors: tuple[
     if missing:
         raise BioAttError(
             f"{where}: the columns {', '.join(missing)} are missing; a table begins with File_Path, or with "
-            f"{', '.join(OWN_COLUMNS)}, and goes on with one column a descriptor"
+            f"{', '.join(OWN_COLUMNS)}, followed by one column per descriptor"
         )
     words = [name for name in header if name not in names]
     if sorted(words) != sorted(descriptors):

@@ -120,7 +120,7 @@ def training_pairs(
     patients = split.patients(part)
     for one in studies.refused:
         if one.patient in patients:
-            logger.warning("%s %s: refused in part or whole; `bioatt data` tells why", one.patient, one.what)
+            logger.warning("%s %s: refused in part or whole; `bioatt data` says why", one.patient, one.what)
     recipe = simulation_recipe(tuple(dose_fractions), views, seed)
     wanted: list[tuple[Study, list[tuple[int, int]]]] = []
     for patient in dict.fromkeys(patients):

@@ -90,7 +90,7 @@ def simulate(full_hu: np.ndarray, match: NoiseMatch, recipe: dict[str, Any], uid
 
 
 def _geometry(spacing_mm: float, recipe: dict[str, Any]) -> ParallelBeam:
-    return ParallelBeam(views=recipe["views"], spacing_mm=spacing_mm, projector="fourier", detectors_per_pixel=2)
+    return ParallelBeam(views=recipe["views"], spacing_mm=spacing_mm, detectors_per_pixel=2)
 
 
 class _Clipped:

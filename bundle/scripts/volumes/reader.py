@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from monai.data import ImageReader
 
-from ..dicom import KnownSeries
+from ..dicom import FileProcesses, KnownSeries
 from ..priors import SliceKey
 from .volume import Volume, load_volume
 
@@ -26,6 +26,7 @@ class SeriesReader(ImageReader):
         series, assume_hu, allow_gaps, one_scan: see `load_volume`.
         progress: show a bar on the terminal while slices are read.
         isolated: decode DICOM in a process of its own, so that a decoder that crashes does not end this one.
+        processes: decode a long DICOM series by these, which say themselves whether they are isolated.
         known: DICOM series whose headers were looked at before.
 
     Raises:
@@ -41,6 +42,7 @@ class SeriesReader(ImageReader):
         one_scan: bool = False,
         progress: bool = False,
         isolated: bool = False,
+        processes: FileProcesses | None = None,
         known: KnownSeries | None = None,
     ) -> None:
         super().__init__()
@@ -50,6 +52,7 @@ class SeriesReader(ImageReader):
         self.one_scan = one_scan
         self.progress = progress
         self.isolated = isolated
+        self.processes = processes
         self.known = known
 
     def verify_suffix(self, filename: Sequence[os.PathLike | str] | os.PathLike | str) -> bool:
@@ -67,6 +70,7 @@ class SeriesReader(ImageReader):
             one_scan=self.one_scan,
             progress=self.progress,
             isolated=self.isolated,
+            processes=self.processes,
             known=self.known,
         )
 

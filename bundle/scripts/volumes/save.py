@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-from ..dicom import DerivedRules, KnownSeries, write_derived_series
+from ..dicom import DerivedRules, FileProcesses, KnownSeries, write_derived_series
 from ..errors import BioAttError
 from ..ownership import check_replaceable, check_replaceable_report
 from ..progress import bar
@@ -36,6 +36,8 @@ class SaveSeries:
         rules: how a derived series is named and what it keeps; None for the defaults.
         overwrite: replace an existing folder.
         isolated: decode padding of a DICOM source in a process of its own.
+        processes: write a long DICOM series by these, which say themselves whether they are isolated; they are kept
+            running while the evaluator runs.
         progress: show a bar on the terminal while slices are written.
         report: gives a page of HTML about the results when all of them are written.
         report_file: where it goes, at the same time as the folder; empty for no page.
@@ -53,6 +55,7 @@ class SaveSeries:
         rules: DerivedRules | None = None,
         overwrite: bool = False,
         isolated: bool = False,
+        processes: FileProcesses | None = None,
         progress: bool = False,
         report: Callable[[], str] | None = None,
         report_file: str | os.PathLike[str] = "",
@@ -62,7 +65,7 @@ class SaveSeries:
         self.provenance = provenance
         self.rules = rules
         self.overwrite = overwrite
-        self.isolated = isolated
+        self.processes = processes or FileProcesses(isolated=isolated)
         self.progress = progress
         self.report = report if str(report_file) else None
         self.report_file = Path(report_file)
@@ -82,11 +85,11 @@ class SaveSeries:
         """Refuse a folder that cannot be used before the work begins."""
         check_output_folder(self.output_dir, self.overwrite)
         check_replaceable(self.output_dir)
-        if self.report is None:
-            return
-        check_replaceable_report(self.report_file)
-        if self.report_file.absolute().parent.is_dir():  # else it is made, as the result's is
-            check_output_file(self.report_file, self.overwrite)
+        if self.report is not None:
+            check_replaceable_report(self.report_file)
+            if self.report_file.absolute().parent.is_dir():  # else it is made, as the result's is
+                check_output_file(self.report_file, self.overwrite)
+        self._staging.enter_context(self.processes)  # what has read goes on to write
 
     def write(self, engine: Engine) -> None:
         """Write the results of one iteration."""
@@ -103,7 +106,7 @@ class SaveSeries:
                     provenance,
                     rules=self.rules,
                     overwrite=self.overwrite,
-                    isolated=self.isolated,
+                    processes=self.processes,
                     progress=self.progress,
                     complete=self._write_report,
                     known=self.known,
@@ -149,7 +152,7 @@ def write_dicom_result(
     *,
     rules: DerivedRules | None = None,
     overwrite: bool = False,
-    isolated: bool = False,
+    processes: FileProcesses | None = None,
     progress: bool = False,
     complete: Callable[[], None] | None = None,
     known: KnownSeries | None = None,
@@ -168,7 +171,7 @@ def write_dicom_result(
             provenance,
             rules=rules,
             overwrite=overwrite,
-            isolated=isolated,
+            processes=processes,
             progress=lambda done, total: advance(1),
             complete=complete,
         )

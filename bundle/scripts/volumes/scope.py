@@ -96,7 +96,7 @@ def scope_of(fields: Mapping[str, Any]) -> Scope:
         ranges = {name: fields[name] and tuple(map(float, fields[name])) for name in RANGES}
         return Scope(**ranges, regions=tuple(fields["regions"]), patients=int(fields["patients"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise BioAttError(f"the recipe of the weights tells no scope of training ({error}); copy it again") from error
+        raise BioAttError(f"the scope in the recipe of the weights is damaged ({error}); copy it again") from error
 
 
 class CheckScoped(MapTransform):
@@ -115,7 +115,7 @@ class CheckScoped(MapTransform):
         super().__init__(keys)
         self.scope = None if scope is None else scope_of(scope)
         if scope is None:
-            logger.info("nobody knows whether the input is like what the weights saw: their recipe does not tell")
+            logger.info("the recipe of the weights has no scope: input unlike the training data cannot be reported")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Look at the volumes under `keys`."""
@@ -135,7 +135,7 @@ class CheckScoped(MapTransform):
         try:
             return self.scope.outside(facts_of_volume(volume))
         except Exception as error:  # whatever it is, the series itself was read
-            logger.warning("nobody knows whether the input is like what the weights saw (%s)", one_line(error))
+            logger.warning("cannot compare the input with the training data (%s)", one_line(error))
             return []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dicom import KnownSeries, read_volume, read_volume_isolated
+from ..dicom import FileProcesses, KnownSeries, read_volume
 from ..errors import BioAttError
 from ..progress import bar
 from .formats import format_of
@@ -82,6 +82,7 @@ def load_volume(
     one_scan: bool = False,
     progress: bool = False,
     isolated: bool = False,
+    processes: FileProcesses | None = None,
     known: KnownSeries | None = None,
 ) -> Volume:
     """Read a DICOM series, a single DICOM file or a file of `formats` as HU.
@@ -95,6 +96,7 @@ def load_volume(
         one_scan: take DICOM images of several studies or series as one scan where they make one even stack.
         progress: show a bar on the terminal while slices are read.
         isolated: decode DICOM in a process of its own, see `read_volume_isolated`.
+        processes: decode a long DICOM series by these, see `read_volume`; they say whether they are isolated.
         known: DICOM series whose headers were looked at before.
 
     Raises:
@@ -110,7 +112,7 @@ def load_volume(
     allowed = {"allow_gaps": allow_gaps, "assume_hu": assume_hu, "one_scan": one_scan}
     chosen = (known or KnownSeries()).select(path, series or None, **allowed)
     with bar(len(chosen.files), "reading", progress) as advance:
-        hu = (read_volume_isolated if isolated else read_volume)(chosen, lambda done, total: advance(1))
+        hu = read_volume(chosen, lambda done, total: advance(1), processes or FileProcesses(isolated=isolated))
     if not assume_hu:
         check_hu(hu.transpose(2, 1, 0), path, is_offset=chosen.is_offset, is_dicom=True)
     return Volume(

@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--networks",
         default="redcnn,channel,spatial,bioatt",
         metavar="N,N",
-        help="what stands in the attention slots: redcnn (nothing), channel, spatial, bioatt (prior); default: all",
+        help="what fills the attention slots: redcnn (nothing), channel, spatial, bioatt (prior); default: all",
     )
     parser.add_argument("--priors", default="compact,uniform,random:0", metavar="P,P", help="of bioatt, see below")
     parser.add_argument(

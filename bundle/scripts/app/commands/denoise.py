@@ -64,7 +64,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--all-series",
         action="store_true",
         help="SERIES is a study, a folder or zip with several series: denoise each CT series into a folder in OUT, "
-        "named by SeriesNumber, and tell why the others were left out",
+        "named by SeriesNumber, and say why the others were left out",
     )
     parser.add_argument(
         "--rules",
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> int:
         return denoise_cohort(options.input, options.output, configs, overrides, resume=options.resume, places=places)
     for name in ("resume", "processes", "scheduler", "resource", "tries"):
         if getattr(options, name):
-            raise BioAttError(f"--{name} is about a list of series; give it together with --cohort")
+            raise BioAttError(f"--{name} applies to a list of series; use it with --cohort")
     run_workflow("inference", configs, overrides)
     return 0
 
@@ -129,7 +129,7 @@ def _all_series(options: argparse.Namespace, configs: list[str], overrides: dict
 
     for name in ("series", "one_scan", "cohort", "resume", "processes", "scheduler", "resource", "tries"):
         if getattr(options, name):
-            raise BioAttError(f"--all-series is about a whole study; leave out --{name.replace('_', '-')}")
+            raise BioAttError(f"--all-series applies to a whole study; leave out --{name.replace('_', '-')}")
     rules = read_rules(Path(options.rules) if options.rules else None)
     return denoise_study(options.input, options.output, configs, overrides, rules)
 
@@ -170,7 +170,7 @@ def _places(options: argparse.Namespace) -> Places:
     if options.scheduler and options.processes:
         raise BioAttError("--processes are of this machine, --scheduler has its own workers; give one of them")
     if options.resource and not options.scheduler:
-        raise BioAttError("--resource is about the workers of a cluster; give it together with --scheduler")
+        raise BioAttError("--resource applies to the workers of a cluster; use it with --scheduler")
     for name in ("processes", "tries"):
         number = getattr(options, name)
         if number is not None and number < 1:

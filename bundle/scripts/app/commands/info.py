@@ -19,8 +19,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "info",
-        help="tell versions, weights, device and precision",
-        description="Tell the versions, the bundle's weights and their sha256, and the device and precision that would "
+        help="show versions, weights, device and precision",
+        description="Show the versions, the bundle's weights and their sha256, and the device and precision that would "
         "be used.",
     )
     parser.add_argument("--json", action="store_true", help="for programs")

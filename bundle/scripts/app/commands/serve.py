@@ -17,7 +17,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "serve",
         help="run a DICOM node: take CT by C-STORE, send the derived series on",
         description="Take CT series by C-STORE, denoise each as `bioatt denoise` does, and send the derived series to "
-        "another node. What was acknowledged is on disk, and goes on after a stop of any kind.",
+        "another node. What was acknowledged is on disk, and is processed after a restart.",
         epilog=f"example: {_EXAMPLE}\n\n{NOTICE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -38,8 +38,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     _add_completeness(parser)
     _add_limits(parser)
     _add_tls(parser)
-    parser.add_argument("--status", action="store_true", help="tell what stands in the queue, and end")
-    parser.add_argument("--retry-failed", action="store_true", help="let what failed wait again, and end")
+    parser.add_argument("--status", action="store_true", help="show what is in the queue, and exit")
+    parser.add_argument("--retry-failed", action="store_true", help="retry what failed, and exit")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -57,12 +57,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    try:
-        from ..node.node import serve
-    except ModuleNotFoundError as error:
-        if error.name != "pynetdicom":
-            raise
-        raise BioAttError("a node needs pynetdicom; python -m pip install 'pynetdicom>=3.0.4'") from error
+    from ..node.node import serve
 
     serve(_node_options(options))
     return 0
@@ -82,7 +77,7 @@ def _add_completeness(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         default=300.0,
         metavar="S",
-        help="where an association broke off, wait S seconds for its sender to come again (default: 300)",
+        help="after an aborted association, wait S seconds for its sender to send again (default: 300)",
     )
     parser.add_argument(
         "--hold-broken", action="store_true", help="put such a series among the failed then, do not denoise it as it is"

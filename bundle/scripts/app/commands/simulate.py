@@ -14,7 +14,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "simulate",
         help="make a low-dose series from a routine one",
         description="Simulate a lower dose: a DICOM series becomes a derived DICOM series, marked as simulated, NIfTI "
-        "becomes NIfTI. Only the noise by which the doses differ is added; docs/simulation.md tells how.",
+        "becomes NIfTI. Only the noise by which the doses differ is added; docs/simulation.md describes the method.",
         epilog=f"example: bioatt simulate study/series3 study/series3_quarter --dose 0.25\n\n{NOTICE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -49,12 +49,6 @@ def add(commands: argparse._SubParsersAction) -> None:
         "to superior (default: the same for all slices)",
     )
     parser.add_argument("--views", type=int, default=1000, metavar="N", help="angles over half a turn (default: 1000)")
-    parser.add_argument(
-        "--projector",
-        choices=("fourier", "scikit-image"),
-        default="fourier",
-        help="how line integrals and images are computed (default: fourier, the fast one)",
-    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -68,7 +62,6 @@ def run(options: argparse.Namespace) -> None:
         photons=options.photons,
         electronic_sd=options.electronic,
         views=options.views,
-        projector=options.projector,
         tube_current=options.tube_current,
         seed=options.seed,
         realisations=options.realisations,

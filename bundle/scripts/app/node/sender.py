@@ -81,8 +81,8 @@ def _send_one(association, file, destination, code_to_category) -> None:  # noqa
     try:
         status = association.send_c_store(file)
     except (RuntimeError, ValueError, AttributeError) as error:  # the association broke, or no context was accepted
-        raise BioAttError(f"{destination} takes no more ({type(error).__name__})") from error
+        raise BioAttError(f"{destination} stopped accepting images ({type(error).__name__})") from error
     if "Status" not in status:
-        raise BioAttError(f"{destination} broke off")
+        raise BioAttError(f"{destination} aborted the association")
     if code_to_category(status.Status) not in ("Success", "Warning"):
         raise BioAttError(f"{destination} refused an image with status 0x{status.Status:04X}")

@@ -36,7 +36,7 @@ class Completeness:
     Args:
         quiet_s: seconds since its last image, longer than any pause of a sender.
         at_release: at the end of its association, without the quiet time.
-        patience_s: seconds to wait for the sender to come again where an association broke off.
+        patience_s: seconds to wait for the sender to come again where an association was aborted.
         hold_broken: put such a series among the failed then; else it is taken as it is, with a warning.
     """
 
@@ -209,16 +209,16 @@ class StorageQueue:
             self.discard(folder)
             return True
         if arrival.broken and when.hold_broken:
-            fail(self, folder, "its association broke off and nobody sent it again")
+            fail(self, folder, "its association was aborted and it was not sent again")
             return True
         if target.exists():
             if not _same_files(folder / "source", target / "source"):
                 return False
-            logger.info("series %s: came once more, as it waits already", uid)
+            logger.info("series %s: received again, the same files as those waiting", uid)
             self.discard(folder)
             return True
         if arrival.broken:
-            logger.warning("series %s: its association broke off and nobody sent it again; taken as it is", uid)
+            logger.warning("series %s: its association was aborted and it was not sent again; taken as it is", uid)
         (folder / _OPEN).unlink(missing_ok=True)
         os.rename(folder, target)
         sync_folder(self.waiting)

@@ -1,4 +1,4 @@
-"""A water cylinder with rods of low, middle and high contrast, for texture: its resolution is known exactly."""
+"""A water cylinder with rods of low to high contrast, for texture: its resolution is known exactly."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-#: Contrast of the rods to water in HU, low, middle and high.
-CONTRASTS_HU = (14.0, 60.0, 300.0)
+#: Contrast of the rods to water in HU, from low to high.
+CONTRASTS_HU = (14.0, 60.0, 120.0, 300.0)
 
 
 @dataclass(frozen=True, kw_only=True)

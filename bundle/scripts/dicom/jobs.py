@@ -1,0 +1,44 @@
+"""What a process of its own can be asked to do with a file: decode it, compare it, or write what is derived from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .child import END
+from .pixels import have_same_hu, read_frames
+from .read import Notes, read_file
+from .write import write_file
+
+
+def _hu(given: tuple[Path, Mapping[int, int], tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+    """Index and HU of each slice of a file, see `read_file`; then what was noted of it."""
+    notes = Notes()
+    for index, hu in read_file(*given, notes):
+        yield index, np.ascontiguousarray(hu, np.float32).data.cast("B")
+    yield END, notes.to_json()
+
+
+def _same(pair: tuple[Path, Path]) -> Iterator[tuple[int, bytes]]:
+    """Whether two files hold the same HU."""
+    yield END, json.dumps(have_same_hu(*pair)).encode()
+
+
+def _stored(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Stored values of each frame of a file."""
+    for frame, (stored, _) in enumerate(read_frames(file)):
+        yield frame, np.ascontiguousarray(stored, np.int64).data.cast("B")
+    yield END, b""
+
+
+def _written(given: tuple[Any, ...]) -> Iterator[tuple[int, bytes]]:
+    """What `write_file` returns for its arguments."""
+    yield END, json.dumps(write_file(*given)).encode()
+
+
+#: Of what each was given: index and content of the records, the last of them with the index `END`.
+JOBS = {"hu": _hu, "same": _same, "stored": _stored, "written": _written}
