@@ -118,6 +118,6 @@ def test_a_patient_without_a_folder_is_one_line(tmp_path, labels, capsys):
 def test_training_takes_the_oracle(data, made, tmp_path):
     small = {"views": 30, "network_def#widths": [4, 6], "patch_shape": [32, 32], "tensorboard": False}
     small |= {"train#trainer#max_epochs": 1, "val_interval": 1, "prior": f"table:{made / 'oracle.csv'}"}
-    places = {"dataset_dir": str(data), "output_dir": str(tmp_path / "out"), "validate_patients": ["C"]}
+    places = {"dataset_dir": str(data), "output_dir": str(tmp_path / "out"), "validation_patients": ["C"]}
     run_workflow("training", ["train.json"], places | small)
     assert (tmp_path / "out" / "model.pt").exists()
