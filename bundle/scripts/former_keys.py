@@ -20,12 +20,16 @@ FORMER_KEYS = {
     "num_workers": "train.json cuts its patches on the device; only paper.json has it",
     "scope_only": "it is recipe_only",
     "initial_weights": "it is initialise_from",
+    "validate_patients": "it is validation_patients",
+    "validate_dose_fraction": "it is validation_dose_fraction",
+    "validate_slices_per_patient": "it is validation_slices_per_patient",
     "bf16": "it is precision (auto, fp32 or bf16) but for training",
 }
 #: Options of the command that are gone, likewise.
 FORMER_OPTIONS = {
     "--bf16": "auto is the default now, else --precision bf16",
     "--projector": "there is one projector, the fast one",
+    "--validate": "it is --validation for `bioatt train`, --patients for `bioatt evaluate`",
 }
 #: Config files that are gone, likewise.
 FORMER_CONFIGS = {"second_stage.json": "training has one stage; shipped.json trains the weights that ship"}

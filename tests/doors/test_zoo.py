@@ -228,7 +228,7 @@ def test_no_property_is_missing_or_misnamed(bundle_root, elsewhere, configs, kin
     if kind == "train":
         overrides |= {"views": 30}
         if not paper:
-            overrides |= {"train_patients": ["A"], "validate_patients": ["B"], "test_patients": ["C"]}
+            overrides |= {"train_patients": ["A"], "validation_patients": ["B"], "test_patients": ["C"]}
     else:
         overrides["dataset_dir"] = str(data / "A")
     workflow = ConfigWorkflow(

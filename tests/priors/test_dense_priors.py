@@ -192,7 +192,7 @@ def test_training_and_evaluation_take_dense_and_tempered_priors(tmp_path):
     small = ["views=60", "prior=compact", "prior_form=dense", "prior_temperature=3", "network_def#widths=[4,6]"]
     small += ["patch_shape=[32,32]", "batch_size=4", "steps_per_epoch=10", "tensorboard=false"]
     more = ["train#trainer#max_epochs=2", "val_interval=2"]
-    assert main(["train", str(data), str(tmp_path / "out"), "--validate", "B", "--set", *small, *more]) == 0
+    assert main(["train", str(data), str(tmp_path / "out"), "--validation", "B", "--set", *small, *more]) == 0
     kept = [np.load(path) for path in (tmp_path / "out" / "cache").glob("*/*.prior.npy")]
     assert len(kept) == 4 and {one.shape[1:] for one in kept} == {(11, 4, 4)}
     words = [str(data), str(tmp_path / "e"), "--weights", str(tmp_path / "out" / "model.pt")]

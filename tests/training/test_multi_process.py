@@ -25,7 +25,7 @@ SETTINGS = SMALL_TRAINING | {
     "train#trainer#max_epochs": 3,
     "val_interval": 3,
     "train_patients": ["A"],
-    "validate_patients": ["B"],
+    "validation_patients": ["B"],
 }
 
 

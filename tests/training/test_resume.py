@@ -27,7 +27,7 @@ def dataset(tmp_path_factory):
 def words(dataset, out, *settings):
     """Arguments of `bioatt train`; all trainings share the cache."""
     cache = f"cache_dir={dataset.parent / 'cache'}"
-    return ["train", str(dataset), str(out), "--validate", "B", "--set", *SMALL, cache, *settings]
+    return ["train", str(dataset), str(out), "--validation", "B", "--set", *SMALL, cache, *settings]
 
 
 def weights(path):

@@ -70,23 +70,23 @@ def test_named_patients_override_the_file_and_leave_it_alone(tmp_path, caplog):
     studies, file = collection("ABCD"), tmp_path / "split.json"
     make_split(studies, file=file, seed=1)
     text = file.read_text()
-    split = make_split(studies, file=file, validate_patients=["B"], test_patients=[pseudonym_of("D")])
+    split = make_split(studies, file=file, validation_patients=["B"], test_patients=[pseudonym_of("D")])
     assert names_of(split, studies) == {"train": ["A", "C"], "validate": ["B"], "test": ["D"]}
     assert file.read_text() == text and "another split" in caplog.text
-    twice = make_split(studies, file=file, train_patients=["A", "A", "C"], validate_patients=["B"])
+    twice = make_split(studies, file=file, train_patients=["A", "A", "C"], validation_patients=["B"])
     assert names_of(twice, studies) == {"train": ["A", "A", "C"], "validate": ["B"], "test": []}
 
 
 def test_a_patient_named_in_two_parts_by_two_names_is_refused(tmp_path):
-    with pytest.raises(BioAttError, match="patients B are in validate_patients and test_patients"):
-        make_split(collection(), file=tmp_path / "s.json", validate_patients=["B"], test_patients=[pseudonym_of("B")])
+    with pytest.raises(BioAttError, match="patients B are in validation_patients and test_patients"):
+        make_split(collection(), file=tmp_path / "s.json", validation_patients=["B"], test_patients=[pseudonym_of("B")])
     assert not (tmp_path / "s.json").exists()
 
 
 def test_a_file_with_a_patient_in_two_parts_is_refused(tmp_path):
     one = pseudonym_of("A")
     (tmp_path / "s.json").write_text(json.dumps({"train": [one], "validate": [one], "test": []}))
-    with pytest.raises(BioAttError, match="patients A are in train_patients and validate_patients"):
+    with pytest.raises(BioAttError, match="patients A are in train_patients and validation_patients"):
         make_split(collection(), file=tmp_path / "s.json")
 
 
@@ -100,7 +100,7 @@ def test_an_empty_part_is_an_error_but_the_test_falls_back(tmp_path, caplog):
     split = make_split(collection("AB"), file=tmp_path / "split.json")
     assert split.patients("test") == split.parts["validate"] and "those that validated are taken" in caplog.text
     alone = make_split(collection("A"), file=tmp_path / "alone.json")
-    with pytest.raises(BioAttError, match="no patient is left to validate on; name some in validate_patients"):
+    with pytest.raises(BioAttError, match="no patient is left to validate on; name some in validation_patients"):
         alone.patients("validate")
     with pytest.raises(BioAttError, match="no patient is left to validate on"):
         make_split(collection("A"), file=tmp_path / "needed.json", needed=["train", "validate"])

@@ -19,7 +19,7 @@ SETTINGS = SMALL_TRAINING | {
     "train#trainer#max_epochs": 2,
     "val_interval": 1,
     "train_patients": ["A"],
-    "validate_patients": ["B"],
+    "validation_patients": ["B"],
 }
 needs_mlflow = pytest.mark.skipif(
     importlib.util.find_spec("mlflow") is None, reason="mlflow is not installed (python -m pip install 'mlflow>=3.13')"

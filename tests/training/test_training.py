@@ -28,7 +28,7 @@ def dataset(tmp_path_factory):
 def run(dataset, tmp_path_factory):
     """A finished small training on patient A."""
     out = tmp_path_factory.mktemp("run")
-    assert main(["train", str(dataset), str(out), "--validate", "B", "--set", *SMALL]) == 0
+    assert main(["train", str(dataset), str(out), "--validation", "B", "--set", *SMALL]) == 0
     return out
 
 
@@ -54,7 +54,7 @@ def test_the_patient_that_validates_is_not_simulated_for_training(run):
 
 
 def test_evaluation_measures_the_weights_it_is_given(run, dataset, tmp_path):
-    words = [str(dataset), str(tmp_path / "out"), "--validate", "B", "--weights", str(run / "model.pt")]
+    words = [str(dataset), str(tmp_path / "out"), "--patients", "B", "--weights", str(run / "model.pt")]
     bare = ["validate#inferer=@train#inferer", 'prepare_batch#extra_keys=["prior"]']  # as validation
     assert main(["evaluate", *words, "--set", *SMALL[:3], *bare]) == 0
     measured = json.loads((tmp_path / "out" / "evaluation.json").read_text())["patients"][pseudonym_of("B")]
@@ -72,7 +72,7 @@ def test_evaluation_judges_the_anchored_result(run, dataset, tmp_path):
     changes = []
     for anchor_mm in ("0.05", "2", "10"):
         out = tmp_path / anchor_mm
-        words = [str(dataset), str(out), "--validate", "B", "--weights", str(run / "model.pt")]
+        words = [str(dataset), str(out), "--patients", "B", "--weights", str(run / "model.pt")]
         assert main(["evaluate", *words, "--anchor-mm", anchor_mm, "--set", *SMALL[:3]]) == 0
         means = json.loads((out / "evaluation.json").read_text())["patients"][pseudonym_of("B")]
         changes.append(abs(means["denoised"]["rmse_hu"] - means["low"]["rmse_hu"]))
@@ -82,13 +82,13 @@ def test_evaluation_judges_the_anchored_result(run, dataset, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--validate", "Z"], "patients Z are not in"),
+        (["--validation", "Z"], "patients Z are not in"),
         (
-            ["--validate", "B", "--set", 'train_patients=["B"]'],
-            "patients B are in train_patients and validate_patients",
+            ["--validation", "B", "--set", 'train_patients=["B"]'],
+            "patients B are in train_patients and validation_patients",
         ),
-        (["--validate", "B", "--set", "learning_rat=1"], "unknown config override --learning_rat: .*learning_rate"),
-        (["--validate", "B", "--set", "prior"], "wanted KEY=VALUE"),
+        (["--validation", "B", "--set", "learning_rat=1"], "unknown config override --learning_rat: .*learning_rate"),
+        (["--validation", "B", "--set", "prior"], "wanted KEY=VALUE"),
     ],
 )
 def test_bad_settings_are_one_line(dataset, tmp_path, capsys, words, message):
@@ -113,7 +113,7 @@ def test_the_split_beside_the_weights_is_evaluated_unless_patients_are_named(run
 
 
 def test_a_missing_dataset_is_one_line(tmp_path, capsys):
-    assert main(["train", str(tmp_path / "none"), str(tmp_path / "out"), "--validate", "B"]) == 2
+    assert main(["train", str(tmp_path / "none"), str(tmp_path / "out"), "--validation", "B"]) == 2
     assert "is not a folder" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -140,7 +140,7 @@ def test_the_papers_recipe_runs_and_is_the_papers(dataset, tmp_path):
 )
 def test_other_losses_train(dataset, tmp_path, loss):
     few = SMALL_WORDS
-    words = [str(dataset), str(tmp_path / "out"), "--validate", "B", "--set", *few, f"loss={loss}"]
+    words = [str(dataset), str(tmp_path / "out"), "--validation", "B", "--set", *few, f"loss={loss}"]
     assert main(["train", *words, "train#trainer#max_epochs=3", "val_interval=3"]) == 0
     losses = [float(row["loss"]) for row in csv.DictReader((tmp_path / "out" / "curve.csv").open())]
     assert losses[-1] < losses[0]
@@ -165,7 +165,7 @@ def test_every_layout_trains_and_is_evaluated(tmp_path):
     write_ct_series(data / "F", noise_sd=12.0, seed=30, **small)
     out = tmp_path / "out"
     few = SMALL_WORDS
-    words = [str(data), str(out), "--validate", "N", "--set", *few, "train#trainer#max_epochs=2", "val_interval=2"]
+    words = [str(data), str(out), "--validation", "N", "--set", *few, "train#trainer#max_epochs=2", "val_interval=2"]
     assert main(["train", *words, 'test_patients=["C002"]']) == 0
     realisations = sorted(len(np.load(path)["low"]) for path in (out / "cache").glob("*/*.npz"))
     assert realisations == [1, 1, 1, 1, 3, 3], "two slices each: real doses of Mayo and NIfTI, three simulated ones"

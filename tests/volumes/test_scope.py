@@ -70,7 +70,7 @@ def test_training_data_gives_the_ranges_it_shows(tmp_path, gains):
     overrides = {
         "dataset_dir": str(data),
         "output_dir": str(tmp_path / "out"),
-        "validate_patients": ["B"],
+        "validation_patients": ["B"],
         "prior": "uniform",
         "views": 40,
         "dose_fractions": [0.5],

@@ -242,7 +242,7 @@ def _run(
         "cache_dir": str(output_dir / "cache"),
         "seed": run.seed,
         "train_patients": [patient for patient in others if patient != validating],
-        "validate_patients": [validating],
+        "validation_patients": [validating],
         "test_patients": [run.left_out],
         "resume": True,
         **matrix.settings,

@@ -17,7 +17,7 @@ prior, one of (default: the one the weights were trained with):
   compact          the small prior model of this bundle; a stand-in, not BiomedCLIP
   biomedclip       BiomedCLIP from its hub, the paper's prior
   hf-hub:NAME      another CLIP from the hub
-  local-dir:PATH   a CLIP in a folder, in open_clip's form
+  local-dir:PATH   a CLIP in a folder, in open_clip's format
   table:FILE       a CSV of priors, by SOPInstanceUID or file name
   uniform          the same for all descriptors
   random:SEED      random numbers, as a control
@@ -171,19 +171,9 @@ def add_workflow(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
 
 
-def add_validate(parser: argparse.ArgumentParser, what: str) -> None:
-    """Patients that are not trained on; `what` says for what."""
-    parser.add_argument("--validate", nargs="+", metavar="PATIENT", default=[], help=f"{what}; folders or pseudonyms")
-
-
 def training_overrides(options: argparse.Namespace) -> dict[str, Any]:
     """What `train` and `evaluate` both override."""
-    return {
-        "dataset_dir": options.data,
-        "output_dir": options.output,
-        **({"validate_patients": options.validate} if options.validate else {}),
-        **read_settings(options.set),
-    }
+    return {"dataset_dir": options.data, "output_dir": options.output, **read_settings(options.set)}
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -201,7 +191,7 @@ def read_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """``KEY=VALUE`` words as config overrides; a value is JSON where it can be, else text.
 
     Raises:
-        BioAttError: a word of another form.
+        BioAttError: a word that is not KEY=VALUE.
     """
     settings: dict[str, Any] = {}
     for pair in pairs:

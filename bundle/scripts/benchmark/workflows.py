@@ -209,7 +209,7 @@ def time_training(scratch: Path, shape: tuple[int, int], slices: int, steps_per_
         "dataset_dir": str(scratch / "data"),
         "output_dir": str(scratch / "training"),
         "train_patients": ["train"],
-        "validate_patients": ["validate"],
+        "validation_patients": ["validate"],
         "slices_per_patient": slices,
         "views": 100,  # of the simulation, which is over when training begins
         "val_interval": _EPOCHS + 1,

@@ -262,9 +262,9 @@ def _for_workers(overrides: Mapping[str, Any]) -> dict[str, Any]:
         settings["device"] = str(settings["device"])
     if "weights" in settings:
         settings["weights"] = os.path.abspath(settings["weights"])
-    form, _, path = str(settings.get("prior", "")).partition(":")
-    if form in ("local-dir", "table"):
-        settings["prior"] = f"{form}:{os.path.abspath(path)}"
+    kind, _, path = str(settings.get("prior", "")).partition(":")
+    if kind in ("local-dir", "table"):
+        settings["prior"] = f"{kind}:{os.path.abspath(path)}"
     return settings
 
 

@@ -10,9 +10,9 @@ _JPEG_FRAME_MARKERS = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xC
 
 
 class Claim(NamedTuple):
-    """What a codestream says it is; `rows` 0 where they follow later, `signed` None where its form cannot say."""
+    """What a codestream says it is; `rows` 0 where they follow later, `signed` None where its coding cannot say."""
 
-    form: str  # JPEG, JPEG-LS or JPEG 2000
+    coding: str  # JPEG, JPEG-LS or JPEG 2000
     rows: int
     columns: int
     components: int

@@ -134,11 +134,11 @@ def is_named_like(name: str, slices: list[str]) -> bool:
     unfinished = Path(name).suffix.lower() in _UNFINISHED
     if unfinished and name.rsplit(".", 1)[0] in slices:  # that slice is there as well
         return False
-    for form in [name, name.rsplit(".", 1)[0]] if unfinished else [name]:
-        suffix = _suffix(form)
+    for bare in [name, name.rsplit(".", 1)[0]] if unfinished else [name]:
+        suffix = _suffix(bare)
         if suffix in suffixes and (suffix or len(patterns) > max(2, len(slices) // 2)):  # else names without a pattern
             return True
-        if any(character.isdigit() for character in form) and _pattern(form) in patterns:
+        if any(character.isdigit() for character in bare) and _pattern(bare) in patterns:
             return True
     return False
 

@@ -46,7 +46,7 @@ _BEGINNINGS = {
 _REMEDIES = {
     "NIfTI file": "name one of them, or write them into a list for --cohort",
     "archive": "unpack it, and name the folder",
-    **{f"{form} file": _CONVERT for form in dict.fromkeys(_VOLUMES.values())},
+    **{f"{name} file": _CONVERT for name in dict.fromkeys(_VOLUMES.values())},
     **dict.fromkeys(("MetaImage file", "NRRD file"), "name the file itself"),
     **dict.fromkeys(("Analyze or paired NIfTI file", "MINC file"), _BY_SIMPLEITK),
     "FreeSurfer file": _BY_NIBABEL,

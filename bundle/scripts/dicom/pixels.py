@@ -24,7 +24,7 @@ _RLE = "1.2.840.10008.1.2.5"
 _CONVERT = "convert it to Explicit VR Little Endian, e.g. with {} of DCMTK"
 _PIP = "python -m pip install {}"
 _LIBJPEG = f"{_PIP.format('pylibjpeg pylibjpeg-libjpeg')} (GPL-3), or {_CONVERT.format('dcmdjpeg')}"
-_FORMS = {
+_CODINGS = {
     **{f"1.2.840.10008.1.2.4.{n}": "JPEG" for n in (50, 51, 53, 55, 57, 70)},
     **{f"1.2.840.10008.1.2.4.{n}": "JPEG-LS" for n in (80, 81)},
     **{f"1.2.840.10008.1.2.4.{n}": "JPEG 2000" for n in (90, 91, 92, 93, 201, 202, 203)},
@@ -52,7 +52,7 @@ def read_frames(file: str | os.PathLike[str], notes: set[str] | None = None) -> 
 
     Raises:
         BioAttError: not DICOM, not grey images in HU, pixel data missing, cut short, of another shape, sign or
-            number of bits than the header says, or in a form that no installed package decodes.
+            number of bits than the header says, or in a coding that no installed package decodes.
     """
     path = Path(file)
     dataset = open_dicom(path)
@@ -66,10 +66,10 @@ def read_frames(file: str | os.PathLike[str], notes: set[str] | None = None) -> 
     notes = set() if notes is None else notes
     bits_allocated, bits_stored = _bits(dataset, path, notes)
     claims = _check_pixel_data(dataset, path, syntax, (len(headers), *shape), bits_allocated, notes)
-    forms = {claim.form for claim in claims} if len(claims) == len(headers) else {"something else"}
-    if str(syntax) in _FORMS and forms != {_FORMS[str(syntax)]}:  # no decoder sees what was not looked into
+    codings = {claim.coding for claim in claims} if len(claims) == len(headers) else {"something else"}
+    if str(syntax) in _CODINGS and codings != {_CODINGS[str(syntax)]}:  # no decoder sees what was not looked into
         raise BioAttError(
-            f"{path}: TransferSyntaxUID says {syntax.name}, but PixelData is {', '.join(sorted(forms))}; copy the "
+            f"{path}: TransferSyntaxUID says {syntax.name}, but PixelData is {', '.join(sorted(codings))}; copy the "
             "file again, or decompress it with the system that wrote it"
         )
     for claim in claims:

@@ -188,5 +188,5 @@ def _changes(low: Mapping[str, float], out: Mapping[str, float]) -> str:
     shown = (("PSNR", "psnr_db", ".2f", " dB"), ("SSIM", "ssim", ".4f", ""), ("RMSE", "rmse_hu", ".2f", " HU"))
     shown += (("noise", "noise_sd_hu", ".1f", " HU"),)
     return ", ".join(
-        f"{title} {low[key]:{form}} -> {out[key]:{form}}{unit}" for title, key, form, unit in shown if key in low
+        f"{title} {low[key]:{digits}} -> {out[key]:{digits}}{unit}" for title, key, digits, unit in shown if key in low
     )

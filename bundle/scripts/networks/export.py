@@ -29,7 +29,7 @@ Runner = Callable[[Tensor, Tensor], Tensor]
 
 
 def export_network(
-    network: nn.Module, path: str | os.PathLike[str], form: str, *, record: Mapping[str, str] | None = None
+    network: nn.Module, path: str | os.PathLike[str], file_format: str, *, record: Mapping[str, str] | None = None
 ) -> float:
     """Write `network` as a file that needs none of this bundle's code, and compare it with PyTorch.
 
@@ -39,7 +39,7 @@ def export_network(
     Args:
         network: in eval mode, on the CPU.
         path: the file, ending in the format's suffix (`SUFFIXES`); replaced if it exists.
-        form: ``onnx``, ``exported`` (torch.export) or ``torchscript``.
+        file_format: ``onnx``, ``exported`` (torch.export) or ``torchscript``.
         record: what made the weights, kept inside the file: metadata of ONNX, ``record.json`` of the others.
 
     Returns:
@@ -48,16 +48,18 @@ def export_network(
     Raises:
         BioAttError: an unknown format or suffix, a package is missing, or the file gives another result.
     """
-    if form not in SUFFIXES:
-        raise BioAttError(f"format is {form!r}, wanted one of {', '.join(SUFFIXES)}")
-    if Path(path).suffix != SUFFIXES[form]:
-        raise BioAttError(f"{path} must end in {SUFFIXES[form]} for the format {form}; name the file so")
-    if form == "onnx":
+    if file_format not in SUFFIXES:
+        raise BioAttError(f"format is {file_format!r}, wanted one of {', '.join(SUFFIXES)}")
+    if Path(path).suffix != SUFFIXES[file_format]:
+        raise BioAttError(f"{path} must end in {SUFFIXES[file_format]} for the format {file_format}; name the file so")
+    if file_format == "onnx":
         _need_onnx()
     with staged_file(path) as file:
         kept = {key: str(text) for key, text in (record or {}).items()}
-        {"onnx": _write_onnx, "exported": _write_exported, "torchscript": _write_torchscript}[form](network, file, kept)
-        difference = _compare(network, load_exported(file, form))
+        {"onnx": _write_onnx, "exported": _write_exported, "torchscript": _write_torchscript}[file_format](
+            network, file, kept
+        )
+        difference = _compare(network, load_exported(file, file_format))
         if not difference <= TOLERANCE:
             raise BioAttError(
                 f"{path} differs from PyTorch by {difference:.2g} (network range), more than {TOLERANCE:g}; "
@@ -66,18 +68,18 @@ def export_network(
     return difference
 
 
-def load_exported(path: str | os.PathLike[str], form: str, *, threads: int = 0) -> Runner:
+def load_exported(path: str | os.PathLike[str], file_format: str, *, threads: int = 0) -> Runner:
     """A file of `export_network` as a function of image and prior, on the CPU.
 
     Args:
         path: the file.
-        form: its format.
+        file_format: its format.
         threads: of onnxruntime; 0 lets it choose.
     """
-    if form == "onnx":
+    if file_format == "onnx":
         _need_onnx()
         return _load_onnx(path, threads)
-    if form == "torchscript":
+    if file_format == "torchscript":
         return torch.jit.load(path)
     # The guards of torch.export speak of the sizes it was traced with; the graph is right for all (and tested so).
     return torch.export.load(path).module(check_guards=False)

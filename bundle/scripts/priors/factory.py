@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COMPACT_LABEL = "compact prior model 2.0 (a stand-in, not BiomedCLIP)"
-FORMS = "compact | biomedclip | hf-hub:NAME | local-dir:PATH | table:FILE | uniform | random:SEED"
+PRIORS = "compact | biomedclip | hf-hub:NAME | local-dir:PATH | table:FILE | uniform | random:SEED"
 
 
 def make_prior(
@@ -56,7 +56,7 @@ def make_prior(
         recipe: of the weights that get the priors; None asks nothing. Another prior than theirs is told in the log.
 
     Raises:
-        BioAttError: the string has none of these forms, or what it names cannot be loaded; raised here and not
+        BioAttError: the string is none of these, or what it names cannot be loaded; raised here and not
             first when a slice comes. Also when the weights were trained with other words, or with another form,
             temperature, preparation or window, which the controls (uniform, random) do not have.
 
@@ -65,7 +65,7 @@ def make_prior(
         'uniform prior (no model)'
     """
     if not isinstance(prior, str):
-        raise BioAttError(f"unknown prior {prior!r}; use one of {FORMS}")
+        raise BioAttError(f"unknown prior {prior!r}; use one of {PRIORS}")
     if recipe is not None and recipe.sha256:
         _check_recipe(
             recipe, prior, descriptors, preparation=preparation, window_hu=window_hu, form=form, temperature=temperature
@@ -118,14 +118,14 @@ def _check_recipe(recipe: Recipe, prior: str, descriptors: Sequence[str], **aske
 
 def _without_clip(prior: str, descriptors: Sequence[str]) -> PriorSource:
     """The source of a prior that needs no CLIP."""
-    form, _, rest = prior.partition(":")
+    kind, _, rest = prior.partition(":")
     if prior == "uniform":
         return UniformPrior(descriptors=descriptors)
-    if form == "random" and rest.isdecimal():
+    if kind == "random" and rest.isdecimal():
         return RandomPrior(int(rest), descriptors=descriptors)
-    if form == "table" and rest:
+    if kind == "table" and rest:
         return TablePrior(rest, descriptors=descriptors)
-    raise BioAttError(f"unknown prior {prior!r}; use one of {FORMS}")
+    raise BioAttError(f"unknown prior {prior!r}; use one of {PRIORS}")
 
 
 def _find_clip(prior: str, descriptors: Sequence[str], models_dir: str | os.PathLike[str] | None) -> tuple[str, str]:

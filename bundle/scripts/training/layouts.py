@@ -168,9 +168,9 @@ def datalist(file: Path) -> list[Entry]:
             items = load_decathlon_datalist(file, True, section) if section in sections else ()
             entries += [_datalist_entry(item, f"{file}: an item of {section}", part) for item in items]
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise BioAttError(f"{file} is no MONAI datalist ({error}); see docs/data.md for its form") from error
+        raise BioAttError(f"{file} is no MONAI datalist ({error}); see docs/data.md") from error
     if not entries:
-        raise BioAttError(f"{file} lists nothing under training, validation or test; see docs/data.md for its form")
+        raise BioAttError(f"{file} lists nothing under training, validation or test; see docs/data.md")
     return entries
 
 

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 BY_PATIENT = "patient"
 WITHIN_PATIENT = "within_patient"
+#: The config key that names the patients of a part.
+KEYS = dict(zip(PARTS, ("train_patients", "validation_patients", "test_patients"), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class Split:
             logger.warning("no patient is left for the test, so those that validated are taken; name test_patients")
             return self.patients("validate")
         if not found:
-            raise BioAttError(f"no patient is left to {part} on; name some in {part}_patients, or leave others out")
+            raise BioAttError(f"no patient is left to {part} on; name some in {KEYS[part]}, or leave others out")
         return found
 
     def slices(self, part: str, count: int) -> range:
@@ -66,7 +68,7 @@ def make_split(
     fractions: Sequence[float] = (0.64, 0.16, 0.2),
     seed: int = 0,
     train_patients: Sequence[str] = (),
-    validate_patients: Sequence[str] = (),
+    validation_patients: Sequence[str] = (),
     test_patients: Sequence[str] = (),
     needed: Sequence[str] = (),
 ) -> Split:
@@ -79,7 +81,7 @@ def make_split(
             train, the next validate, the last test. It shows every patient in training; for reproduction only.
         fractions: shares of train, validate and test. The default is the paper's, which splits slices by it.
         seed: of the draw.
-        train_patients, validate_patients, test_patients: folder names or pseudonyms, which override the file; once
+        train_patients, validation_patients, test_patients: folder names or pseudonyms, which override the file; once
             any are named, all others train unless `train_patients` is named too.
         needed: parts that must not be empty.
 
@@ -94,7 +96,7 @@ def make_split(
             f"split_fractions is {list(fractions)}; give three shares of train, validate and test that sum to 1, "
             "e.g. [0.64, 0.16, 0.2]"
         )
-    named = dict(zip(PARTS, map(studies.pseudonyms, (train_patients, validate_patients, test_patients)), strict=True))
+    named = dict(zip(PARTS, map(studies.pseudonyms, (train_patients, validation_patients, test_patients)), strict=True))
     if split == WITHIN_PATIENT:
         if any(named.values()):
             raise BioAttError(f"{WITHIN_PATIENT} takes all patients for all parts; name none, or use split=patient")
@@ -156,7 +158,7 @@ def _check(parts: dict[str, list[str]], studies: Collection, path: Path) -> None
             both = sorted(set(parts[one]) & set(parts[other]))
             if both:
                 names = ", ".join(studies.folders.get(patient, patient) for patient in both)
-                raise BioAttError(f"patients {names} are in {one}_patients and {other}_patients; keep them in one")
+                raise BioAttError(f"patients {names} are in {KEYS[one]} and {KEYS[other]}; keep them in one")
     everyone = {patient for chosen in parts.values() for patient in chosen}
     missing = sorted(everyone - set(studies.patients))
     if missing:

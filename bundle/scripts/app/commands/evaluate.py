@@ -6,15 +6,7 @@ import argparse
 from pathlib import Path
 
 from ...errors import BioAttError
-from ..arguments import (
-    add_precision,
-    add_strength,
-    add_validate,
-    add_workflow,
-    network_config,
-    result_overrides,
-    training_overrides,
-)
+from ..arguments import add_precision, add_strength, add_workflow, network_config, result_overrides, training_overrides
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -25,7 +17,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Start the evaluation workflow (configs/train.json with evaluate.json).",
     )
     add_workflow(parser)
-    add_validate(parser, "patients to evaluate on (default: the test part of the split.json beside the weights)")
+    parser.add_argument(
+        "--patients",
+        nargs="+",
+        metavar="PATIENT",
+        help="patients to evaluate on, folders or pseudonyms (default: the test split of the split.json beside the "
+        "weights)",
+    )
     parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
     add_precision(parser)
     add_strength(parser)
@@ -36,13 +34,15 @@ def run(options: argparse.Namespace) -> None:
     from ...workflow import BUNDLE_ROOT, run_workflow
 
     overrides = result_overrides(options) | training_overrides(options)
+    if options.patients:
+        overrides["test_patients"] = options.patients
     if options.weights:
         overrides["weights"] = options.weights
-    if not overrides.keys() & {"split_file", "validate_patients", "test_patients"}:
+    if not overrides.keys() & {"split_file", "validation_patients", "test_patients"}:
         # Not a new split: that could hand over patients these weights were trained on.
         kept = Path(options.weights or BUNDLE_ROOT / "models" / "model.pt").with_name("split.json")
         if not kept.exists():
-            raise BioAttError(f"no patients to evaluate on: there is no {kept}; name some with --validate")
+            raise BioAttError(f"no patients to evaluate on: there is no {kept}; name some with --patients")
         overrides["split_file"] = str(kept)
     if options.network:
         overrides["network#network"] = "@network_def"

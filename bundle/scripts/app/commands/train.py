@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..arguments import add_validate, add_workflow, network_config, training_overrides
+from ..arguments import add_workflow, network_config, training_overrides
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -16,7 +16,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     add_workflow(parser)
     parser.add_argument("--tracking", metavar="NAME", help="mlflow: keep the curve in OUT/mlruns.db too")
-    add_validate(parser, "patients to validate on, left out of training (default: drawn, see split_fractions)")
+    parser.add_argument(
+        "--validation",
+        nargs="+",
+        metavar="PATIENT",
+        help="patients of the validation split, left out of training; folders or pseudonyms (default: drawn, see "
+        "split_fractions)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -24,4 +30,5 @@ def run(options: argparse.Namespace) -> None:
     from ...workflow import run_workflow
 
     configs = ["train.json", *network_config(options)]
-    run_workflow("training", configs, training_overrides(options), options.tracking)
+    named = {"validation_patients": options.validation} if options.validation else {}
+    run_workflow("training", configs, named | training_overrides(options), options.tracking)

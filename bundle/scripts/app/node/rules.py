@@ -35,7 +35,7 @@ class Rule:
         settings: keys and values of configs/inference.json, such as strength.
 
     Raises:
-        BioAttError: an unknown keyword or key, or a condition of another form.
+        BioAttError: an unknown keyword or key, or a condition that is neither.
     """
 
     name: str = "all"

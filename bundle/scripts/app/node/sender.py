@@ -32,7 +32,7 @@ class Destination:
         """Of ``AE@HOST:PORT``.
 
         Raises:
-            BioAttError: it is not of that form.
+            BioAttError: it is anything else.
         """
         match = re.fullmatch(r"([^@\\]{1,16})@(\[[^]]+\]|[^:@]+):(\d{1,5})", text)
         if not match or not 0 < int(match[3]) < 1 << 16:
