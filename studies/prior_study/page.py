@@ -19,6 +19,8 @@ from .runs import plan
 
 #: The interval that the study was made to reach, in dB: so small a difference does not matter.
 TARGET_DB = 0.05
+#: The baselines: attention with a prior that knows nothing, and no attention.
+UNIFORM, NONE = "prior: uniform", "no attention"
 #: Arms whose prior knows something of the slice.
 KNOWING = ("prior: compact", "prior: dense", "prior: oracle")
 RIGHT = "right"
@@ -140,23 +142,47 @@ def verdict(interval: Sequence[float] | None) -> str:
 
 def headline(summary: Mapping[str, Any]) -> str:
     """The conclusion in one sentence, from the intervals of the arms whose prior knows something."""
+    done, planned = summary["finished_runs"], summary["planned_runs"]
+    so_far = f"Not finished, {done} of {planned} runs are in: " if done < planned else ""
     gains = {
-        arm.removeprefix("prior: "): summary["arms"][arm]["gain_db"]["prior: uniform"]
+        arm.removeprefix("prior: "): summary["arms"][arm]["gain_db"][UNIFORM]
         for arm in KNOWING
-        if "prior: uniform" in summary["arms"].get(arm, {}).get("gain_db", {})
+        if UNIFORM in summary["arms"].get(arm, {}).get("gain_db", {})
     }
     if not gains:
-        return "Nothing can be said yet: no arm whose prior knows something has a run beside the uniform prior."
+        return f"{so_far}nothing can be said yet, no prior that knows something has a run beside the uniform prior."
     verdicts = {name: verdict(one["interval_95"]) for name, one in gains.items()}
-    told = ", ".join(f"{name} {_interval(one, 3)} dB" for name, one in gains.items())
+    told = "; ".join(
+        f"{name} {_interval(one, 2)} dB, {one['n']} patients, {_networks(summary, name)}" for name, one in gains.items()
+    )
     better = [name for name, one in verdicts.items() if one == "better"]
     if better:
-        start = f"A prior that knows the anatomy helps: {' and '.join(better)} beat the uniform prior"
+        start = f"a prior that knows the anatomy helps, {' and '.join(better)} beat the uniform prior"
     elif set(verdicts.values()) == {"no difference"}:
-        start = f"Priors do not help: none differs from the uniform prior by {TARGET_DB} dB"
+        start = f"priors do not help, none differs from the uniform prior by {TARGET_DB} dB"
     else:
-        start = "We found no evidence that priors help: none is better than the uniform prior"
-    return f"{start} in error against the truth (gain over uniform: {told})."
+        start = "we found no evidence that priors help, none is better than the uniform prior"
+    start = start if so_far else start[0].upper() + start[1:]
+    return f"{so_far}{start} in error against the truth (gain: {told})."
+
+
+def _networks(summary: Mapping[str, Any], name: str) -> str:
+    count = summary["arms"][f"prior: {name}"]["gain_db_by_network"][UNIFORM]["n"]
+    return "1 network" if count == 1 else f"{count} networks"
+
+
+def attention_line(summary: Mapping[str, Any]) -> str:
+    """What attention without anatomy does, beside none, in a sentence; empty where it has no runs."""
+    arms = {
+        name: summary["arms"].get(name, {}).get("gain_db", {}).get(NONE) for name in ("channel", "spatial", UNIFORM)
+    }
+    told = [
+        f"{name} {_interval(gain, 2)} dB and {_interval(summary['arms'][name]['contrast_gain'][NONE], 1, 100)} points of"
+        " contrast"
+        for name, gain in arms.items()
+        if gain
+    ]
+    return f"Attention that knows nothing, beside none: {'; '.join(told)}." if told else ""
 
 
 def _gains(own: Values, other: Values) -> Values:
@@ -197,16 +223,21 @@ def _page(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], stud
     made = records[0]["made"]
     return f"""# Do priors help?
 
-{headline(summary)} {summary["finished_runs"]} of {summary["planned_runs"]} planned runs are in: {len(study["arms"])}
-arms, {study["seeds"]} seeds, {made["folds"]} folds; {len(slices)} patients with {sum(slices.values())} slices are
-judged, each by networks and prior models that never saw them.
+{headline(summary)}
+
+{attention_line(summary)}
+
+{summary["finished_runs"]} of {summary["planned_runs"]} planned runs are in: of {len(study["arms"])} arms,
+{study["seeds"]} seeds and {made["folds"]} folds. {len(slices)} patients with {sum(slices.values())} slices are judged,
+each by networks that never saw them.
 
 Made by `make study`. A gain is positive where the arm has less error than the baseline: 10 log10 of the ratio of mean
 squared errors against the truth in the body, of the same patient and seed, averaged over seeds. The error is estimated
 without having the truth ([how](../evaluation.md)); low doses are simulated, a quarter of the dose. The 95% interval is
 over patients; `by network` is the same over the networks, one a fold and seed, each the mean of its patients: patients
 of a fold are judged by the same networks. `better` and `worse` leave out 0, `no difference` lies within {TARGET_DB} dB
-of 0. No correction is made for the number of comparisons.
+of 0. No correction is made for the number of comparisons. Arms with different patients cannot be compared but by their
+gains.
 
 ## Error and contrast
 
@@ -216,7 +247,7 @@ of 0. No correction is made for the number of comparisons.
 
 `error left` is the error over the low dose's, the mean over patients; `contrast kept` is that of discs of 4 to 15 mm
 and 20 or 40 HU in even soft tissue, the mean over diameters, of {_with_discs(summary)} patients who have room for them.
-{_not_positive(summary)}
+A stronger filter has less error and keeps less contrast. {_not_positive(summary)}
 
 ## Is the prior looked at?
 
@@ -232,11 +263,13 @@ another one is new to them; about 0 means that the prior is not looked at, or do
 
 ## What was run
 
-The network has widths {study["settings"]["widths"]}; each run trains {study["settings"]["steps"]} steps of
+The network has widths {study["settings"]["widths"]}. Each run trains {study["settings"]["steps"]} steps of
 {study["settings"]["batch_size"]} patches on unbiased targets, as the shipped weights are trained, but far shorter, and
-with the right prior in every patch. {_models(made)} `oracle` is the annotation itself, smoothed along z; `random` is
-drawn by slice. Phantoms are in
-no fold and always train. Run on {devices}; settings `{json.dumps(study["settings"])}`; data `{json.dumps(made)}`.
+with the right prior in every patch. `oracle` is the annotation itself, smoothed along z; `random` is drawn by slice.
+{_models(made)}
+Phantoms are in no fold and always train. Run on {devices}.
+
+Settings `{json.dumps(study["settings"])}`; data `{json.dumps(made)}`.
 """
 
 
@@ -265,11 +298,13 @@ def _not_positive(summary: Mapping[str, Any]) -> str:
 
 
 def _models(made: Mapping[str, Any]) -> str:
+    if "prior_steps" not in made:
+        return "`compact` and `dense` wait for the prior model of each fold, and are not in."
     if made["prior_steps"]:
-        return "`compact` and `dense` come from [a model of each fold](prior_models.md) that saw none of its patients;"
+        return "`compact` and `dense` come from [a model of each fold](prior_models.md) that saw none of its patients."
     return (
         "`compact` and `dense` come from the shipped prior model, which was trained on all of these patients\n"
-        "but the six that are left out of all training, so it knows them better than it would know a new patient;"
+        "but the six that are left out of all training, so it knows them better than it would know a new patient."
     )
 
 

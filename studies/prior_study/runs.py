@@ -159,7 +159,7 @@ def judge(
     pack: Pack,
     items: Sequence[Mapping[str, Any]],
     others: Sequence[Mapping[str, Any]],
-    has_prior: bool,
+    attends: bool,
 ) -> dict[str, Any]:
     """Figures by patient.
 
@@ -169,7 +169,7 @@ def judge(
         ``contrast``, the share of the discs' contrast that is kept, by diameter; ``slices`` and ``discs``.
     """
     device = next(network.parameters()).device
-    swapped = swap_priors(items, others) if has_prior else [None] * len(items)
+    swapped = swap_priors(items, others) if attends else [None] * len(items)
     errors: dict[str, dict[str, list[tuple[float, int]]]] = {}
     kept: dict[str, dict[str, list[float]]] = {}
     for item, swap in zip(items, swapped, strict=True):
@@ -184,7 +184,7 @@ def judge(
         )
         right = torch.from_numpy(item["pair"].priors)
         tests = {"right": right}
-        if has_prior:
+        if attends:
             tests |= {"uniform": torch.full_like(right, 1.0 / right.shape[1])}
             tests |= {"other region": torch.from_numpy(swap["pair"].priors)}
         plain, with_discs = seen.images()
@@ -224,7 +224,7 @@ def do_run(run: Run, pack: Pack, settings: Mapping[str, Any], file: Path, device
     items, judged = items_of(pack, run.prior, run.fold)
     network = train(run, items, settings, device)
     trained = time.perf_counter()
-    patients = judge(network, pack, judged, items, has_prior=run.attention == "prior")
+    patients = judge(network, pack, judged, items, attends=run.attention == "prior")
     told = {
         "settings": dict(settings),
         "made": dict(pack.made),
@@ -278,7 +278,7 @@ def do_missing(
     try:
         pack = read_pack(pack_folder, scratch)
         files = {run.file(results, study["settings"], pack.made): run for run in plan(study, len(pack.folds))}
-        missing = [(run, file) for file, run in files.items() if not file.exists() and _has_prior(pack, run)]
+        missing = [(run, file) for file, run in files.items() if not file.exists() and has_prior(pack, run)]
         for job in [*missing, *[None] * workers]:
             todo.put(job)
         for process in processes:
@@ -289,7 +289,8 @@ def do_missing(
     return sum(file.exists() for file in files), len(files)
 
 
-def _has_prior(pack: Pack, run: Run) -> bool:
+def has_prior(pack: Pack, run: Run) -> bool:
+    """Whether the prior of a run is made; says so if not."""
     known = run.prior in ("uniform", "random", "oracle") or f"{run.prior}_{run.fold}" in pack.priors
     if not known:
         print(f"{run.arm}, fold {run.fold}, seed {run.seed}: no prior in the pack; make it by the part `models`")

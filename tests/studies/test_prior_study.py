@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -18,8 +19,8 @@ from studies.prior_study import models
 from studies.prior_study.__main__ import main
 from studies.prior_study.labels import make_folds, oracle_priors
 from studies.prior_study.pack import read_pack
-from studies.prior_study.page import headline, read_records, summarise, verdict
-from studies.prior_study.runs import items_of, plan, priors_of, read_study
+from studies.prior_study.page import attention_line, headline, read_records, summarise, verdict
+from studies.prior_study.runs import has_prior, items_of, plan, priors_of, read_study
 
 LIVER, LUNGS = DESCRIPTORS.index("liver"), DESCRIPTORS.index("lungs")
 #: So small that a run takes a second.
@@ -186,6 +187,13 @@ def test_runs_that_are_there_are_not_done_again(results, packed, tmp_path):
     assert all((tmp_path / name).read_bytes() == content for name, content in kept.items() if name != gone)
 
 
+def test_runs_without_their_prior_are_left_out(pack, capsys):
+    bare = dataclasses.replace(pack, priors={})
+    priors = {run.prior for run in plan(read_study(TINY), 3) if has_prior(bare, run)}
+    assert priors == {"uniform", "random", "oracle"} and "make it by the part `models`" in capsys.readouterr().out
+    assert all(has_prior(pack, run) for run in plan(read_study(TINY), 3))
+
+
 def test_no_time_leaves_the_runs_undone(packed, tmp_path, capsys):
     words = [str(packed / "pack"), str(tmp_path / "results"), "--limit-s", "0", "--device", "cpu", "--set", *WORDS]
     assert main(["run", *words]) == 1
@@ -211,6 +219,9 @@ def test_records_of_other_settings_are_refused(results, tmp_path, capsys):
         read_study({"wings": 2})
 
 
+ALL_IN = {"planned_runs": 8, "finished_runs": 8}
+
+
 def records_of(errors, contrast=0.5):
     """Records of arms whose errors by patient are given, of two folds and two seeds."""
     return [
@@ -234,7 +245,7 @@ def test_a_gain_is_the_ratio_of_errors_in_db_by_patient():
     assert gain["mean"] == pytest.approx(10 * math.log10(2)) and gain["n"] == 4 and set(gain["by_seed"]) == {"0", "1"}
     assert summary["arms"]["prior: oracle"]["gain_db_by_network"]["prior: uniform"]["n"] == 4
     assert summary["arms"]["prior: uniform"]["error_left"]["mean"] == pytest.approx(290 / 400)
-    assert headline(summary).startswith("A prior that knows the anatomy helps: oracle beat")
+    assert headline(summary | ALL_IN).startswith("A prior that knows the anatomy helps, oracle beat")
 
 
 def test_the_headline_follows_the_intervals():
@@ -244,12 +255,26 @@ def test_the_headline_follows_the_intervals():
         patient: factor * error for factor, (patient, error) in zip((0.7, 1.4, 0.8, 1.3), base.items(), strict=True)
     }
     alike = summarise(records_of({"prior: uniform": base, "prior: oracle": same}), ["prior: uniform"])
-    assert headline(alike).startswith("Priors do not help")
+    assert headline(alike | ALL_IN).startswith("Priors do not help")
     open_end = summarise(records_of({"prior: uniform": base, "prior: oracle": spread}), ["prior: uniform"])
-    assert headline(open_end).startswith("We found no evidence that priors help")
+    assert headline(open_end | ALL_IN).startswith("We found no evidence that priors help")
+    some = headline(open_end | {"planned_runs": 9, "finished_runs": 8})
+    assert (
+        some.startswith("Not finished, 8 of 9 runs are in: we found no evidence") and "4 patients, 4 networks" in some
+    )
+    none = summarise(records_of({"prior: uniform": base}), ["prior: uniform"])
+    assert "nothing can be said yet" in headline(none | ALL_IN)
     assert [verdict(one) for one in ((0.06, 0.2), (-0.2, -0.06), (-0.01, 0.02), (-0.1, 0.2), None)] == [
         *("better", "worse", "no difference", "undecided", "undecided")
     ]
+
+
+def test_attention_without_anatomy_is_told_beside_none():
+    base = dict(zip("ABCD", (100.0, 10.0, 50.0, 1000.0), strict=True))
+    half = {patient: error / 2 for patient, error in base.items()}
+    summary = summarise(records_of({"no attention": base, "spatial": half}), ["no attention"])
+    assert "spatial +3.01 (+3.01 to +3.01) dB and +0.0" in attention_line(summary)
+    assert not attention_line(summarise(records_of({"no attention": base}), ["no attention"]))
 
 
 def test_an_error_below_zero_has_no_db_and_is_told():
