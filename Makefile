@@ -19,8 +19,8 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## make a small low-dose series, denoise it, print the quality
 	$(BIN)/bioatt demo demo_output
 
-test: setup  ## the fast suite: no network, no data but what it makes
-	$(BIN)/python -m pytest
+test: setup  ## the fast suite, in two processes: no network, no data but what it makes
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-data: setup  ## the tests on real CT; BIOATT_DATA must name the data
 	BIOATT_DATA_REQUIRED=1 $(BIN)/python -m pytest -m data

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # they share the cores; before PyTorch counts them
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
 ROOT = Path(__file__).parents[1]
 BUNDLE = ROOT / "bundle"
 for place in (BUNDLE, ROOT / "tests", ROOT / "docs", ROOT):
