@@ -173,15 +173,12 @@ def _networks(summary: Mapping[str, Any], name: str) -> str:
 
 def attention_line(summary: Mapping[str, Any]) -> str:
     """What attention without anatomy does, beside none, in a sentence; empty where it has no runs."""
-    arms = {
-        name: summary["arms"].get(name, {}).get("gain_db", {}).get(NONE) for name in ("channel", "spatial", UNIFORM)
-    }
-    told = [
-        f"{name} {_interval(gain, 2)} dB and {_interval(summary['arms'][name]['contrast_gain'][NONE], 1, 100)} points of"
-        " contrast"
-        for name, gain in arms.items()
-        if gain
-    ]
+    told = []
+    for name in ("channel", "spatial", UNIFORM):
+        arm = summary["arms"].get(name, {})
+        if NONE in arm.get("gain_db", {}):
+            points = _interval(arm["contrast_gain"][NONE], 1, 100)
+            told.append(f"{name} {_interval(arm['gain_db'][NONE], 2)} dB and {points} points of contrast")
     return f"Attention that knows nothing, beside none: {'; '.join(told)}." if told else ""
 
 
@@ -351,7 +348,7 @@ def _plot(summary: Mapping[str, Any], path: Path) -> None:
         axes.axvline(0.0, color="black", linewidth=0.8)
         for height, (_, one) in enumerate(reversed(rows)):
             dots = list(one["by_patient"].values())
-            axes.plot(dots, [height] * len(dots), "o", color=GREY, markersize=4, alpha=0.7)
+            axes.plot(dots, [height] * len(dots), "o", color=GREY, markersize=4, zorder=4)
             axes.plot([one["mean"]], [height], "D", color=BLUE, zorder=3)
             if one["interval_95"]:
                 axes.plot(one["interval_95"], [height, height], "-", color=BLUE, linewidth=3, zorder=3)
