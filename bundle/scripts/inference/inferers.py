@@ -289,7 +289,7 @@ class AutocastInferer(SimpleInferer):
 
 
 class AnchoredInferer(AutocastInferer):
-    """`AutocastInferer` with the output anchored, for evaluation: it judges what a reader is given.
+    """`AutocastInferer` with the output anchored, for evaluation of what a reader is given.
 
     Args:
         strength: see `SlicePriorInferer`.
