@@ -32,13 +32,24 @@ def run(bundle_root, run_id, files, **overrides):
     )
 
 
+def in_hu(text):
+    """An inference config without the transforms that took the volume to network range and back."""
+    config = json.loads(text)
+    for name in ("preprocessing", "postprocessing"):
+        transforms = config[name]["transforms"]
+        kept = [one for one in transforms if not one["_target_"].endswith(("HUToNetworkd", "NetworkToHUd"))]
+        assert len(kept) == len(transforms) - 1
+        config[name]["transforms"] = kept
+    return json.dumps(config)
+
+
 @pytest.fixture
 def series(tmp_path):
     return write_ct_series(tmp_path / "series", shape=(64, 64), spacing=(5.0, 5.0), slices=2, noise_sd=20.0)
 
 
 def test_a_name_that_moved_is_told_by_its_new_one(bundle_root, series, tmp_path):
-    text = (OLD / "inference.json").read_text().replace("scripts.inferers", "scripts.inference")
+    text = in_hu((OLD / "inference.json").read_text()).replace("scripts.inferers", "scripts.inference")
     text = text.replace('"$scripts.data.scope_path(@weights)"', "null").replace(
         '"bf16": "@bf16"', '"precision": "auto"'
     )
@@ -52,19 +63,16 @@ def test_a_name_that_moved_is_told_by_its_new_one(bundle_root, series, tmp_path)
 def test_inference_of_then_runs_when_told_so(bundle_root, series, tmp_path):
     text = (OLD / "inference.json").read_text().replace("evaluation.InferenceSummary", "inference.InferenceSummary")
     text = text.replace('"$scripts.data.scope_path(@weights)"', "null")  # the recipe tells it
+    places = {"dataset_dir": series, "output_dir": tmp_path / "out"}
     (tmp_path / "inference.json").write_text(text)
-    done = run(
-        bundle_root,
-        "inference",
-        tmp_path / "inference.json",
-        dataset_dir=series,
-        output_dir=tmp_path / "out",
-        strength="high",
-    )
+    done = run(bundle_root, "inference", tmp_path / "inference.json", **places, strength="high")
+    assert done.returncode != 0 and "leave HUToNetworkd out of preprocessing" in done.stderr + done.stdout
+    text = in_hu(text)
+    (tmp_path / "inference.json").write_text(text)
+    done = run(bundle_root, "inference", tmp_path / "inference.json", **places, strength="high")
     assert done.returncode != 0 and "bf16 (true or false) is precision now" in done.stderr + done.stdout
     text = text.replace('"bf16": "@bf16"', '"precision": "auto"')
     (tmp_path / "inference.json").write_text(text)
-    places = {"dataset_dir": series, "output_dir": tmp_path / "out"}
     done = run(bundle_root, "inference", tmp_path / "inference.json", **places)
     assert done.returncode != 0 and "strength is 1.0, wanted low, standard or high" in done.stderr + done.stdout
     done = run(bundle_root, "inference", tmp_path / "inference.json", **places, strength="high")

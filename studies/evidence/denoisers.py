@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scripts.dose.image_noise import noise_sd_hu
 from scripts.errors import BioAttError
-from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
+from scripts.hu import VALID_RANGE_HU, network_to_hu
 from scripts.inference.inferers import find_priors, network_input
 from scripts.priors import SliceKey
 from scripts.strengths import DEFAULT
@@ -69,9 +69,9 @@ class OpenedNetwork:
         import torch
         from monai.data import MetaTensor
 
-        values = hu_to_network(torch.from_numpy(stack_hu.copy())).movedim(0, -1)[None, None].to(self.device)
+        values = torch.from_numpy(stack_hu.copy()).movedim(0, -1)[None, None].to(self.device)
         volume = MetaTensor(values, affine=torch.diag(torch.tensor([spacing_mm, spacing_mm, 1.0, 1.0])))
-        result = network_to_hu(self.inferer(volume, self.network).as_tensor())
+        result = self.inferer(volume, self.network).as_tensor()
         return result[0, 0].movedim(-1, 0).cpu().numpy()
 
     def prior(self, slice_hu: np.ndarray, key: SliceKey) -> Any:
@@ -79,14 +79,14 @@ class OpenedNetwork:
         import torch
 
         stack = torch.from_numpy(np.array(slice_hu[None], np.float32))
-        return find_priors(self.prior_source, hu_to_network(stack), [key])
+        return find_priors(self.prior_source, stack, [key])
 
     def output(self, slice_hu: np.ndarray, prior: Any) -> np.ndarray:
         """What the network alone makes of a slice (H, W) in HU with a given prior, before any strength."""
         import torch
 
         stack = torch.from_numpy(np.array(slice_hu[None], np.float32)).to(self.device)
-        image, inside = network_input(hu_to_network(stack))
+        image, inside = network_input(stack)
         with torch.inference_mode():
             output = network_to_hu(self.network(image, prior.to(image)))[0, 0].cpu().numpy()
         return np.where(inside[0].cpu().numpy(), output.clip(*VALID_RANGE_HU), slice_hu)

@@ -30,11 +30,9 @@ def affine_of(rows_mm, columns_mm):
 
 def denoise(hu, network, strength, spacing=(SPACING_MM, SPACING_MM)):
     """The inferer's result of one slice (H, W) in HU."""
-    volume = hu_to_network(torch.as_tensor(hu, dtype=torch.float32))[None, None, ..., None]
+    volume = torch.as_tensor(hu, dtype=torch.float32)[None, None, ..., None]
     inferer = SlicePriorInferer(strength=strength)
-    return network_to_hu(inferer(MetaTensor(volume, affine=affine_of(*spacing)), network).as_tensor())[
-        0, 0, ..., 0
-    ].numpy()
+    return inferer(MetaTensor(volume, affine=affine_of(*spacing)), network).as_tensor()[0, 0, ..., 0].numpy()
 
 
 def eraser(image, prior=None):
@@ -106,10 +104,10 @@ def test_orientation_does_not_swap_the_spacings():
 
     hu = torch.zeros(41, 61, 1)  # columns, rows, slices
     hu[20, 30] = 1000.0
-    stored = MetaTensor(hu_to_network(hu), affine=torch.diag(torch.tensor([-1.0, -0.5, 3.0, 1.0])))
+    stored = MetaTensor(hu, affine=torch.diag(torch.tensor([-1.0, -0.5, 3.0, 1.0])))
     turned = OrientSlicesd("image")({"image": stored})["image"]
     out = SlicePriorInferer(strength=Strength(name="custom", anchor_mm=1.5))(turned[None], eraser)
-    kept = network_to_hu(out.as_tensor())[0, 0, ..., 0].double().numpy()
+    kept = out.as_tensor()[0, 0, ..., 0].double().numpy()
     assert kept.shape == (61, 41)
     rows_mm = np.sqrt((kept.sum(1) * (np.arange(61) - 30) ** 2).sum() / kept.sum()) * 0.5
     assert rows_mm == pytest.approx(1.5, rel=0.01)
@@ -198,7 +196,7 @@ def test_beside_padding_metal_and_nan_the_gaussian_sees_the_body_alone():
     hu[:20], hu[40, 30:35], hu[45, 50], hu[47:50, 10] = -3024.0, 20000.0, np.nan, -1500.0
     out = denoise(hu, lambda image, prior=None: image + 30.0 / 500.0, Strength(name="custom", anchor_mm=3.0))
     kept = ~(hu == 50.0)
-    np.testing.assert_array_equal(out[kept], network_to_hu(hu_to_network(torch.from_numpy(hu))).numpy()[kept])
+    np.testing.assert_array_equal(out[kept], hu[kept])
     np.testing.assert_allclose(out[~kept], 50.0, atol=1e-3)
 
 
@@ -216,9 +214,7 @@ def test_all_grain_given_back_is_the_input():
 
 
 def test_slices_in_a_batch_and_volumes_with_their_own_spacing_do_not_mix():
-    volumes = torch.stack(
-        [hu_to_network(torch.from_numpy(body(i)))[None, :, :, None].expand(1, 128, 128, 3) for i in (0, 1)]
-    )
+    volumes = torch.stack([torch.from_numpy(body(i))[None, :, :, None].expand(1, 128, 128, 3) for i in (0, 1)])
     affines = torch.stack([affine_of(0.7, 0.7), affine_of(0.4, 0.4)])
     both = MetaTensor(volumes.clone())
     both.meta["affine"] = affines
@@ -226,7 +222,7 @@ def test_slices_in_a_batch_and_volumes_with_their_own_spacing_do_not_mix():
     for i, spacing in enumerate((0.7, 0.4)):
         alone = denoise(body(i), eraser, choose_strength(), spacing=(spacing, spacing))
         for k in range(3):
-            np.testing.assert_allclose(network_to_hu(out[i, 0, ..., k]).numpy(), alone, atol=1e-3)
+            np.testing.assert_allclose(out[i, 0, ..., k].numpy(), alone, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -239,10 +235,10 @@ def test_an_unknown_spacing_is_refused(volume):
 
 def test_a_volume_that_monai_label_makes_a_batch_of_keeps_its_spacing():
     """MONAI Label takes the first axis on by indexing with None, and moves the volume to a device."""
-    one = MetaTensor(hu_to_network(torch.from_numpy(body()))[None, :, :, None], affine=affine_of(0.5, 0.9))
+    one = MetaTensor(torch.from_numpy(body())[None, :, :, None], affine=affine_of(0.5, 0.9))
     out = SlicePriorInferer(strength=choose_strength())(one[None].to("cpu"), eraser).as_tensor()
     expected = denoise(body(), eraser, choose_strength(), spacing=(0.5, 0.9))
-    np.testing.assert_allclose(network_to_hu(out[0, 0, ..., 0]).numpy(), expected, atol=1e-3)
+    np.testing.assert_allclose(out[0, 0, ..., 0].numpy(), expected, atol=1e-3)
 
 
 def test_pixels_too_coarse_for_the_anchor_are_warned_of(caplog):

@@ -10,8 +10,9 @@ from made_studies import lively_network
 from monai.data import MetaTensor
 from monai.inferers import SliceInferer
 from scripts.errors import BioAttError
-from scripts.hu import VALID_RANGE_HU, hu_to_network
+from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from scripts.inference.inferers import AutocastInferer, SlicePriorInferer
+from scripts.volumes import HUToNetworkd, NetworkToHUd
 
 
 class IndexPrior:
@@ -35,21 +36,21 @@ def prior_network(image, prior=None):
 
 @pytest.fixture
 def volume():
-    """Network range 0 to 0.1, so that `prior_network` stays within the valid range."""
+    """0 to 50 HU, so that `prior_network` stays within the valid range."""
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(1, 1, 24, 30, 7, generator=generator) / 10
+    return torch.rand(1, 1, 24, 30, 7, generator=generator) * 50
 
 
 def test_the_result_stays_in_the_valid_range(volume):
-    lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
-    out = SlicePriorInferer(batch_size=7)(volume, lambda image, prior=None: (image - 0.05) * 1e6)
+    lower, upper = VALID_RANGE_HU
+    out = SlicePriorInferer(batch_size=7)(volume, lambda image, prior=None: (image - 1.05) * 1e6)
     assert out.min() == pytest.approx(lower) and out.max() == pytest.approx(upper)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 10])
 def test_slice_i_gets_prior_i(volume, batch_size):
     out = SlicePriorInferer(prior_source=IndexPrior(), batch_size=batch_size)(volume, prior_network)
-    torch.testing.assert_close(out - volume, torch.arange(7.0).expand_as(volume), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out - volume, 500 * torch.arange(7.0).expand_as(volume), atol=5e-3, rtol=0)
 
 
 def test_monais_slice_inferer_would_lose_the_prior(volume):
@@ -73,24 +74,24 @@ def test_prior_source_gets_hu(volume):
             got.append(slices_hu)
             return super().__call__(slices_hu, keys)
 
-    SlicePriorInferer(prior_source=Source(), batch_size=7)(hu_to_network(volume * 1000 - 1000), prior_network)
-    torch.testing.assert_close(got[0], (volume * 1000 - 1000)[0, 0].movedim(-1, 0), atol=1e-3, rtol=0)
+    SlicePriorInferer(prior_source=Source(), batch_size=7)(volume, prior_network)
+    assert torch.equal(got[0], volume[0, 0].movedim(-1, 0))
 
 
 def test_a_real_network_acts_on_its_prior(volume):
     network = lively_network()
-    volume = volume * 10
+    volume = volume * 10 - 500
     out = SlicePriorInferer(prior_source=IndexPrior(), batch_size=2)(volume, network)
     without = SlicePriorInferer(batch_size=2)(volume, network)
-    assert (out - without).abs().amax() > 1e-2
-    expected = network(volume[..., 4], torch.eye(11)[4:5]).detach()
+    assert (out - without).abs().amax() > 5
+    expected = network_to_hu(network(hu_to_network(volume[..., 4]), torch.eye(11)[4:5]).detach())
     torch.testing.assert_close(out[..., 4], expected)
 
 
 def test_several_volumes_in_a_batch(volume):
-    both = torch.cat([volume, volume + 1])
+    both = torch.cat([volume, volume + 10])
     out = SlicePriorInferer(prior_source=IndexPrior(), batch_size=4)(both, prior_network)
-    torch.testing.assert_close(out - both, torch.arange(7.0).expand_as(both), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out - both, 500 * torch.arange(7.0).expand_as(both), atol=5e-3, rtol=0)
 
 
 def test_volumes_in_a_batch_keep_their_own_slice_names(volume):
@@ -120,22 +121,20 @@ def test_the_prior_source_is_not_shown_nan(volume):
 
 
 def test_padding_metal_and_nan_keep_their_value_and_stay_out_of_the_network(volume):
-    hu = volume * 100
-    hu[0, 0, 3, 4, 2] = -3024.0
-    hu[0, 0, 5, 6, 2] = 20000.0
-    hu[0, 0, 7, 8, 2] = float("nan")
+    volume[0, 0, 3, 4, 2] = -3024.0
+    volume[0, 0, 5, 6, 2] = 20000.0
+    volume[0, 0, 7, 8, 2] = float("nan")
     shown = []
 
     def network(image, prior=None):
         shown.append(image)
-        return image * 0
+        return image * 0 + 1  # water
 
-    values = hu_to_network(hu)
-    out = SlicePriorInferer(batch_size=7)(values, network)
+    out = SlicePriorInferer(batch_size=7)(volume, network)
     lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
     assert torch.isfinite(shown[0]).all() and shown[0].min() >= lower and shown[0].max() <= upper
-    assert out[0, 0, 3, 4, 2] == values[0, 0, 3, 4, 2]
-    assert out[0, 0, 5, 6, 2] == values[0, 0, 5, 6, 2]
+    assert out[0, 0, 3, 4, 2] == -3024.0
+    assert out[0, 0, 5, 6, 2] == 20000.0
     assert out[0, 0, 7, 8, 2].isnan()
     assert out.nan_to_num().count_nonzero() == 2
 
@@ -188,6 +187,14 @@ def test_a_missing_prior_is_told_once_a_volume(volume, caplog):
     assert caplog.text.count("the uniform one") == 1
 
 
+def test_a_volume_in_network_range_is_refused_as_configs_of_before_make_it(volume):
+    converted = HUToNetworkd("image")({"image": MetaTensor(volume)})["image"]
+    with pytest.raises(BioAttError, match="takes HU and gives HU; leave HUToNetworkd out"):
+        SlicePriorInferer()(converted, prior_network)
+    with pytest.raises(BioAttError, match="NetworkToHUd: the inferer takes HU"):
+        NetworkToHUd("pred", in_place=True)
+
+
 def test_batch_size_must_be_positive():
     with pytest.raises(BioAttError, match="batch_size must be at least 1"):
         SlicePriorInferer(batch_size=0)
@@ -213,7 +220,7 @@ def test_training_inferer_passes_the_prior(volume):
 
 
 def test_in_place_gives_the_same_result_in_the_inputs_memory(volume):
-    network, image = lively_network(), MetaTensor(volume * 10, meta={"kind": "nifti"})
+    network, image = lively_network(), MetaTensor(volume * 10 - 500, meta={"kind": "nifti"})
     image[0, 0, 1, 2, 3] = float("nan")
     expected = SlicePriorInferer(prior_source=IndexPrior(), batch_size=2)(image.clone(), network)
     before = image.data_ptr()

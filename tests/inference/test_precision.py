@@ -9,7 +9,6 @@ from scripts import device as device_room
 from scripts.app.command_line import parse
 from scripts.device import find_precision
 from scripts.errors import BioAttError
-from scripts.hu import hu_to_network, network_to_hu
 from scripts.inference import AnchoredInferer, SlicePriorInferer
 from scripts.workflow import CONFIGS, check_overrides, open_workflow
 
@@ -68,9 +67,9 @@ def test_bf16_is_near_fp32_on_real_slices(real_slices, shipped_network):
     network = shipped_network.to(place)
     for hu in real_slices:
         part = hu if place == "cuda" else hu[192:320, 192:320]
-        volume = MetaTensor(hu_to_network(part)[None, None, ..., None], affine=AFFINE).to(place)
+        volume = MetaTensor(part[None, None, ..., None], affine=AFFINE).to(place)
         low, full = (
-            network_to_hu(SlicePriorInferer(strength="standard", precision=one)(volume, network).as_tensor())
+            SlicePriorInferer(strength="standard", precision=one)(volume, network).as_tensor()
             for one in ("bf16", "fp32")
         )
         difference = low - full

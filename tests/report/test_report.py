@@ -22,7 +22,6 @@ from scripts.dicom.phantom import write_ct_series
 from scripts.evaluation.measures import flat_regions, measure_samples
 from scripts.evaluation.samples import MEASURED_SLICES, SliceSamples
 from scripts.evaluation.texture import noise_power_spectrum
-from scripts.hu import hu_to_network
 from scripts.networks import BioAtt, BioAttUNet
 from scripts.report import pictures
 from scripts.report.handler import warning_without_names
@@ -70,15 +69,15 @@ def markup(page):
 def samples(series, made):
     """The samples of the run, from what stands on disk."""
     before, after = radiological_slices(series), radiological_slices(made / "out")
-    taken = SliceSamples(as_network(before))
-    taken.take_after(as_network(after))
+    taken = SliceSamples(as_volume(before))
+    taken.take_after(as_volume(after))
     return taken
 
 
-def as_network(volume):
-    """(1, 1, H, W, slices) in network range."""
+def as_volume(volume):
+    """(1, 1, H, W, slices) in HU."""
     stack = np.stack([volume[i] for i in range(len(volume))], axis=-1)
-    return hu_to_network(torch.from_numpy(stack))[None, None]
+    return torch.from_numpy(stack)[None, None]
 
 
 def text_of(page):
@@ -287,7 +286,7 @@ def test_the_report_goes_beside_the_folder(given, file):
 def test_samples_are_copies_of_evenly_spaced_slices():
     volume = torch.rand(1, 1, 8, 9, 40)
     volume[0, 0, 0, 0] = float("nan")
-    volume[0, 0, 1, 0] = -10.0
+    volume[0, 0, 1, 0] = -5500.0
     samples = SliceSamples(volume)
     kept = samples.before_hu.copy()
     volume.zero_()
@@ -319,8 +318,8 @@ def test_flat_regions_lie_apart_in_soft_tissue():
 
 def test_the_spectrum_of_white_noise_has_its_variance():
     noise = np.random.default_rng(0).normal(40.0, 10.0, (1, 1, 128, 128, 2)).astype(np.float32)
-    samples = SliceSamples(hu_to_network(torch.from_numpy(noise)))
-    samples.take_after(hu_to_network(torch.from_numpy(40 + (noise - 40) / 2)))
+    samples = SliceSamples(torch.from_numpy(noise))
+    samples.take_after(torch.from_numpy(40 + (noise - 40) / 2))
     nps = measure_samples(samples, (1.0, 1.0))["nps"]
     assert nps["before"]["sd_hu"] == pytest.approx(10.0, rel=0.03)
     assert nps["after"]["sd_hu"] == pytest.approx(nps["before"]["sd_hu"] / 2, rel=1e-4)

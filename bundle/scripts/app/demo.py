@@ -1,4 +1,4 @@
-"""The demo: a phantom's low-dose DICOM series goes in, a denoised one comes out, judged against the truth."""
+"""The demo: a phantom's low-dose DICOM series goes in, a denoised one comes out, compared with the truth."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run_demo(folder: Path) -> None:
     for strength in STRENGTHS:
         places = {"dataset_dir": str(folder / "low_dose"), "output_dir": str(_result(folder, strength))}
         run_workflow("inference", ["inference.json"], places | {"strength": strength})
-    print("\n".join(_judge(folder)))
+    print("\n".join(_compare(folder)))
     print(f"\nDICOM series in {folder / 'denoised'}, picture in {folder / 'demo.png'}")
 
 
@@ -101,7 +101,7 @@ def _result(folder: Path, strength: str) -> Path:
     return folder / ("denoised" if strength == DEFAULT else f"denoised_{strength}")
 
 
-def _judge(folder: Path) -> list[str]:
+def _compare(folder: Path) -> list[str]:
     """Compare low dose and denoised with the truth, draw the picture, and return the lines to print."""
     truth, low = (radiological_slices(folder / name) for name in ("truth", "low_dose"))
     images = {"low dose": low} | {name: radiological_slices(_result(folder, name)) for name in STRENGTHS}

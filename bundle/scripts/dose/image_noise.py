@@ -37,7 +37,7 @@ def flat_soft_tissue(image_hu: np.ndarray) -> np.ndarray:
     """The flattest quarter of the soft tissue: where anatomy hides the noise least, of (H, W) or (slices, H, W).
 
     Windows of 9x9 pixels that touch air, fat or bone are left out, and of the rest those with a small gradient are
-    kept; both are judged on an image smoothed by a Gaussian, so that noise itself hardly decides. In a stack each
+    kept; both are found on an image smoothed by a Gaussian, so that noise itself hardly matters. In a stack each
     slice gives its own quarter. Under 200 pixels count as none.
     """
     image = np.asarray(image_hu, dtype=np.float32)

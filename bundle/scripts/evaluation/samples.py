@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
-from ..hu import VALID_RANGE_HU, network_to_hu
+from ..hu import VALID_RANGE_HU
 
 #: Slices of a volume that are kept: measuring all would take longer than it tells.
 MEASURED_SLICES = 9
@@ -16,7 +16,7 @@ class SliceSamples:
     """Copies of up to nine slices, evenly spaced, of the first volume of a batch.
 
     Args:
-        volumes: (B, 1, H, W, slices) in network range, as the inferer gets it; None for no slices.
+        volumes: (B, 1, H, W, slices) in HU, as the inferer gets it; None for no slices.
 
     Attributes:
         indices: which slices.
@@ -47,5 +47,5 @@ class SliceSamples:
         if volumes is None:
             return np.empty(0, np.float32)
         lower, upper = VALID_RANGE_HU
-        slices = [network_to_hu(volumes[0, 0, ..., i].detach().float().cpu().numpy()) for i in self.indices]
+        slices = [volumes[0, 0, ..., i].detach().float().cpu().numpy() for i in self.indices]
         return np.nan_to_num(np.stack(slices), nan=lower).clip(lower, upper)

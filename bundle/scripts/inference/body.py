@@ -22,7 +22,7 @@ Box = tuple[tuple[int, int], tuple[int, int]]
 def occupied_blocks(image: Tensor) -> Tensor:
     """Whether each block of 8 x 8 pixels of `image` (n, H, W) in network range is more than air, (n, h, w).
 
-    Blocks that the image's right and lower side cuts are judged by the pixels they have.
+    Blocks cut by the right or lower side of the image count by the pixels they have.
     """
     return F.avg_pool2d(image[:, None].float(), BLOCK, ceil_mode=True)[:, 0] > hu_to_network(AIR_HU)
 

@@ -19,6 +19,7 @@ from ..priors import PriorSource, SliceKey
 from ..progress import bar
 from ..strengths import Strength, as_strength
 from ..volumes.reader import slice_keys_from_meta
+from ..volumes.transforms import HU_UNTIL_THE_INFERER, IN_NETWORK_RANGE
 from .anchoring import anchored, checked_spacing, reach
 from .body import body_box, crop, fade, occupied_blocks
 
@@ -36,6 +37,9 @@ class SlicePriorInferer(Inferer):
 
     Pixels outside -1024 to 3071 HU (padding, metal) and NaN are hidden from the network and keep their value; the
     results of the others stay within that range, which every 12-bit source can store.
+
+    Volumes are HU on both sides; the network's own range is an affair of this class. A volume that a config of 0.5.0 or
+    older turned into network range by ``HUToNetworkd`` is refused.
 
     Args:
         prior_source: gives the prior of each slice; None lets the network take the uniform one.
@@ -82,13 +86,15 @@ class SlicePriorInferer(Inferer):
         self.priors: Tensor | None = None
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Denoise `inputs` (B, 1, H, W, slices), in network range, slices from inferior to superior.
+        """Denoise `inputs` (B, 1, H, W, slices), in HU, slices from inferior to superior.
 
         Returns:
             The same shape, float32; a MetaTensor with the input's meta and transforms if the input was one.
         """
         if inputs.dim() != 5 or inputs.shape[1] != 1:
             raise BioAttError(f"the inferer wants a volume (B, 1, H, W, slices), got {list(inputs.shape)}")
+        if isinstance(inputs, MetaTensor) and IN_NETWORK_RANGE in inputs.meta:
+            raise BioAttError(HU_UNTIL_THE_INFERER)
         values = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         meta = inputs.meta if isinstance(inputs, MetaTensor) else {}
         in_place = self.in_place and values.dtype == torch.float32
@@ -142,12 +148,13 @@ class SlicePriorInferer(Inferer):
         network: Callable[..., Tensor],
         spacing_mm: tuple[float, float] | None,
     ) -> Tensor:
-        """Denoise slices (n, H, W) at once and put back what the network has no business with."""
+        """Denoise slices (n, H, W) at once and restore the pixels excluded from denoising."""
         image, inside = network_input(stack)
         prior = None if prior is None else prior.to(image)
         margin = getattr(network, "margin", None)
         if margin is None:
-            return torch.where(inside, self._run(image, prior, inside, network, spacing_mm), stack.float())
+            denoised = self._run(image, prior, inside, network, spacing_mm)
+            return torch.where(inside, network_to_hu(denoised), stack.float())
         if spacing_mm is not None and self.strength is not None:
             margin = max(margin, reach(spacing_mm, self.strength))
         result, shape = stack.to(torch.float32, copy=True), image.shape[-2:]
@@ -163,7 +170,7 @@ class SlicePriorInferer(Inferer):
         denoised = self._run(image, prior, inside, network, spacing_mm)
         if box != ((0, shape[0]), (0, shape[1])):
             denoised = torch.lerp(image[:, 0], denoised, fade(box, shape, margin, image.device))
-        before[part] = torch.where(inside, denoised, before[part])
+        before[part] = torch.where(inside, network_to_hu(denoised), before[part])
         return result
 
     def _run(
@@ -174,7 +181,7 @@ class SlicePriorInferer(Inferer):
         network: Callable[..., Tensor],
         spacing_mm: tuple[float, float] | None,
     ) -> Tensor:
-        """What the network makes of `image` (n, 1, H, W), anchored; (n, H, W)."""
+        """What the network makes of `image` (n, 1, H, W), anchored; (n, H, W); both in network range."""
         low = find_precision(self.precision, image.device) == "bf16"
         with torch.autocast(image.device.type, torch.bfloat16, enabled=low):
             denoised = network(image, prior)
@@ -200,26 +207,27 @@ def _smaller_batch(stack: Tensor, error: torch.OutOfMemoryError) -> int:
 
 
 def network_input(slices: Tensor) -> tuple[Tensor, Tensor]:
-    """What a network is shown of `slices` (n, H, W) in network range.
+    """What a network is shown of `slices` (n, H, W) in HU.
 
     Returns:
-        The image (n, 1, H, W), without NaN and within the valid range, and where it is the slice as it was, (n, H, W).
+        The image (n, 1, H, W) in network range, without NaN and within the valid range, and where it is the slice as it
+        was, (n, H, W).
     """
-    lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
+    lower, upper = VALID_RANGE_HU
     inside = (slices >= lower) & (slices <= upper)
-    return _in_valid_range(_finite(slices))[:, None], inside
+    return _in_valid_range(hu_to_network(_finite(slices)))[:, None], inside
 
 
 def find_priors(source: PriorSource, slices: Tensor, keys: list[SliceKey]) -> Tensor:
-    """Priors (n, K), on the CPU, of `slices` (n, H, W) in network range that `keys` name."""
+    """Priors (n, K), on the CPU, of `slices` (n, H, W) in HU that `keys` name."""
     if not getattr(source, "looks_at_slices", True):
         return source(slices, keys)
-    return source(network_to_hu(_finite(slices)).float().cpu(), keys)
+    return source(_finite(slices).float().cpu(), keys)
 
 
 def _finite(slices: Tensor) -> Tensor:
     """NaN as the lowest HU of the valid range."""
-    lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
+    lower, upper = VALID_RANGE_HU
     return torch.nan_to_num(slices, nan=lower, posinf=upper, neginf=lower)
 
 
@@ -281,7 +289,7 @@ class AutocastInferer(SimpleInferer):
 
 
 class AnchoredInferer(AutocastInferer):
-    """`AutocastInferer` with the output anchored, for evaluation: it judges what a reader is given.
+    """`AutocastInferer` with the output anchored, for evaluation of what a reader is given.
 
     Args:
         strength: see `SlicePriorInferer`.

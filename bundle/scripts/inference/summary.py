@@ -39,7 +39,7 @@ class InferenceSummary:
         self._outside: list[str] = []
 
     def attach(self, engine: Engine) -> None:
-        """Attach to an evaluator that runs volumes (B, 1, H, W, slices) in network range."""
+        """Attach to an evaluator that runs volumes (B, 1, H, W, slices) in HU."""
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_STARTED, self.look)
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.measure)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..dose.image_noise import flat_soft_tissue, noise_sd_hu, tissue_mask
 from ..errors import BioAttError
-from ..hu import VALID_RANGE_HU, hu_to_network, network_to_hu
+from ..hu import VALID_RANGE_HU
 from ..inference.inferers import SlicePriorInferer, find_priors, network_input
 from ..ownership import EXPLAINED, check_replaceable
 from ..priors import PriorSource, whole_slice_priors
@@ -75,7 +75,7 @@ def explain_slice(
         )
     source: PriorSource = inferer.prior_source
     place = next(network.parameters())
-    image = hu_to_network(torch.from_numpy(volume[index])).to(place)
+    image = torch.from_numpy(volume[index]).to(place)
     given = find_priors(source, image[None], [slice_keys_from_meta(volume.meta, len(volume))[index]])
     right = whole_slice_priors(given)[0]
     other = other or source.descriptors[int(right.argmin())]
@@ -239,11 +239,11 @@ def run_explain(parts: Mapping[str, Any], output_dir: str, index: int, *, other:
 
 
 def _denoise(volume: MetaTensor, prior: Tensor, network: nn.Module, inferer: SlicePriorInferer) -> np.ndarray:
-    """The slice (H, W) of `volume` (1, 1, H, W, 1) in network range, denoised with `prior`, (K,) or (K, h, w); HU."""
+    """The slice (H, W) of `volume` (1, 1, H, W, 1) in HU, denoised with `prior`, (K,) or (K, h, w); HU."""
     given = copy.copy(inferer)
     given.prior_source = lambda slices_hu, keys: prior[None]
     given.in_place, given.progress = False, False
-    return network_to_hu(given(volume, network).as_tensor()[0, 0, ..., 0].cpu().numpy())
+    return given(volume, network).as_tensor()[0, 0, ..., 0].cpu().numpy()
 
 
 def _save_nifti(path: Path, values: np.ndarray, affine: np.ndarray) -> None:

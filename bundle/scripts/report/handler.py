@@ -21,7 +21,7 @@ from ..dicom import KnownSeries
 from ..errors import KeptWarnings
 from ..evaluation.measures import measure_samples
 from ..evaluation.samples import SliceSamples
-from ..hu import WINDOWS_HU, hu_to_network
+from ..hu import WINDOWS_HU
 from ..inference.inferers import SlicePriorInferer, network_input
 from ..priors import whole_slice_priors
 from ..provenance import Provenance
@@ -78,7 +78,7 @@ class RunReport:
         self._began = 0.0
 
     def attach(self, engine: Engine) -> None:
-        """Attach to an evaluator that runs volumes (B, 1, H, W, slices) in network range."""
+        """Attach to an evaluator that runs volumes (B, 1, H, W, slices) in HU."""
         if self.file:
             engine.add_event_handler(Events.STARTED, self.start)
             engine.add_event_handler(Events.ITERATION_STARTED, self.look)
@@ -150,7 +150,7 @@ class RunReport:
             return {"attention_kind": kind, "attention": {}, "grids": {}}
         before = self._samples.before_hu[self._samples.indices.index(index)]
         parameter = next(self.network.parameters())
-        image, _ = network_input(hu_to_network(torch.from_numpy(before)).to(parameter)[None])
+        image, _ = network_input(torch.from_numpy(before).to(parameter)[None])
         with torch.inference_mode():
             maps = self.network.attention_maps(image, prior.to(parameter)[None])
         return {

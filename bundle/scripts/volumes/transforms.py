@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from monai.config import KeysCollection
 from monai.data import ImageReader, MetaTensor, list_data_collate
 from monai.transforms import LoadImaged, MapTransform
 
+from ..errors import BioAttError
 from ..hu import hu_to_network, network_to_hu
 from .reader import SeriesReader
 
@@ -36,51 +37,45 @@ class LoadSeriesd(LoadImaged):
         return loaded
 
 
-class HUToNetworkd(MapTransform):
-    """HU to network range, (HU + 500) / 500; `NetworkToHUd` is the way back.
+#: What a config of 0.5.0 or older is told.
+HU_UNTIL_THE_INFERER = (
+    "the inferer takes HU and gives HU; leave HUToNetworkd out of preprocessing and NetworkToHUd out of postprocessing"
+)
+#: In the meta of a volume that `HUToNetworkd` converted.
+IN_NETWORK_RANGE = "in_network_range"
 
-    Nothing is clipped here: the way back gives the HU within float32's rounding (module `hu`). The inferer keeps
-    padding and metal from the network.
+
+class HUToNetworkd(MapTransform):
+    """HU to network range, (HU + 500) / 500, for pairs in training; `NetworkToHUd` is the way back.
+
+    Nothing is clipped here: the way back gives the HU within float32's rounding (module `hu`). Inference needs neither:
+    its inferer takes HU.
 
     Args:
         keys: where the arrays stand.
-        in_place: convert in the array's own memory, where nobody else holds it.
+        in_place: of inference.json until 0.5.0, refused.
     """
 
-    def __init__(self, keys: KeysCollection, *, in_place: bool = False) -> None:
-        super().__init__(keys)
-        self.in_place = in_place
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Convert the arrays under `keys`."""
-        return dict(data) | {
-            key: _by_slices(hu_to_network, data[key]) if self.in_place else hu_to_network(data[key])
-            for key in self.key_iterator(data)
-        }
-
-
-class NetworkToHUd(MapTransform):
-    """Network range to HU, value * 500 - 500; the inverse of `HUToNetworkd`, whose arguments it has."""
+    convert = staticmethod(hu_to_network)
 
     def __init__(self, keys: KeysCollection, *, in_place: bool = False) -> None:
         super().__init__(keys)
-        self.in_place = in_place
+        if in_place:
+            raise BioAttError(f"{type(self).__name__}: {HU_UNTIL_THE_INFERER}")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Convert the arrays under `keys`."""
-        return dict(data) | {
-            key: _by_slices(network_to_hu, data[key]) if self.in_place else network_to_hu(data[key])
-            for key in self.key_iterator(data)
-        }
+        converted = dict(data) | {key: self.convert(data[key]) for key in self.key_iterator(data)}
+        for volume in (converted[key] for key in self.key_iterator(data)):
+            if isinstance(volume, MetaTensor):
+                volume.meta[IN_NETWORK_RANGE] = True
+        return converted
 
 
-def _by_slices(convert: Callable[[torch.Tensor], torch.Tensor], volume: torch.Tensor) -> torch.Tensor:
-    """`volume` after `convert`, in its own memory and piece by piece, each of them together in memory."""
-    values = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
-    outermost = max(range(values.dim()), key=lambda axis: (values.shape[axis] > 1, values.stride(axis)))
-    for piece in values.movedim(outermost, 0):
-        piece.copy_(convert(piece))
-    return volume
+class NetworkToHUd(HUToNetworkd):
+    """Network range to HU, value * 500 - 500; the inverse of `HUToNetworkd`."""
+
+    convert = staticmethod(network_to_hu)
 
 
 def collate_one(batch: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:

@@ -102,10 +102,10 @@ def load_volume(
     Raises:
         BioAttError: see `scripts.dicom`, and `read` of the format.
     """
-    if (form := format_of(path)) is not None:
+    if (file_format := format_of(path)) is not None:
         if series:
-            raise BioAttError(f"--series chooses among DICOM series; {path} is a {form.NAME} file, leave it out")
-        hu, affine = form.read(path)
+            raise BioAttError(f"--series chooses among DICOM series; {path} is a {file_format.NAME} file, leave it out")
+        hu, affine = file_format.read(path)
         if not assume_hu:
             check_hu(hu, path)
         return Volume(hu=hu, affine=affine, source=Path(path), kind="file")

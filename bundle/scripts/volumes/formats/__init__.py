@@ -47,11 +47,11 @@ FORMATS: tuple[Format, ...] = tuple(
 def suffix_of(path: str | os.PathLike[str]) -> str:
     """The suffix by which a format knows the file, as it is spelt; empty if none does."""
     name = Path(path).name
-    known = (one for form in FORMATS for one in form.SUFFIXES if name.lower().endswith(one))
+    known = (suffix for one in FORMATS for suffix in one.SUFFIXES if name.lower().endswith(suffix))
     return name[-len(found) :] if (found := max(known, key=len, default="")) else ""
 
 
 def format_of(path: str | os.PathLike[str]) -> Format | None:
     """The format that a file's name says; None for what may be DICOM."""
     suffix = suffix_of(path).lower()
-    return next((form for form in FORMATS if suffix in form.SUFFIXES), None)
+    return next((one for one in FORMATS if suffix in one.SUFFIXES), None)
