@@ -225,15 +225,15 @@ def _page(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], stud
 {attention_line(summary)}
 
 {summary["finished_runs"]} of {summary["planned_runs"]} planned runs are in: of {len(study["arms"])} arms,
-{study["seeds"]} seeds and {made["folds"]} folds. {len(slices)} patients with {sum(slices.values())} slices are judged,
-each by networks that never saw them.
+{study["seeds"]} seeds and {made["folds"]} folds. {len(slices)} patients with {sum(slices.values())} slices are
+evaluated, each by networks that never saw them.
 
 Made by `make study`. A gain is positive where the arm has less error than the baseline: 10 log10 of the ratio of mean
 squared errors against the truth in the body, of the same patient and seed, averaged over seeds. The error is estimated
 without having the truth ([how](../evaluation.md)); low doses are simulated, a quarter of the dose. The 95% interval is
 over patients; `by network` is the same over the networks, one a fold and seed, each the mean of its patients: patients
-of a fold are judged by the same networks. `better` and `worse` leave out 0, `no difference` lies within {TARGET_DB} dB
-of 0. No correction is made for the number of comparisons. Arms with different patients cannot be compared but by their
+of a fold are evaluated by the same networks. `better` and `worse` leave out 0, `no difference` lies within {TARGET_DB}
+dB of 0. No correction is made for the number of comparisons. Arms with different patients cannot be compared but by their
 gains.
 
 ## Error and contrast

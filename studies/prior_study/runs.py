@@ -1,4 +1,4 @@
-"""The runs of the study: each trains one network on the patients of all folds but one and judges it on that one's.
+"""The runs of the study: each trains one network on the patients of all folds but one and evaluates it on that one's.
 
 Each finished run is one small JSON file; a run that is interrupted loses only itself. Workers are processes that take
 runs from one list, so imports and the device are made ready once a worker.
@@ -45,7 +45,7 @@ MOST_FAILURES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training: an arm, from a seed, with the patients of one fold left out to judge on."""
+    """One training: an arm, from a seed, with the patients of one fold left out to evaluate on."""
 
     arm: str
     attention: str
@@ -101,9 +101,9 @@ def priors_of(pack: Pack, prior: str, fold: int) -> np.ndarray:
 
 
 def items_of(pack: Pack, prior: str, fold: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Items to train on and, of the patients of `fold`, to judge on, as `PatchBatches` takes them."""
+    """Items to train on and, of the patients of `fold`, to evaluate on, as `PatchBatches` takes them."""
     priors = priors_of(pack, prior, fold)
-    train, judge = [], []
+    train, evaluate = [], []
     for index, one in enumerate(pack.slices):
         pair = CachedPair(
             path=pack.pairs[index],
@@ -114,8 +114,8 @@ def items_of(pack: Pack, prior: str, fold: int) -> tuple[list[dict[str, Any]], l
             dose_fractions=(DOSE_FRACTION,),
         )
         item = {"pair": pair, "patient": one.patient, "index": index}
-        (judge if one.patient in pack.folds[fold] else train).append(item)
-    return train, judge
+        (evaluate if one.patient in pack.folds[fold] else train).append(item)
+    return train, evaluate
 
 
 def train(run: Run, items: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], device: torch.device) -> nn.Module:
@@ -154,7 +154,7 @@ def train(run: Run, items: Sequence[Mapping[str, Any]], settings: Mapping[str, A
     return average.network.eval()
 
 
-def judge(
+def evaluate(
     network: nn.Module,
     pack: Pack,
     items: Sequence[Mapping[str, Any]],
@@ -219,17 +219,17 @@ def denoise(network: nn.Module, images_hu: np.ndarray, priors: Tensor, device: t
 
 
 def do_run(run: Run, pack: Pack, settings: Mapping[str, Any], file: Path, device: torch.device) -> None:
-    """Train, judge, and write the record."""
+    """Train, evaluate, and write the record."""
     begin = time.perf_counter()
-    items, judged = items_of(pack, run.prior, run.fold)
+    items, evaluated = items_of(pack, run.prior, run.fold)
     network = train(run, items, settings, device)
     trained = time.perf_counter()
-    patients = judge(network, pack, judged, items, attends=run.attention == "prior")
+    patients = evaluate(network, pack, evaluated, items, attends=run.attention == "prior")
     told = {
         "settings": dict(settings),
         "made": dict(pack.made),
         "patients": patients,
-        "seconds": {"train": round(trained - begin, 2), "judge": round(time.perf_counter() - trained, 2)},
+        "seconds": {"train": round(trained - begin, 2), "evaluate": round(time.perf_counter() - trained, 2)},
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }

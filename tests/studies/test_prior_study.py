@@ -138,11 +138,11 @@ def test_the_pack_gives_back_slices_to_a_step_of_their_noise(packed, pack):
             assert one.step_noise_hu < noise[body].std() / 2
 
 
-def test_a_run_never_trains_on_whom_it_judges_and_priors_come_from_the_fold(pack):
+def test_a_run_never_trains_on_whom_it_evaluates_and_priors_come_from_the_fold(pack):
     for fold in range(3):
-        train, judged = items_of(pack, "compact", fold)
-        assert {item["patient"] for item in judged} == set(pack.folds[fold])
-        assert not {item["patient"] for item in judged} & {item["patient"] for item in train}
+        train, evaluated = items_of(pack, "compact", fold)
+        assert {item["patient"] for item in evaluated} == set(pack.folds[fold])
+        assert not {item["patient"] for item in evaluated} & {item["patient"] for item in train}
         assert "P" in {item["patient"] for item in train}
         assert np.array_equal(priors_of(pack, "compact", fold), pack.priors[f"compact_{fold}"])
     oracle = priors_of(pack, "oracle", 0)
@@ -160,7 +160,7 @@ def test_a_pack_that_is_not_whole_is_one_line(packed, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("error: the pack")
 
 
-def test_all_runs_are_done_side_by_side_and_each_judges_its_fold(results, pack):
+def test_all_runs_are_done_side_by_side_and_each_evaluates_its_fold(results, pack):
     records = read_records(results, read_study(TINY))
     study = read_study(TINY)
     assert len(records) == len(plan(study | {"seeds": 1}, 3)) == 24
