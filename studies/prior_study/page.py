@@ -233,8 +233,8 @@ squared errors against the truth in the body, of the same patient and seed, aver
 without having the truth ([how](../evaluation.md)); low doses are simulated, a quarter of the dose. The 95% interval is
 over patients; `by network` is the same over the networks, one a fold and seed, each the mean of its patients: patients
 of a fold are evaluated by the same networks. `better` and `worse` leave out 0, `no difference` lies within {TARGET_DB}
-dB of 0. No correction is made for the number of comparisons. Arms with different patients cannot be compared but by their
-gains.
+dB of 0. No correction is made for the number of comparisons. Arms with different patients cannot be compared but by
+their gains.
 
 ## Error and contrast
 
