@@ -9,13 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-<<<<<<< HEAD
 from ..dicom import FileProcesses, KnownSeries, read_volume
-from ..errors import BioAttError
-=======
-from ..dicom import KnownSeries, read_volume, read_volume_isolated
 from ..errors import BioAttError, printable
->>>>>>> d460af4 (Read, name and refuse more of what folders and files hold)
 from ..progress import bar
 from .formats import format_of
 from .plausible import check_hu
