@@ -97,14 +97,16 @@ evidence: setup $(OLD_FILES)  ## measure the shipped weights, write pages and mo
 $(OLD_FILES): $(OLD)/%:  # what 0.3.2 shipped
 	mkdir -p $(@D) && git show 54ddd63:bundle/models/$* > $@
 
+# SETTINGS: more of the training's own, e.g. "--train#trainer#max_epochs 1 --steps_per_epoch 2" to see that it works.
+SETTINGS :=
 SHIPPED := -m monai.bundle run training --dataset_dir $(abspath $(BIOATT_DATA)) --cache_dir ../runs/cache \
   --config_file "['configs/train.json','configs/shipped.json','configs/resume.json'
 
 weights: runs/weights/first/model.pt  ## train the shipped weights again, in runs/weights; BIOATT_DATA must name the data; hours, goes on after a stop
-	cd bundle && ../$(BIN)/python $(SHIPPED),'configs/refined.json']" --output_dir ../runs/weights
+	cd bundle && ../$(BIN)/python $(SHIPPED),'configs/refined.json']" --output_dir ../runs/weights $(SETTINGS)
 
 runs/weights/first/model.pt: | setup
-	cd bundle && ../$(BIN)/python $(SHIPPED)]" --output_dir ../runs/weights/first
+	cd bundle && ../$(BIN)/python $(SHIPPED)]" --output_dir ../runs/weights/first $(SETTINGS)
 
 BASELINE := runs/baselines/redcnn32
 

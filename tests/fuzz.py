@@ -34,6 +34,7 @@ KINDS = {
     "checkpoint": ("fuzz_formats", "Checkpoint"),
 }
 MEMORY = 6 << 30
+FROM_SEEDS = 0.7  # guided: of the inputs, so that more than half reach pixels
 MOST_BYTES = 1 << 16  # of a guided input: small ones are fast, and reach as much
 
 
@@ -83,11 +84,16 @@ def work_guided(what, seed, numbers, folder, connection):
             os._exit(0)
 
     def change(content, most, own_seed):
+        """Mostly from a seed: damage on damage ends at parsing. What libFuzzer changes is a few bytes at one place."""
         rng = np.random.default_rng([seed, own_seed])
-        if rng.random() < 0.3:
+        if rng.random() < FROM_SEEDS or len(content) < 20:
             content = small[int(rng.integers(len(small)))][1]
-        changed = kind.mutate(content, rng) if len(content) >= 20 and rng.random() < 0.6 else content
-        return changed[:most] if changed != content else atheris.Mutate(content, most)
+        if rng.random() < 0.75:
+            changed = kind.mutate(content, rng)
+            if changed != content and len(changed) <= most:
+                return changed
+        at = int(rng.integers(len(content)))
+        return (content[:at] + atheris.Mutate(content[at : at + 64], 64) + content[at + 64 :])[:most]
 
     options = [f"-seed={seed + numbers[0] + 1}", f"-max_len={MOST_BYTES}"]
     options += ["-rss_limit_mb=0", "-timeout=120", "-verbosity=0", f"-artifact_prefix={folder}/"]

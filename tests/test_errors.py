@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scripts.app.command_line import main
+from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError, find_bioatt_error
 
 
@@ -90,3 +92,10 @@ def test_a_full_gpu_is_one_line_wherever_it_happens():
 @pytest.mark.parametrize("error", [None, ValueError("other"), KeyboardInterrupt()])
 def test_none_where_there_is_none(error):
     assert find_bioatt_error(error) is None
+
+
+def test_a_path_that_the_system_refuses_is_one_line(tmp_path, capsys):
+    source = write_ct_series(tmp_path / "in", slices=1)
+    for places in ((source, tmp_path / ("n" * 300)), (tmp_path / ("n" * 300), tmp_path / "out")):
+        assert main(["denoise", *map(str, places)]) == 2
+        assert "cannot be used: File name too long; check the path" in capsys.readouterr().err

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterable
+
+#: What the system says about a path that somebody named, or that lies below one; all else is a fault of ours.
+_ABOUT_A_PATH = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EROFS}
 
 
 class BioAttError(Exception):
@@ -23,7 +27,7 @@ def find_bioatt_error(error: BaseException | None) -> BioAttError | None:
     """Return the BioAttError that `error` is or was caused by, else None.
 
     MONAI wraps what a config component raises in a RuntimeError; the chain of causes still holds ours. A GPU whose
-    memory is full is told as one of ours, wherever it happens.
+    memory is full is told as one of ours, wherever it happens, and so is a path that the system refuses.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -34,9 +38,16 @@ def find_bioatt_error(error: BaseException | None) -> BioAttError | None:
                 f"the memory of the GPU is full ({str(error).partition('. ')[0]}); use smaller batches "
                 "(--batch-size 1, in training batch_size), stop what else runs there, or use --device cpu"
             )
+        if isinstance(error, OSError) and error.errno in _ABOUT_A_PATH and error.filename is not None:
+            return BioAttError(f"{error.filename} cannot be used: {error.strerror}; check the path and its permissions")
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
+
+
+def printable(words: object) -> str:
+    """`words` without line breaks, control characters and what could not be decoded: safe to show."""
+    return "".join(letter if letter.isprintable() and letter != "\ufffd" else " " for letter in str(words)).strip()
 
 
 class KeptWarnings(logging.Handler):

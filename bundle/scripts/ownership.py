@@ -13,6 +13,7 @@ from .provenance import MANUFACTURER
 EXPLAINED = "explain.json"  # names the files beside it
 REPORT_TITLE = "CT denoising report"  # of the page that lies beside a result
 
+_HEADERS = {".zraw": ".mhd", ".raw.gz": ".nhdr"}  # of files that hold the values alone
 _SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # of file browsers
 _DERIVED = re.compile(r"\d{4,}\.dcm")
 _REALISATION = re.compile(r"realisation_\d+")
@@ -21,8 +22,8 @@ _REALISATION = re.compile(r"realisation_\d+")
 def check_replaceable(target: str | os.PathLike[str]) -> None:
     """Raise if replacing the folder `target`, where there is one, would delete what BioAtt did not write.
 
-    Results are derived DICOM files that name BioAtt among their equipment, NIfTI files with the .json that tells what
-    made them, the files of `bioatt explain`, and folders of these for several realisations.
+    Results are derived DICOM files that name BioAtt among their equipment, files of other formats with the .json that
+    tells what made them, the files of `bioatt explain`, and folders of these for several realisations.
 
     Raises:
         BioAttError: names the first file that is none of these.
@@ -59,7 +60,8 @@ def first_foreign(folder: Path) -> Path | None:
     names = {entry.name for entry in entries}
     explained = _explained(folder / EXPLAINED) if EXPLAINED in names else set()
     for entry in entries:
-        if entry.name in _SYSTEM_FILES and entry.is_file():
+        is_of_system = entry.name in _SYSTEM_FILES or (entry.name.startswith("._") and entry.name[2:] in names)
+        if is_of_system and entry.is_file():
             continue
         if entry.is_dir() and not entry.is_symlink() and _REALISATION.fullmatch(entry.name):
             foreign = first_foreign(entry)
@@ -71,13 +73,16 @@ def first_foreign(folder: Path) -> Path | None:
 
 
 def _is_result(file: Path) -> bool:
-    """Whether a file is one of a derived series, or a NIfTI file or the record beside it."""
+    """Whether a file is one of a derived series, a volume or the record beside it, or the values of such a header."""
     name = file.name.lower()
     if _DERIVED.fullmatch(name):
         return _names_bioatt(file)
-    if name.endswith((".nii", ".nii.gz")):
-        return _is_record(file.with_name(f"{file.name}.json"), file.name)
-    return name.endswith(".json") and file.with_suffix("").is_file() and _is_record(file, file.with_suffix("").name)
+    if name.endswith(".json"):
+        return file.with_suffix("").is_file() and _is_record(file, file.with_suffix("").name)
+    for values, header in _HEADERS.items():
+        if name.endswith(values):
+            file = file.with_name(file.name[: -len(values)] + header)
+    return _is_record(file.with_name(f"{file.name}.json"), file.name)
 
 
 def _names_bioatt(file: Path) -> bool:

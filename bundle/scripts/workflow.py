@@ -261,7 +261,7 @@ def check_inference(
         BioAttError: the report exists; see also `find_inputs`, `select_series` and `check_places`.
     """
     dataset_dir, output_dir, series = str(dataset_dir), str(output_dir), str(series)
-    inputs = find_inputs(dataset_dir)
+    inputs = find_inputs(dataset_dir, series)
     check_places(dataset_dir, output_dir, overwrite)
     if report_file and not overwrite and Path(report_file).exists():
         raise BioAttError(f"report {report_file} exists; name another output folder, or replace both with --overwrite")

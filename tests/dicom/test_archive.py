@@ -270,3 +270,8 @@ def test_what_a_zip_holds_instead_is_known_by_its_first_bytes(tmp_path):
         archive.writestr("study/scan", b"<!DOCTYPE html>" + bytes(range(1, 200)))
     with pytest.raises(BioAttError, match="1 web page"):
         select_series(tmp_path / "study.zip")
+
+
+def test_a_colon_in_the_name_of_a_folder_leads_nowhere(folder, tmp_path):
+    packed = pack(folder, tmp_path / "study.zip", below="Series 3: axial/")
+    assert len(select_series(packed).files) == 4

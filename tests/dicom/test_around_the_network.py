@@ -16,10 +16,8 @@ from scripts.dicom.phantom import write_ct_series
 from scripts.dicom.read import _hu
 from scripts.dicom.write import _copied, _rounded
 from scripts.errors import BioAttError
-from scripts.hu import hu_to_network
 from scripts.priors import RandomPrior, SliceKey, TablePrior, TemperedPrior, UniformPrior, write_prior_table
 from scripts.volumes.plausible import check_hu
-from scripts.volumes.transforms import _by_slices
 
 
 @pytest.fixture
@@ -97,15 +95,6 @@ def test_reading_a_header_does_not_change_its_copy(tmp_path):
     source.PatientID = "another"
     assert {tag: copied.get_item(tag) for tag in copied.keys()} == {tag: plain.get_item(tag) for tag in plain.keys()}
     assert copied.original_encoding == plain.original_encoding
-
-
-@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 3, 2, 1), (0, 2, 1, 3), (0, 3, 1, 2)])
-def test_values_change_the_same_in_any_order_of_memory(order):
-    values = torch.randn(1, 5, 6, 7) * 500
-    laid_out = values.permute(order).contiguous().permute([order.index(axis) for axis in range(4)])
-    assert torch.equal(
-        _by_slices(hu_to_network, laid_out.clone(memory_format=torch.preserve_format)), hu_to_network(values)
-    )
 
 
 @pytest.mark.parametrize("prior", [UniformPrior(), RandomPrior(3), TemperedPrior(UniformPrior(), 2.0)])

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import changed, derive, together, write_enhanced_ct
+from pydicom.uid import generate_uid
 from scripts.dicom import find_series, read_volume, select_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
@@ -81,7 +82,7 @@ def test_a_study_or_series_a_file_is_joined_when_asked(tmp_path, caplog, keyword
     series = select_series(folder, one_scan=True)
     np.testing.assert_array_equal(read_volume(series), plain)
     assert (
-        f"{' and '.join(keywords[::-1] if len(keywords) == 2 else keywords)} and FrameOfReferenceUID differs"
+        f"{' and '.join(keywords[::-1] if len(keywords) == 2 else keywords)} and FrameOfReferenceUID differ between"
         in caplog.text
     )
 
@@ -274,3 +275,23 @@ def changed_frames(image):
     first, second = image.PerFrameFunctionalGroupsSequence[:2]
     second.PlanePositionSequence = first.PlanePositionSequence
     second.FrameContentSequence[0].FrameAcquisitionNumber = 2
+
+
+def test_a_slice_that_was_stored_again_under_another_uid_counts_once(tmp_path, caplog):
+    folder = write_ct_series(tmp_path, slices=4)
+    for name in ("0001.dcm", "0003.dcm"):
+        dataset = pydicom.dcmread(folder / name)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        dataset.save_as(folder / f"again_{name}")
+    assert [file.name for file in select_series(folder).files] == [f"{i:04d}.dcm" for i in range(1, 5)]
+    assert "left out 2 files that repeat a slice under another SOPInstanceUID" in caplog.text
+    dataset.PixelData = bytes(len(dataset.PixelData))
+    dataset.save_as(folder / "again_0003.dcm")
+    with pytest.raises(BioAttError, match="two different slices at one position"):
+        select_series(folder)
+
+
+def test_slices_that_all_share_one_position_are_no_phases(tmp_path):
+    folder = write_ct_series(tmp_path, slices=4, modify=changed(ImagePositionPatient=[0, 0, 0]))
+    with pytest.raises(BioAttError, match="so have all 4: they follow in time, or lost their positions; export"):
+        select_series(folder)

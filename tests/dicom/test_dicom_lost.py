@@ -10,6 +10,7 @@ import shutil
 import pytest
 from dicom_cases import changed, together
 from pydicom.data import get_testdata_file
+from pydicom.fileset import FileSet
 from scripts.dicom import find_series, select_series
 from scripts.dicom.folder import is_named_like
 from scripts.dicom.phantom import write_ct_series
@@ -247,3 +248,61 @@ def test_a_cut_image_of_another_kind_is_no_lost_slice(tmp_path):
     mr = together(changed(SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="MR"))
     cut_to(600)(write_ct_series(tmp_path / "mr", slices=1, modify=mr) / "0001.dcm")
     assert len(select_series(write_ct_series(tmp_path / "ct").parent).files) == 4
+
+
+@pytest.mark.parametrize("left", [".0006.dcm.icloud", ".0006.dcm.a1B2c3", "._0006.dcm", "0006.dcm.icloud"])
+def test_a_slice_that_only_a_hidden_file_tells_of_is_lost(tmp_path, left):
+    folder = write_ct_series(tmp_path, slices=6, shape=(8, 8))
+    (folder / left).write_bytes(b"bplist00")
+    assert len(select_series(folder).files) == 6  # beside the slice it says nothing
+    (folder / "0006.dcm").unlink()
+    with pytest.raises(BioAttError, match=f"slices are lost, .*{left}.*--allow-gaps"):
+        select_series(folder)
+    assert len(select_series(folder, allow_gaps=True).files) == 5
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "._.DS_Store", "._folder", ".git", ".notes.txt.ab12cd"])
+def test_other_hidden_files_tell_of_no_slice(tmp_path, name):
+    folder = write_ct_series(tmp_path, slices=3, shape=(8, 8), name="slice_{:d}_x")
+    for i, one in enumerate(sorted(folder.iterdir())):
+        one.rename(folder / "abc"[i])  # names without a pattern
+    (folder / name).write_bytes(b"x")
+    assert len(select_series(folder).files) == 3
+
+
+def on_a_medium(folder, source):
+    """The series with a DICOMDIR, as on a CD."""
+    medium = FileSet()
+    for file in sorted(source.iterdir()):
+        medium.add(file)
+    medium.write(folder)
+    return sorted(file for file in folder.rglob("IM*"))
+
+
+def test_an_image_that_the_dicomdir_lists_and_is_not_there_is_lost(tmp_path):
+    images = on_a_medium(tmp_path / "cd", write_ct_series(tmp_path / "in", slices=4, shape=(8, 8)))
+    assert len(select_series(tmp_path / "cd").files) == 4
+    images[-1].unlink()
+    for place in (tmp_path / "cd", tmp_path / "cd" / "DICOMDIR"):
+        with pytest.raises(BioAttError, match=f"{images[-1].name} is listed by the DICOMDIR and is not here"):
+            select_series(place)
+        assert len(select_series(place, allow_gaps=True).files) == 3
+
+
+def test_a_dicomdir_of_images_that_were_renamed_or_of_another_series_loses_nothing(tmp_path):
+    images = on_a_medium(tmp_path / "cd", write_ct_series(tmp_path / "in", slices=4, shape=(8, 8)))
+    for i, image in enumerate(images):
+        image.rename(tmp_path / "cd" / f"{i}.dcm")
+    assert len(select_series(tmp_path / "cd").files) == 4
+    other = write_ct_series(tmp_path / "other", slices=3, shape=(8, 8), seed=5)
+    shutil.copy(tmp_path / "cd" / "DICOMDIR", other)
+    assert len(select_series(other).files) == 3
+
+
+def test_names_of_files_are_shown_without_what_a_terminal_obeys(tmp_path, caplog):
+    folder = write_ct_series(tmp_path, slices=3, shape=(8, 8), name="a\x1b[2J\n{:04d}.dcm")
+    (folder / "a\x1b[2J\n0003.dcm").write_bytes(b"")
+    with pytest.raises(BioAttError, match="is empty") as info:
+        select_series(folder)
+    messages = [record.getMessage() for record in caplog.records if "is empty" in record.getMessage()]
+    assert messages and all(one.isprintable() for one in [*messages, str(info.value)])

@@ -10,6 +10,8 @@ import pytest
 from dicom_cases import changed, derive, in_slice, together
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.tag import Tag
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 from scripts.dicom import read_volume, select_series
@@ -290,6 +292,15 @@ def windowed(hu, _):
     return ((hu + 160.0) / 400.0 * 255.0).clip(0.0, 255.0)
 
 
+def lowered(hu, i):
+    hu[20:24, 20:24] = 2500.0
+    return hu - 1024.0 + np.random.default_rng(i).normal(0, 20, hu.shape)
+
+
+def swap_bytes(dataset):
+    dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").byteswap().tobytes()
+
+
 #: DICOM whose values are plainly not HU, as arguments of `write_ct_series`, and what is said.
 NOT_HU = {
     "1024 added, unsigned": ({"intercept": 0.0, "degrade": shifted}, "no air, perhaps stored with 1024 added"),
@@ -321,6 +332,15 @@ NOT_HU = {
         "of the values are above 800 HU, more than any body has",
     ),
     "upside down": ({"intercept": 0.0, "signed": True, "degrade": lambda hu, i: -hu}, "of the values are above 800 HU"),
+    "1024 taken off twice, metal": ({"signed": True, "intercept": 0.0, "degrade": lowered}, "shifted twice"),
+    "windowed to -160 to 240 HU": (
+        {"degrade": lambda hu, i: hu.clip(-160, 240)},
+        "its lowest value, -160, stands in more than 10% of it, as after windowing",
+    ),
+    "bytes swapped in one slice": (
+        {"modify": lambda ds, i: swap_bytes(ds) if i == 2 else None},
+        r"most of slice 2 \(from 0\) is above 800 HU, as where bytes are swapped",
+    ),
     "HU times 0.1": ({"degrade": lambda hu, _: hu / 10.0 + 60}, "a minimum of -40|below 100|above -200"),
 }
 
@@ -346,3 +366,38 @@ def test_a_small_field_of_view_without_air_is_believed_where_the_header_shifts_i
 def test_one_slice_of_another_class_does_not_change_the_rest(tmp_path):
     folder = write_ct_series(tmp_path, modify=in_slice(1, RescaleType=["HU", "HU"]))
     assert len(select_series(folder).files) == 4
+
+
+@pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless, "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.5"])
+def test_pixels_that_are_not_compressed_are_read_whatever_the_transfer_syntax_says(tmp_path, caplog, syntax, plain):
+    folder = write_ct_series(tmp_path / "in")
+    for file in folder.iterdir():
+        dataset = pydicom.dcmread(file)
+        with pydicom.dcmread(file) as told:
+            dataset.file_meta.TransferSyntaxUID = syntax
+            dataset["PixelData"].is_undefined_length = False
+            _write_as_it_is(file, dataset, told)
+    np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
+    assert caplog.text.count("4 files: TransferSyntaxUID says") == 1
+    derive(folder, tmp_path / "out")
+    assert pydicom.dcmread(tmp_path / "out" / "0001.dcm").file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+
+
+def test_compressed_pixels_under_a_plain_transfer_syntax_are_named(tmp_path):
+    folder = write_ct_series(tmp_path, slices=1, transfer_syntax=JPEG2000Lossless)
+    file = folder / "0001.dcm"
+    dataset = pydicom.dcmread(file)
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    _write_as_it_is(file, dataset, pydicom.dcmread(file))
+    with pytest.raises(BioAttError, match="says Explicit VR Little Endian, but PixelData is compressed; export"):
+        read_volume(select_series(folder))
+
+
+def _write_as_it_is(file, named, dataset):
+    """Write a file whose meta group is that of `named` and whose data set is in Explicit VR Little Endian."""
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, dataset)
+    meta = DicomBytesIO()
+    write_file_meta_info(meta, named.file_meta)
+    file.write_bytes(bytes(128) + b"DICM" + meta.getvalue() + buffer.getvalue())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import SimpleITK
 from dicom_cases import PROVENANCE, derive
 from made_studies import as_nifti
 from scripts.app.command_line import main
@@ -24,6 +25,21 @@ def results(tmp_path):
     (tmp_path / "nifti").mkdir()
     write_file_result(nifti, load_volume(nifti).hu, tmp_path / "nifti", PROVENANCE)
     return tmp_path
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.b.mhd", "A.NRRD", "a.b.nhdr"])
+def test_results_in_other_formats_are_replaced_with_the_files_that_hold_their_values(results, name, capsys):
+    file = results / name
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(results / "ct.nii.gz")), str(file))
+    target = results / "volumes"
+    target.mkdir()
+    write_file_result(file, load_volume(file).hu, target, PROVENANCE)
+    assert len(list(target.iterdir())) == (3 if name.endswith(("mhd", "nhdr")) else 2)
+    (target / f"._{name}").write_bytes(b"of macOS, on another disk")
+    check_replaceable(target)
+    (target / "b.zraw").write_bytes(b"mine")
+    with pytest.raises(BioAttError, match="holds b.zraw, which BioAtt did not write"):
+        check_replaceable(target)
 
 
 @pytest.mark.parametrize("form", ["dicom", "nifti"])

@@ -89,3 +89,14 @@ def test_suffixes_are_known_as_they_are_spelt_and_belong_to_one_format():
     assert format_of("x.NRRD").NAME == "MetaImage or NRRD" and format_of("folder") is None
     suffixes = [one for form in FORMATS for one in form.SUFFIXES]
     assert len(set(suffixes)) == len(suffixes)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", [SimpleITK.sitkFloat32, SimpleITK.sitkInt16])
+def test_values_stay_when_the_image_that_they_came_from_is_gone(tmp_path, name, kind):
+    """Float values were looked at where SimpleITK's image lay, and were others, or a crash, once it was freed."""
+    array = np.random.default_rng(0).normal(0, 300, (6, 5, 4)).round().astype(np.float32)
+    SimpleITK.WriteImage(SimpleITK.Cast(SimpleITK.GetImageFromArray(array), kind), str(tmp_path / name))
+    values, _ = format_of(name).read(tmp_path / name)
+    assert values.flags.owndata or values.base.flags.owndata
+    np.testing.assert_array_equal(values, array.transpose(2, 1, 0))

@@ -118,6 +118,9 @@ BAD = {
     "minimum of -100, above -200": np.linspace(-100, 900, 60, dtype=np.float32).reshape(5, 4, 3),
     "no air, perhaps stored with 1024 added": np.linspace(0, 2500, 60, dtype=np.float32).reshape(5, 4, 3),
     "maximum of 50, below 100": np.linspace(-1000, 50, 60, dtype=np.float32).reshape(5, 4, 3),
+    "values vary below -1100 HU, as if shifted twice": (
+        np.r_[np.linspace(-2100, -1950, 30), np.linspace(-1030, 900, 30)].astype(np.float32).reshape(5, 4, 3)
+    ),
 }
 
 
@@ -188,3 +191,57 @@ def test_inputs_that_cannot_be(tmp_path):
     (tmp_path / "mixed" / "x.nii").write_text("")
     with pytest.raises(BioAttError, match="NIfTI and DICOM files together"):
         find_inputs(tmp_path / "mixed")
+
+
+def test_a_dicom_series_beside_files_of_another_format_is_chosen_by_its_number(tmp_path):
+    folder = write_ct_series(tmp_path, slices=2)
+    write(folder / "mask.nii.gz", np.ones((4, 4, 2), np.uint8))
+    with pytest.raises(BioAttError, match="name mask.nii.gz itself, or choose the DICOM series with --series"):
+        find_inputs(folder)
+    assert find_inputs(folder, "3") == [folder]
+
+
+def test_subfolders_beside_niftis_are_told(tmp_path, caplog):
+    write(tmp_path / "ct.nii", hu_array())
+    write_ct_series(tmp_path / "more", slices=1)
+    assert find_inputs(tmp_path) == [tmp_path / "ct.nii"]
+    assert "its subfolders are not looked into (1, e.g. more)" in caplog.text
+
+
+def test_a_device_is_no_input():
+    with pytest.raises(BioAttError, match="/dev/null is neither a file nor a folder"):
+        find_inputs("/dev/null")
+
+
+def test_a_nifti_under_the_name_of_the_other_form_is_told_its_name(tmp_path):
+    plain, packed = write(tmp_path / "a.nii", hu_array()), write(tmp_path / "b.nii.gz", hu_array())
+    with pytest.raises(BioAttError, match="is not packed by gzip; rename it to c.nii$"):
+        load_volume(plain.rename(tmp_path / "c.nii.gz"))
+    with pytest.raises(BioAttError, match="is packed by gzip; rename it to d.nii.gz$"):
+        load_volume(packed.rename(tmp_path / "d.nii"))
+    assert load_volume((tmp_path / "d.nii").rename(tmp_path / "d.nii.gz")).hu.shape == hu_array().shape
+
+
+def test_a_packed_nifti_whose_check_sum_is_wrong_is_refused(tmp_path):
+    file = write(tmp_path / "a.nii.gz", hu_array(shape=(60, 60, 20)))
+    content = bytearray(file.read_bytes())
+    content[-6] ^= 255
+    file.write_bytes(content)
+    with pytest.raises(BioAttError, match="cannot be decoded .CRC check failed.*copy or export it again"):
+        load_volume(file)
+
+
+@pytest.mark.parametrize("behind", [bytes(100), b"no gzip"])
+def test_bytes_behind_a_packed_nifti_are_ignored(tmp_path, behind):
+    array = hu_array(shape=(60, 60, 20))
+    file = write(tmp_path / "a.nii.gz", array)
+    file.write_bytes(file.read_bytes() + behind)
+    np.testing.assert_array_equal(load_volume(file).hu, array)
+
+
+def test_voxels_that_begin_in_the_header_are_refused(tmp_path):
+    file = write(tmp_path / "a.nii", hu_array())
+    content = file.read_bytes()
+    file.write_bytes(content[:108] + bytes(4) + content[112:])
+    with pytest.raises(BioAttError, match="vox_offset is 0, within its header of 348 bytes"):
+        load_volume(file)

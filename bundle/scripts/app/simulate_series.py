@@ -121,7 +121,7 @@ def simulate_series(
     Raises:
         BioAttError: input, output or choices cannot be used.
     """
-    inputs = find_inputs(source)
+    inputs = find_inputs(source, series)
     check_places(source, output_dir, overwrite)
     # One DICOM series is moved to its place by its writer, all else by us.
     alone = simulation.realisations == 1 and format_of(inputs[0]) is None

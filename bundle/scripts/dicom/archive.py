@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -157,7 +158,7 @@ def _name(info: zipfile.ZipInfo, archive: str) -> str:
         BioAttError: it leads out of it.
     """
     path = PurePosixPath(info.filename.replace("\\", "/"))  # as some programs of Windows write it
-    if path.is_absolute() or ".." in path.parts or ":" in (path.parts or ":")[0]:
+    if path.is_absolute() or ".." in path.parts or re.match("$|[A-Za-z]:", path.as_posix()):  # C:, as Windows has it
         raise BioAttError(f"{archive} holds a path that leads out of it; do not trust it, ask where it is from")
     return path.as_posix()
 

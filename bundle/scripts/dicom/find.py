@@ -181,7 +181,8 @@ def _choose(scanned: Scan, path: Path, name: str | None) -> str:
     for line in series_table(found):
         logger.warning("%s", line)
     every = [(uid, series_number(files[0][1])) for uid, files in found.items()]
-    listing = ", ".join(f"{uid or 'no UID'} (number {number})" for uid, number in every[:_LISTED])
+    words = [f"{uid or 'no UID'} ({'no number' if n is None else f'number {n}'})" for uid, n in every[:_LISTED]]
+    listing = ", ".join(words)
     listing += f" and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
     numbers = [number for _, number in every]
     by_number = " or --series NUMBER" if len(set(numbers)) == len(numbers) and None not in numbers else ""

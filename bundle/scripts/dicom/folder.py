@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import BioAttError
+from ..errors import BioAttError, printable
 from .archive import is_archive, names_in, open_raw
 
 _PREAMBLE = 132  # bytes up to the end of "DICM" (PS3.10 7.1)
 _MAX_PATH = 4096  # bytes of a path on Linux
 #: Behind the name of a slice that was packed, or that a program did not finish to fetch.
 _UNFINISHED = (".gz", ".bz2", ".xz", ".zst", ".z", ".zip", ".part", ".partial", ".crdownload", ".tmp", ".download")
+_UNFINISHED += (".filepart", ".icloud", ".nextcloud", ".owncloud")
+#: Hidden files that a slice leaves: iCloud's in its place, rsync's while it is copied, macOS' beside it on other disks.
+_LEFT_OF_SLICE = re.compile(r"\.(?P<icloud>.+)\.icloud|\.(?P<rsync>.+)\.[A-Za-z0-9]{6}|\._(?P<mac>.+)")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 _NAMED = 5  # of a list of files in a message
 
@@ -28,12 +31,14 @@ class Loss(NamedTuple):
         what: what is wrong with it, in words.
         certain: it is damaged, whatever it was.
         leads_to_folder: slices of any series may lie behind it.
+        series: SeriesInstanceUID of the slice that it is known to have been.
     """
 
     file: Path
     what: str
     certain: bool = True
     leads_to_folder: bool = False
+    series: str = ""
 
 
 class Listing(NamedTuple):
@@ -64,6 +69,7 @@ def walk(folder: Path) -> Listing:
             folders[:] = []
             continue
         hidden += sum(name.startswith(".") for name in [*folders, *names])
+        losses += _only_left(Path(parent), names)
         folders[:] = sorted((one for one in folders if not one.startswith(".")), key=lambda one: _linked(parent, one))
         for file in (Path(parent, name) for name in sorted(names) if not name.startswith(".")):
             if file.is_file():
@@ -71,6 +77,15 @@ def walk(folder: Path) -> Listing:
             else:
                 losses.append(Loss(file, "is a broken link" if file.is_symlink() else "is no regular file"))
     return Listing(files, losses, hidden)
+
+
+def _only_left(parent: Path, names: list[str]) -> Iterator[Loss]:
+    """Slices that are not there, though hidden files tell of them."""
+    for name in sorted(names):
+        match = _LEFT_OF_SLICE.fullmatch(name)
+        slice_name = match[match.lastgroup] if match else ""
+        if match and slice_name not in names and _may_be_slice(slice_name):
+            yield Loss(parent / slice_name, f"is not here, only {name}", certain=False)
 
 
 def _walk_archive(archive: Path) -> Listing:
@@ -117,8 +132,8 @@ def lost_slices(files: Iterable[Path], losses: Iterable[Loss], owners: Mapping[P
     every = [name for names in places.values() for name in names]
     found = []
     for loss in losses:
-        if loss.leads_to_folder:
-            found.append(loss)
+        if loss.leads_to_folder or loss.series:
+            found += [loss] if loss.series in ("", uid) else []
             continue
         there = owners.get(loss.file.parent, set())
         names = places[loss.file.parent] if uid in there else every
@@ -146,7 +161,7 @@ def is_named_like(name: str, slices: list[str]) -> bool:
 def tell_losses(losses: Iterable[Loss]) -> str:
     """The first of `losses`, in words."""
     every = list(losses)
-    words = "; ".join(f"{loss.file} {loss.what}" for loss in every[:_NAMED])
+    words = "; ".join(f"{printable(loss.file)} {loss.what}" for loss in every[:_NAMED])
     return words + (f" and {len(every) - _NAMED} more" if len(every) > _NAMED else "")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydicom.dataset import Dataset
 
-from ..errors import BioAttError
+from ..errors import BioAttError, printable
 from .geometry import slice_normal
 from .headers import numbers
 from .scan import Found, is_page
@@ -50,7 +50,7 @@ def _keep(uid: str, found: Sequence[Found], keep: list[bool], what: str, tell: b
     if not left or len(left) == len(found):
         return list(found)
     if tell:
-        names = ", ".join(map(str, left[:_NAMED])) + (" and more" if len(left) > _NAMED else "")
+        names = ", ".join(map(printable, left[:_NAMED])) + (" and more" if len(left) > _NAMED else "")
         logger.warning("series %s: left out %d %s: %s", uid, len(left), what, names)
     return [one for one, kept in zip(found, keep, strict=True) if kept]
 

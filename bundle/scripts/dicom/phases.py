@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+
 from ..errors import BioAttError
+from .geometry import heights, same_position_mm
 from .headers import has_frames, label
+from .isolated import have_same_hu_isolated
 from .scan import Found, Scan
 from .slices import Slice
+
+logger = logging.getLogger(__name__)
 
 #: Elements that tell the images of one position apart where a series holds several phases or reconstructions.
 PHASES = (
@@ -23,6 +30,24 @@ def what_differs(one: Slice, other: Slice) -> str:
     """Which elements tell two slices of one position apart, in words."""
     words = [k for k in (*PHASES, *_HINTS) if label(one.header, k, one.file) != label(other.header, k, other.file)]
     return f", which differ in {', '.join(words)}" if words else ""
+
+
+def without_twins(slices: Sequence[Slice], tell: bool) -> list[Slice]:
+    """Take one of two sorted slices that have the same place, phase and HU under two SOPInstanceUIDs.
+
+    Archives store an image again under a new UID when somebody edits its header. Where the first two of a place
+    differ, the others are not decoded.
+    """
+    planes = [one.plane for one in slices]
+    together = np.flatnonzero(np.diff(heights(planes)) <= same_position_mm(planes))
+    pairs = [(slices[i], slices[i + 1]) for i in together]
+    files = [(one.file, other.file) for one, other in pairs if not what_differs(one, other)]
+    if not files or any(has_frames(one.header) for one in slices) or not all(have_same_hu_isolated(files[:1])):
+        return list(slices)
+    twins = {other for (_, other), is_same in zip(files, have_same_hu_isolated(files), strict=True) if is_same}
+    if tell:
+        logger.warning("left out %d files that repeat a slice under another SOPInstanceUID", len(twins))
+    return [one for one in slices if one.file not in twins]
 
 
 def choices(

@@ -21,9 +21,10 @@ from .padding import is_signed, stored_range
 from .quantity import check_hu_image
 
 _RLE = "1.2.840.10008.1.2.5"
-_CONVERT = "convert it to Explicit VR Little Endian, e.g. with {} of DCMTK"
+_ITEM = b"\xfe\xff\x00\xe0"  # begins what is compressed (PS3.5 A.4)
+_CONVERT = "convert it to Explicit VR Little Endian, e.g. with {}"
 _PIP = "python -m pip install {}"
-_LIBJPEG = f"{_PIP.format('pylibjpeg pylibjpeg-libjpeg')} (GPL-3), or {_CONVERT.format('dcmdjpeg')}"
+_LIBJPEG = f"{_PIP.format('pylibjpeg pylibjpeg-libjpeg')} (GPL-3), or {_CONVERT.format('dcmdjpeg of DCMTK')}"
 _CODINGS = {
     **{f"1.2.840.10008.1.2.4.{n}": "JPEG" for n in (50, 51, 53, 55, 57, 70)},
     **{f"1.2.840.10008.1.2.4.{n}": "JPEG-LS" for n in (80, 81)},
@@ -34,7 +35,7 @@ _REMEDIES = {
     **{f"1.2.840.10008.1.2.4.{n}": _PIP.format("pyjpegls") for n in (80, 81)},
     **{f"1.2.840.10008.1.2.4.{n}": _PIP.format("pylibjpeg-openjpeg") for n in (90, 91, 201, 202, 203)},
     **{f"1.2.840.10008.1.2.4.{n}": _LIBJPEG for n in (50, 51)},
-    **{f"1.2.840.10008.1.2.4.{n}": _CONVERT.format("dcmdjpeg") for n in (53, 55)},
+    **{f"1.2.840.10008.1.2.4.{n}": _CONVERT.format("dcmdjpeg of DCMTK") for n in (53, 55)},
     **{f"1.2.840.10008.1.2.4.{n}": "convert it with a program that reads JPEG XL" for n in (110, 111, 112)},
     **{f"1.2.840.10008.1.2.4.{n}": "leave the video out" for n in range(100, 109)},
 }
@@ -58,13 +59,13 @@ def read_frames(file: str | os.PathLike[str], notes: set[str] | None = None) -> 
     dataset = open_dicom(path)
     if dataset is None:
         raise BioAttError(f"{path} is not a DICOM file; name a folder with a CT series, or one CT image")
-    syntax = _syntax(dataset, path)
+    notes = set() if notes is None else notes
     headers = frame_headers(dataset, path)
     for header in headers:
         check_hu_image(header, path)
     shape, signed = read_shape(dataset, path), is_signed(dataset, path)
-    notes = set() if notes is None else notes
     bits_allocated, bits_stored = _bits(dataset, path, notes)
+    syntax = _true_syntax(dataset, path, len(headers) * math.prod(shape) * bits_allocated // 8, notes)
     claims = _check_pixel_data(dataset, path, syntax, (len(headers), *shape), bits_allocated, notes)
     codings = {claim.coding for claim in claims} if len(claims) == len(headers) else {"something else"}
     if str(syntax) in _CODINGS and codings != {_CODINGS[str(syntax)]}:  # no decoder sees what was not looked into
@@ -217,7 +218,7 @@ def _decode(dataset: Dataset, path: Path, syntax: UID, shape: tuple[int, int, in
                 dataset.pixel_array_options(decoding_plugin="pydicom")  # pylibjpeg-rle aborts on damaged data
             images = dataset.pixel_array
     except Exception as error:  # each decoder raises errors of its own
-        remedy = _REMEDIES.get(str(syntax), _CONVERT.format("dcmconv"))
+        remedy = _REMEDIES.get(str(syntax), _CONVERT.format("dcmconv of DCMTK"))
         raise BioAttError(
             f"{path}: PixelData in {syntax.name} ({syntax}) cannot be decoded ({one_line(error)}); {remedy}, "
             "or copy the file again if it is damaged"
@@ -239,7 +240,35 @@ def _syntax(dataset: Dataset, path: Path) -> UID:
         )
     syntax = UID(uid)
     if syntax.is_private or not syntax.is_transfer_syntax:
-        raise BioAttError(f"{path}: transfer syntax {syntax} is not a DICOM one; {_CONVERT.format('dcmconv')}")
+        raise BioAttError(
+            f"{path}: transfer syntax {syntax} is not a DICOM one; {_CONVERT.format('gdcmconv --raw of GDCM')}"
+        )
+    return syntax
+
+
+def _true_syntax(dataset: Dataset, path: Path, size: int, notes: set[str]) -> UID:
+    """The transfer syntax of the pixels: some archives decompress an image, or compress it, and go on to name the old.
+
+    Args:
+        dataset: of the image.
+        path: names it in the message.
+        size: bytes of its pixels, not compressed.
+        notes: see `read_frames`.
+
+    Raises:
+        BioAttError: pixels are compressed that are said not to be; see also `_syntax`.
+    """
+    syntax, element = _syntax(dataset, path), dataset.get("PixelData") and dataset["PixelData"]
+    if not element or not isinstance(element.value, bytes):
+        return syntax
+    if not syntax.is_compressed and element.is_undefined_length:
+        raise BioAttError(
+            f"{path}: TransferSyntaxUID says {syntax.name}, but PixelData is compressed; export it again from the "
+            "system that wrote it"
+        )
+    if syntax.is_compressed and len(element.value) in (size, size + size % 2) and element.value[:4] != _ITEM:
+        notes.add(f"TransferSyntaxUID says {syntax.name}, but the pixels are not compressed, and are read so")
+        return _plain_syntax(dataset)
     return syntax
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import BioAttError
+from ..errors import BioAttError, printable
 from .child import END
 from .headers import rescale
 from .pixels import read_frames
@@ -124,7 +124,7 @@ def read_file(
         if stored.shape != tuple(shape) or frame not in slices:
             raise BioAttError(f"{file} is not what it was a moment ago: it changed while it was used; start again")
         if stored.size > 1 and stored.min() == stored.max():
-            empty.append(file.name)
+            empty.append(printable(file.name))
         yield slices[frame], _hu(stored, *rescale(header, file))
         done += 1
     if done != len(slices):

@@ -11,8 +11,9 @@ from typing import NamedTuple, NoReturn
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from ..errors import BioAttError
+from ..errors import BioAttError, printable
 from .archive import is_archive
+from .dicomdir import listed_images
 from .folder import Loss, loss_of, lost_slices, tell_losses, walk
 from .headers import CT_IMAGE_STORAGE, ENHANCED_CT, is_enhanced, label, open_dicom, quiet_pydicom, text, value
 from .instead import instead_of_dicom, instead_of_file
@@ -70,7 +71,8 @@ class Scan(NamedTuple):
 def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None) -> Scan:
     """Headers of the CT images in `path` by SeriesInstanceUID, ordered by SeriesNumber; localizers left out.
 
-    A DICOMDIR stands for its folder: its records may be out of date, or point elsewhere, and are not followed.
+    A DICOMDIR stands for its folder: its records may be out of date, or point elsewhere, and are not followed. Those
+    of a series that is here tell which of its images are lost.
 
     Args:
         path: folder or zip, DICOM file or DICOMDIR.
@@ -80,7 +82,7 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
     Raises:
         BioAttError: nothing there, no CT images, or a damaged file.
     """
-    headers, losses = _headers(path, refused)
+    headers, losses, listed = _headers(path, refused)
     cut = [(file, header) for file, header in headers if _is_cut(header)]
     losses += [Loss(file, "is cut short within its header") for file, _ in cut]
     headers = [one for one in headers if one not in cut]
@@ -106,9 +108,15 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
     if len(pages) < len(series):  # reports and dose sheets in a series of their own
         for uid in pages:
             if tell:
-                names = ", ".join(str(file) for file, _ in series[uid][:_NAMED])
+                names = ", ".join(printable(file) for file, _ in series[uid][:_NAMED])
                 logger.warning("series %s: left out, %d pages without geometry: %s", uid, len(series[uid]), names)
             del series[uid]
+    present = {label(header, "SOPInstanceUID", file) for file, header in images}
+    losses += [
+        Loss(file, "is listed by the DICOMDIR and is not here", series=uid)
+        for uid, instance, file in listed
+        if uid in series and instance not in present
+    ]
     ordered = dict(sorted(series.items(), key=lambda item: (series_number(item[1][0][1]) or 0, item[0])))
     return Scan(ordered, losses, _others(headers, ordered))
 
@@ -166,24 +174,21 @@ def series_table(found: dict[str, list[Found]]) -> Iterator[str]:
         )
 
 
-def printable(words: str) -> str:
-    """`words` without line breaks, control characters and what could not be decoded: safe to show."""
-    return "".join(letter if letter.isprintable() and letter != "\ufffd" else " " for letter in words).strip()
-
-
-def _headers(path: Path, refused: list[BioAttError] | None) -> tuple[list[Found], list[Loss]]:
-    """Headers of the DICOM files in `path`, and files that may have been some."""
+def _headers(
+    path: Path, refused: list[BioAttError] | None
+) -> tuple[list[Found], list[Loss], list[tuple[str, str, Path]]]:
+    """Headers of the DICOM files in `path`, files that may have been some, and what its DICOMDIRs list."""
     if path.is_file() and not is_archive(path):
         header = _header(path)
         if header is None:
             _refuse_file(path)
         if not _is_dicomdir(header):
-            return [(path, header)], []
+            return [(path, header)], [], []
         path = path.parent
     if not path.is_dir() and not is_archive(path):
         what = "is a broken link" if path.is_symlink() else "does not exist"
         raise BioAttError(f"{path} {what}; name a folder with a CT series, or one CT image")
-    listing, found, losses = walk(path), [], []
+    listing, found, losses, listed = walk(path), [], [], []
     for file in listing.files:
         try:
             header = _header(file)
@@ -195,13 +200,15 @@ def _headers(path: Path, refused: list[BioAttError] | None) -> tuple[list[Found]
             continue
         if loss is not None:
             losses.append(loss)
-        elif header is not None and not _is_dicomdir(header):
+        elif header is not None and _is_dicomdir(header):
+            listed += listed_images(file)
+        elif header is not None:
             found.append((file, header))
     losses += listing.losses
     if not found:
         certain = [loss for loss in losses if loss.certain]
         raise BioAttError(f"{path}: {instead_of_dicom(path, listing._replace(losses=certain))}")
-    return found, losses
+    return found, losses, listed
 
 
 def _refuse_file(path: Path) -> NoReturn:

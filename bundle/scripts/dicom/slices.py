@@ -68,8 +68,12 @@ def check_same_grid(uid: str, slices: Sequence[Slice]) -> dict[str, tuple[str, s
                 f"series {uid}: PatientID differs between {first.name} and {one.name}; put slices of one scan in a "
                 "folder"
             )
+        if is_enhanced(first.header) != is_enhanced(one.header):
+            raise BioAttError(
+                f"series {uid}: SOPClassUID differs between {first.name} and {one.name}, one is Enhanced CT; put "
+                "slices of one kind in a folder"
+            )
         pairs = {
-            "SOPClassUID": (is_enhanced(first.header), is_enhanced(one.header), 0),
             "Rows": (first.plane.shape[0], one.plane.shape[0], 0),
             "Columns": (first.plane.shape[1], one.plane.shape[1], 0),
             "PixelSpacing": (first.plane.spacing, one.plane.spacing, 1e-4 * float(first.plane.spacing.max())),

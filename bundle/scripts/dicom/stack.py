@@ -17,7 +17,7 @@ from .geometry import Plane, affine_ras, gaps, heights, is_axial, read_plane, sa
 from .headers import has_frames, is_enhanced, is_lossy, label, lacks_rescale, numbers, rescale
 from .leave_out import without_other_planes, without_pages
 from .padding import is_wrong_padding
-from .phases import choices, what_differs
+from .phases import choices, what_differs, without_twins
 from .quantity import check_hu_image, rescale_type
 from .scan import Found, Scan, series_number
 from .series import Series
@@ -81,6 +81,8 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
     slices = without_copies(slices, allowed.tell)
     order = np.argsort(heights([one.plane for one in slices]), kind="stable")
     slices = [slices[i] for i in order]
+    if allowed.offer:
+        slices = without_twins(slices, allowed.tell)
     planes = [one.plane for one in slices]
     _check_positions(uid, slices, found, differing, allowed)
     odd = gaps(planes)
@@ -140,7 +142,10 @@ def _check_positions(
         at_most, positions = int(np.diff(starts).max()), len(starts) - 1
         offered = choices(found, at_most, positions, lambda part: _is_stack(uid, part))
         every = " or ".join(f"--series '{uid}/{phase}' ({count} images)" for phase, count in offered.items())
-        remedy = f"choose one phase with {every}" if offered else remedy
+        if offered:
+            remedy = f"choose one phase with {every}"
+        elif positions == 1:
+            remedy = f"so have all {len(slices)}: they follow in time, or lost their positions; export the series again"
     apart = f", which differ in {' and '.join(differing)}" if differing else what_differs(one, other)
     raise BioAttError(
         f"series {uid}: two different slices at one position, {one.name} and {other.name} ({along[i]:.2f} mm){apart}; "
@@ -192,10 +197,11 @@ def _warn(uid: str, slices: list[Slice], odd: list[str], differing: dict[str, tu
     """Log what is unusual but can be worked with."""
     if differing:
         logger.warning(
-            "series %s: %s differs between its slices; patient, grid and positions make one even stack: it is taken as "
+            "series %s: %s %s between its slices; patient, grid and positions make one even stack: it is taken as "
             "one scan",
             uid,
             " and ".join(differing),
+            "differs" if len(differing) == 1 else "differ",
         )
     if odd:
         logger.warning("series %s: irregular slice spacing, %s", uid, _first_five(odd))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ..dicom import FileProcesses, KnownSeries, read_volume
-from ..errors import BioAttError
+from ..errors import BioAttError, printable
 from ..progress import bar
 from .formats import format_of
 from .plausible import check_hu
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +44,15 @@ class Volume:
     files: tuple[str, ...] = ()
 
 
-def find_inputs(path: str | os.PathLike[str]) -> list[Path]:
+def find_inputs(path: str | os.PathLike[str], series: str = "") -> list[Path]:
     """What `path` holds to be processed: itself if it is a DICOM series or a file, else the files of `formats`, sorted.
 
+    Args:
+        path: folder or file.
+        series: which DICOM series is wanted; of a folder with files of `formats` beside one it chooses the folder.
+
     Raises:
-        BioAttError: it does not exist, is empty, or holds such files and DICOM together.
+        BioAttError: it does not exist, is empty, or holds such files and DICOM together and no series is named.
     """
     if not str(path):
         raise BioAttError("no input given; name a folder of DICOM files or a NIfTI file (--dataset_dir PATH)")
@@ -54,14 +61,24 @@ def find_inputs(path: str | os.PathLike[str]) -> list[Path]:
         raise BioAttError(f"input {place} does not exist; name a folder of DICOM files or a NIfTI file")
     if place.is_file():
         return [place]
+    if not place.is_dir():
+        raise BioAttError(f"input {place} is neither a file nor a folder; name a folder of DICOM files or a NIfTI file")
     named = sorted(p for p in place.iterdir() if format_of(p) and not p.name.startswith("."))
     if broken := [p for p in named if p.is_symlink() and not p.exists()]:
         raise BioAttError(f"input {broken[0]} is a broken link; mend it, or take it out of the folder")
     files = [p for p in named if p.is_file()]
-    if not files:
+    others = [p for p in place.iterdir() if p not in files]
+    has_dicom = any(map(_is_dicom, others))
+    if not files or (series and has_dicom):
         return [place]
-    if any(_is_dicom(p) for p in place.iterdir() if p not in files):
-        raise BioAttError(f"input {place} holds {format_of(files[0]).NAME} and DICOM files together; name one of them")
+    if has_dicom:
+        raise BioAttError(
+            f"input {place} holds {format_of(files[0]).NAME} and DICOM files together; name {files[0].name} itself, or "
+            "choose the DICOM series with --series UID or --series NUMBER"
+        )
+    if folders := sorted(p.name for p in others if p.is_dir() and not p.name.startswith(".")):
+        first = printable(folders[0])
+        logger.warning("%s: its subfolders are not looked into (%d, e.g. %s)", place, len(folders), first)
     return files
 
 

@@ -28,10 +28,11 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     affine = geometry(path)[1]
     itk = _simple_itk()
     try:
-        image = itk.ReadImage(os.fspath(path))  # owns the memory that is looked at below
+        image = itk.ReadImage(os.fspath(path))
     except RuntimeError as error:
         raise BioAttError(f"{path} cannot be decoded ({_reason(error)}); copy or export it again") from error
-    return np.asfortranarray(itk.GetArrayViewFromImage(image).transpose(2, 1, 0), dtype=np.float32), affine
+    view = itk.GetArrayViewFromImage(image)  # of memory that goes with `image`: always copied
+    return np.array(view.transpose(2, 1, 0), dtype=np.float32, order="F"), affine
 
 
 def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 from pathlib import Path
@@ -13,6 +14,9 @@ from ...errors import BioAttError
 
 NAME = "NIfTI"
 SUFFIXES = (".nii.gz", ".nii")
+
+_GZIP = b"\x1f\x8b"
+_MOST_BEHIND = 1 << 26  # bytes behind the voxels that are looked through for the check sum
 
 
 def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -28,6 +32,7 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         hu = np.empty(shape, np.float32, order="F")
         for i in range(hu.shape[-1]):  # slice by slice: the stored numbers would stand in memory beside these
             hu[..., i] = image.dataobj[(slice(None), slice(None), i, *others)[: len(image.shape)]]
+        _check_sum(image)
     except Exception as error:
         raise BioAttError(f"{path} cannot be decoded ({error}); copy or export it again") from error
     return hu, _checked_affine(image, path)
@@ -75,9 +80,44 @@ def _open(path: str | os.PathLike[str]):
     if not Path(path).is_file():
         raise BioAttError(f"input {path} does not exist; name a NIfTI file")
     try:
-        return nibabel.load(path, mmap=False, keep_file_open=True)  # so that slices can be read one after another
+        image = nibabel.load(path, mmap=False, keep_file_open=True)  # so that slices can be read one after another
     except Exception as error:
-        raise BioAttError(f"{path} is no readable NIfTI file ({error}); copy or export it again") from error
+        remedy = _other_name(path) or f"({error}); copy or export it again"
+        raise BioAttError(f"{path} is no readable NIfTI file {remedy}") from error
+    header = int(image.header["sizeof_hdr"]) if "sizeof_hdr" in image.header else 0
+    if 0 <= image.dataobj.offset < header:
+        raise BioAttError(
+            f"{path}: vox_offset is {image.dataobj.offset}, within its header of {header} bytes, so nobody knows where "
+            "its voxels begin; export it again"
+        )
+    return image
+
+
+def _check_sum(image) -> None:  # noqa: ANN001 (nibabel has no types)
+    """Read on to the end of a packed file: its check sum stands behind what it holds.
+
+    Raises:
+        OSError: the sum is that of other bytes, or the end is missing.
+    """
+    with image.dataobj._get_fileobj() as stream:  # open, and behind the last voxel
+        try:
+            for _ in range(_MOST_BEHIND >> 20):
+                if not stream.read(1 << 20):
+                    return
+        except gzip.BadGzipFile as error:
+            if "Not a gzipped file" not in str(error):  # bytes behind the end, which gzip ignores too
+                raise
+
+
+def _other_name(path: str | os.PathLike[str]) -> str:
+    """The remedy for a NIfTI file that is packed, or not, against its name; "" for any other."""
+    file = Path(path)
+    with open(file, "rb") as stream:
+        head = stream.read(4)
+    if file.suffix.lower() == ".gz":
+        is_plain = any(int.from_bytes(head, order) in (348, 540) for order in ("little", "big"))  # sizeof_hdr
+        return f"under this name: it is not packed by gzip; rename it to {file.stem}" if is_plain else ""
+    return f"under this name: it is packed by gzip; rename it to {file.name}.gz" if head[:2] == _GZIP else ""
 
 
 def _checked_shape(image, path: str | os.PathLike[str]) -> tuple[int, int, int]:  # noqa: ANN001 (nibabel has no types)
