@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 from pydicom import dcmread
 from scripts.dicom import KnownSeries, find, select_series
-from scripts.dicom.headers import open_header
+from scripts.dicom.headers import open_header, quiet_pydicom
 from scripts.dicom.phantom import write_ct_series
 from scripts.dicom.read import _hu
 from scripts.dicom.write import _copied, _rounded
@@ -84,6 +86,29 @@ def test_stored_values_are_those_of_float64(slope):
     hu = np.random.default_rng(0).normal(0, 500, (64, 64)).astype(np.float32)
     wanted = np.rint((hu.astype(np.float64) - -1024.5) / slope)
     np.testing.assert_array_equal(_rounded(hu, slope, -1024.5), wanted)
+
+
+@pytest.mark.parametrize("intercept", [0.0, -1024.0, -1023.0, 2.0, -8192.0])
+def test_stored_values_of_whole_intercepts_are_those_of_float64(intercept):
+    halves = np.arange(-3000, 4000, dtype=np.float32) / 2
+    hu = np.concatenate([halves, np.nextafter(halves, np.float32(-9e3)), np.nextafter(halves, np.float32(9e3))])
+    wanted = np.rint(hu.astype(np.float64) - intercept)
+    np.testing.assert_array_equal(_rounded(hu, 1.0, intercept), wanted)
+
+
+def test_what_is_quiet_within_stays_quiet_and_is_heard_behind(caplog):
+    pydicom_logger = logging.getLogger("pydicom")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with quiet_pydicom():
+            with quiet_pydicom():
+                pass
+            pydicom_logger.warning("values")
+            warnings.warn("values", stacklevel=1)
+        assert not heard and not caplog.records
+        pydicom_logger.warning("heard")
+        warnings.warn("heard", stacklevel=1)
+    assert len(heard) == 1 and len(caplog.records) == 1
 
 
 def test_reading_a_header_does_not_change_its_copy(tmp_path):

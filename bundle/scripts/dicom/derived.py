@@ -19,11 +19,14 @@ from .transcode import set_element
 #: Overlays with data of their own (60xx,3000) stay: they lie on the same grid.
 _UNTRUE = "InstanceCreatorUID IconImageSequence PixelDataProviderURL DataSetTrailingPadding".split()
 #: The same at any depth: ranges of pixel values, what the source was converted from, and signatures over its bytes.
-_UNTRUE_ANYWHERE = (
-    "SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries "
-    "SmallestImagePixelValueInPlane LargestImagePixelValueInPlane SmallestValidPixelValue LargestValidPixelValue "
-    "ConversionSourceAttributesSequence DigitalSignaturesSequence MACParametersSequence"
-).split()
+_UNTRUE_ANYWHERE = frozenset(
+    Tag(keyword)
+    for keyword in (
+        "SmallestImagePixelValue LargestImagePixelValue SmallestPixelValueInSeries LargestPixelValueInSeries "
+        "SmallestImagePixelValueInPlane LargestImagePixelValueInPlane SmallestValidPixelValue LargestValidPixelValue "
+        "ConversionSourceAttributesSequence DigitalSignaturesSequence MACParametersSequence"
+    ).split()
+)
 #: Of the equipment that acquired the source, for its item among those that contributed (PS3.3 C.7.5.1, C.12.1.1.5).
 _EQUIPMENT = {
     "Manufacturer": "LO",
@@ -64,9 +67,8 @@ def describe(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
 
 
 def _remove_untrue(derived: Dataset) -> None:
-    for keyword in _UNTRUE_ANYWHERE:
-        if keyword in derived:
-            del derived[keyword]
+    for tag in _UNTRUE_ANYWHERE.intersection(derived.keys()):
+        del derived[tag]
     for tag in derived.keys():
         if derived.get_item(tag).VR == "SQ":
             for item in derived[tag].value:
@@ -78,7 +80,7 @@ def _remove_from_overlays(derived: Dataset) -> None:
 
     ROI Mean and ROI Standard Deviation of the others (PS3.3 C.9.2) are those of the source's pixels.
     """
-    for group in range(0x6000, 0x6020, 2):
+    for group in {tag.group for tag in derived.keys()} & set(range(0x6000, 0x6020, 2)):
         embedded = (group, 0x0010) in derived and (group, 0x3000) not in derived
         for tag in [tag for tag in derived.keys() if tag.group == group]:
             if embedded or tag.element in (0x1302, 0x1303):

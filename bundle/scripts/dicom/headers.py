@@ -10,6 +10,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from .archive import MAX_INFLATED_BYTES, open_raw
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT = {"1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2"}  # and Legacy Converted Enhanced CT
+
+#: Whether `quiet_pydicom` is entered, in this thread.
+_IS_QUIET: ContextVar[bool] = ContextVar("is_quiet", default=False)
 
 _MAX_FIRST_LENGTH = 256  # of the first element of a file without the DICM prefix
 
@@ -155,15 +159,20 @@ def _begins_like_a_dataset(head: bytes) -> bool:
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
     """Keep back pydicom's own warnings and tracebacks, which may hold values; ours are one line."""
+    if _IS_QUIET.get():  # a header has many values, and filters of warnings take as long as one of them
+        yield
+        return
     pydicom_logger = logging.getLogger("pydicom")
     # A level would do both, but setting one drops the caches of all loggers: on some series half the time of writing.
     before = pydicom_logger.disabled, pydicom_logger.propagate
     pydicom_logger.disabled, pydicom_logger.propagate = True, False  # itself, and the loggers below it
+    token = _IS_QUIET.set(True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        _IS_QUIET.reset(token)
         pydicom_logger.disabled, pydicom_logger.propagate = before
 
 

@@ -275,10 +275,17 @@ def _all_stored(sources: Mapping[Path, Mapping[int, int]], volume_hu: np.ndarray
             headers = frame_headers(open_header(file), file)
             kept = _keeps_rescale(headers, file)
         for i, header in zip(sorted(slices), headers, strict=True):
-            yield _rounded(volume_hu[slices[i]], *(rescale(header, file) if kept else (1.0, 0.0)))
+            yield _rounded(volume_hu[slices[i]], *(rescale(header, file) if kept else (1.0, 0.0))).astype(np.float64)
 
 
 def _rounded(hu: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """``(hu - intercept) / slope``, to the nearest; in float32 where that has the same numbers, as mostly.
+
+    An even intercept leaves halves between the same two numbers, so rounding may come first.
+    """
+    if slope == 1.0 and intercept % 2 == 0 and abs(intercept) < 1 << 23 and hu.dtype == np.float32:
+        whole = np.rint(hu)
+        return np.subtract(whole, np.float32(intercept), out=whole)
     exact = np.subtract(hu, intercept, dtype=np.float64)
     if slope != 1.0:
         exact /= slope
