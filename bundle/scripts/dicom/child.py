@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import pickle
 import signal
@@ -17,9 +18,10 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +33,8 @@ MEMORY_BYTES = 4 << 30
 SECONDS = 180.0
 #: Linux's most for any user; a slice fits in, so that neither side waits for each 64 KiB of it.
 _PIPE_BYTES = 1 << 20
+#: How often the time is looked at.
+_WATCH_SECONDS = 0.5
 #: Index of the last record of a request; the payload tells what there is to tell at its end.
 END = 2**32 - 1
 
@@ -63,6 +67,8 @@ class Child:
             stderr=subprocess.DEVNULL,
             env=os.environ | dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),  # each maps memory
         )
+        self._deadline, self._late, self._closed = math.inf, False, threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
         for pipe in (self._process.stdin, self._process.stdout):
             _enlarge(pipe)
         try:
@@ -87,11 +93,10 @@ class Child:
         self._tell((job, given))
         index = 0
         while index != END:
-            with _time_limit(self._process, self._seconds) as late:
-                record = _next_record(self._process.stdout)
+            record = self._next(self._seconds)
             if record is None:
                 raise BioAttError(
-                    f"{file} ended the process that decoded it: {_end_of(self._process, late)}, within "
+                    f"{file} ended the process that decoded it: {self._end()}, within "
                     f"{self._memory_bytes >> 20} MiB and {self._seconds:g} s; copy the file again, or leave it out"
                 )
             index = record[0]
@@ -99,6 +104,7 @@ class Child:
 
     def close(self) -> None:
         """End the process, whatever it does."""
+        self._closed.set()
         self._process.kill()
         with suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -111,13 +117,40 @@ class Child:
             self._process.stdin.flush()
 
     def _begin(self) -> None:
-        with _time_limit(self._process, max(self._seconds, SECONDS)) as late:  # a busy machine takes its time
-            record = _next_record(self._process.stdout)
-        if record is None:
+        if self._next(max(self._seconds, SECONDS)) is None:  # a busy machine takes its time
             raise BioAttError(
-                f"the process that decodes cannot start ({_end_of(self._process, late)}); give it more memory, or read "
-                "the series without it"
+                f"the process that decodes cannot start ({self._end()}); give it more memory, or read the series "
+                "without it"
             )
+
+    def _next(self, seconds: float) -> tuple[int, bytes] | None:
+        """`_next_record`, if it comes within `seconds`; else the process is killed."""
+        self._deadline = time.monotonic() + seconds
+        try:
+            return _next_record(self._process.stdout)
+        finally:
+            self._deadline = math.inf
+
+    def _watch(self) -> None:
+        """Kill the process when its time is over; one thread for all records, since a thread takes as long as one."""
+        while not self._closed.wait(_WATCH_SECONDS):
+            if time.monotonic() > self._deadline:
+                self._late = True
+                self._process.kill()
+                return
+
+    def _end(self) -> str:
+        """How the process ended, in words."""
+        code = self._process.wait()
+        if self._late:
+            return "it took too long"
+        if code == errno.ENOMEM:
+            return "it ran out of memory"
+        if code >= 0:
+            return f"exit code {code}"
+        with suppress(ValueError):
+            return f"killed by {signal.Signals(-code).name}"
+        return f"killed by signal {-code}"
 
 
 def _enlarge(pipe: IO[bytes]) -> None:
@@ -149,38 +182,6 @@ def _next_record(stream: IO[bytes]) -> tuple[int, bytes] | None:
         name, level, message, given = json.loads(payload)
         logging.getLogger(name).log(level, message, *given)
     return None
-
-
-@contextmanager
-def _time_limit(child: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
-    """Kill the child if the block takes longer; yield what tells whether that happened."""
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        child.kill()
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield late
-    finally:
-        timer.cancel()
-
-
-def _end_of(child: subprocess.Popen[bytes], late: threading.Event) -> str:
-    """How the child ended, in words."""
-    code = child.wait()
-    if late.is_set():
-        return "it took too long"
-    if code == errno.ENOMEM:
-        return "it ran out of memory"
-    if code >= 0:
-        return f"exit code {code}"
-    with suppress(ValueError):
-        return f"killed by {signal.Signals(-code).name}"
-    return f"killed by signal {-code}"
 
 
 def serve(memory_bytes: int) -> None:
