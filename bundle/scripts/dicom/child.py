@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from ..device import keep_freed_memory
 from ..errors import BioAttError
 
 #: What a child may map, Python and its libraries included; one file is decoded at a time.
@@ -187,6 +188,7 @@ def _next_record(stream: IO[bytes]) -> tuple[int, bytes] | None:
 def serve(memory_bytes: int) -> None:
     """What the child does: the requests that come, whose records go to the standard output."""
     _limit_memory(memory_bytes)
+    keep_freed_memory()
     stream = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # decoders print
     from .jobs import JOBS
