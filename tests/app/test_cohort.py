@@ -431,7 +431,7 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path):
         (["--processes", "2", "--scheduler", "tcp://x:1"], "give one of them"),
         (["--processes", "0"], "--processes 0: wanted 1 or more"),
         (["--tries", "0"], "--tries 0: wanted 1 or more"),
-        (["--resource", "GPU=1"], "together with --scheduler"),
+        (["--resource", "GPU=1"], "use it with --scheduler"),
         (["--scheduler", "tcp://x:1", "--resource", "GPU"], "wanted NAME=N"),
     ],
 )
@@ -443,4 +443,4 @@ def test_options_that_cannot_be_used_are_refused(study, weights, words, what, ca
 @pytest.mark.parametrize("words", [["--resume"], ["--processes", "2"], ["--scheduler", "x"], ["--tries", "2"]])
 def test_options_of_a_list_alone_are_refused(study, words, capsys):
     assert main(["denoise", str(study / "series1"), str(study / "out"), *words]) == 2
-    assert "together with --cohort" in capsys.readouterr().err
+    assert "use it with --cohort" in capsys.readouterr().err
