@@ -393,6 +393,17 @@ def test_compressed_pixels_under_a_plain_transfer_syntax_are_named(tmp_path):
         read_volume(select_series(folder))
 
 
+@pytest.mark.parametrize("syntax", [None, JPEGLSLossless])
+def test_pixel_data_of_no_value_representation_is_named(tmp_path, syntax):
+    folder = write_ct_series(tmp_path, slices=1, **({"transfer_syntax": syntax} if syntax else {}))
+    file = folder / "0001.dcm"
+    content = file.read_bytes()
+    at = content.rindex(b"\xe0\x7f\x10\x00O") + 4
+    file.write_bytes(content[:at] + b"O\xff" + content[at + 2 :])
+    with pytest.raises(BioAttError, match="0001.dcm"):
+        read_volume(select_series(folder))
+
+
 def _write_as_it_is(file, named, dataset):
     """Write a file whose meta group is that of `named` and whose data set is in Explicit VR Little Endian."""
     buffer = DicomBytesIO()

@@ -232,7 +232,7 @@ def _syntax(dataset: Dataset, path: Path) -> UID:
     """The transfer syntax; of a file that names none, the plain encoding in which it could be parsed."""
     uid = dataset.file_meta.get("TransferSyntaxUID")
     if not uid:
-        if "PixelData" not in dataset or not dataset["PixelData"].is_undefined_length:
+        if value(dataset, "PixelData", path) is None or not dataset["PixelData"].is_undefined_length:
             return _plain_syntax(dataset)
         raise BioAttError(
             f"{path}: TransferSyntaxUID is missing from the file meta group and the pixels are compressed; "
@@ -258,15 +258,15 @@ def _true_syntax(dataset: Dataset, path: Path, size: int, notes: set[str]) -> UI
     Raises:
         BioAttError: pixels are compressed that are said not to be; see also `_syntax`.
     """
-    syntax, element = _syntax(dataset, path), dataset.get("PixelData") and dataset["PixelData"]
-    if not element or not isinstance(element.value, bytes):
+    syntax, data = _syntax(dataset, path), value(dataset, "PixelData", path)
+    if not isinstance(data, bytes) or not data:
         return syntax
-    if not syntax.is_compressed and element.is_undefined_length:
+    if not syntax.is_compressed and dataset["PixelData"].is_undefined_length:
         raise BioAttError(
             f"{path}: TransferSyntaxUID says {syntax.name}, but PixelData is compressed; export it again from the "
             "system that wrote it"
         )
-    if syntax.is_compressed and len(element.value) in (size, size + size % 2) and element.value[:4] != _ITEM:
+    if syntax.is_compressed and len(data) in (size, size + size % 2) and data[:4] != _ITEM:
         notes.add(f"TransferSyntaxUID says {syntax.name}, but the pixels are not compressed, and are read so")
         return _plain_syntax(dataset)
     return syntax
