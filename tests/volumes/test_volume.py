@@ -119,7 +119,9 @@ BAD = {
     "no air, perhaps stored with 1024 added": np.linspace(0, 2500, 60, dtype=np.float32).reshape(5, 4, 3),
     "maximum of 50, below 100": np.linspace(-1000, 50, 60, dtype=np.float32).reshape(5, 4, 3),
     "values vary below -1100 HU, as if shifted twice": (
-        np.r_[np.linspace(-2100, -1950, 30), np.linspace(-1030, 900, 30)].astype(np.float32).reshape(5, 4, 3)
+        np.r_[np.linspace(-2100, -1950, 30), np.linspace(-1130, 900, 4), np.linspace(-1130, -900, 26)]
+        .astype(np.float32)
+        .reshape(5, 4, 3)
     ),
 }
 
@@ -131,6 +133,12 @@ def test_what_is_not_hu_is_refused_with_the_remedy(tmp_path, message):
     with pytest.raises(BioAttError, match=f"in.nii does not look like HU: .*{message}.*{remedy}"):
         load_volume(source)
     assert load_volume(source, assume_hu=True).hu.shape == (5, 4, 3)
+
+
+def test_padding_that_lossy_compression_makes_vary_is_welcome_beside_tissue(tmp_path):
+    array = np.r_[np.linspace(-3030, -3010, 15), np.linspace(-1000, -900, 20), np.linspace(-100, 120, 25)]
+    source = write(tmp_path / "in.nii", array.astype(np.float32).reshape(5, 4, 3))
+    assert load_volume(source).hu.min() < -3000.0
 
 
 def test_nan_is_kept_but_nothing_but_nan_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from ..hu import VALID_RANGE_HU
 _DENSE_HU, _MOST_DENSE = 800.0, 0.2  # dense bone and metal; no field of view is so full of them
 _MOST_DENSE_OF_SLICE = 0.6
 _BELOW_AIR_HU, _MOST_BELOW_AIR = -1100.0, 0.1  # what varies there is no air, and no filling, which is one value
+_LEAST_TISSUE_HU, _LEAST_TISSUE = -300.0, 0.1  # fat and what is denser: there is some, unless all of it was shifted
 _MOST_CLIPPED = 0.1  # of all values at the lowest
 
 
@@ -30,7 +31,7 @@ def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = 
     Raises:
         BioAttError: says what was found; ``--assume-hu`` goes on.
     """
-    lowest, highest, lowest_within, dense, below, count = np.inf, -np.inf, np.inf, 0, 0, 0
+    lowest, highest, lowest_within, dense, below, tissue, count = np.inf, -np.inf, np.inf, 0, 0, 0, 0
     shifted, crowded = [], []
     for i, image in enumerate(np.moveaxis(hu, -1, 0)):
         least, most = image.min(initial=np.inf), image.max(initial=-np.inf)  # NaN where there is one
@@ -47,7 +48,8 @@ def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = 
             shifted.append(i)
         count += image.size
         if least < _BELOW_AIR_HU:
-            below += _varied(image[image < _BELOW_AIR_HU])
+            below += _varied(image[image < _BELOW_AIR_HU])  # lossy compression makes padding vary, too
+            tissue += int(np.count_nonzero(image > _LEAST_TISSUE_HU))
         if is_dicom and most > _DENSE_HU:
             now = int(np.count_nonzero(image > _DENSE_HU))
             dense += now
@@ -60,7 +62,7 @@ def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = 
     if not found and shifted:
         some = f"{len(shifted)} of {hu.shape[-1]} slices (the first is {shifted[0]}, from 0)"
         found = f"no value below 0 in {some}, perhaps stored with 1024 added"
-    if not found and below > _MOST_BELOW_AIR * count:
+    if not found and below > _MOST_BELOW_AIR * count and tissue < _LEAST_TISSUE * count:
         found = f"{below / count:.0%} of the values vary below {_BELOW_AIR_HU:g} HU, as if shifted twice"
     if not found and -200.0 < lowest and np.count_nonzero(hu == lowest) > _MOST_CLIPPED * count:
         found = f"its lowest value, {lowest:g}, stands in more than {_MOST_CLIPPED:.0%} of it, as after windowing"
