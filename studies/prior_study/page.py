@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scripts import ablation
 from scripts.errors import BioAttError
 from scripts.evaluation.intervals import patient_interval
 from scripts.evaluation.results import write_json
@@ -131,13 +132,10 @@ def summarise(records: Sequence[Mapping[str, Any]], baselines: Sequence[str]) ->
 
 
 def verdict(interval: Sequence[float] | None) -> str:
-    """What the 95% interval of a gain in dB says: ``better``, ``worse``, ``no difference`` or ``undecided``."""
-    if interval is None:
-        return "undecided"
-    lower, upper = interval
-    if -TARGET_DB <= lower and upper <= TARGET_DB:
+    """What the 95% interval of a gain in dB says: ``no difference`` within `TARGET_DB` of 0, else as in ablations."""
+    if interval is not None and -TARGET_DB <= interval[0] and interval[1] <= TARGET_DB:
         return "no difference"
-    return "better" if lower > 0 else "worse" if upper < 0 else "undecided"
+    return ablation.verdict(interval)
 
 
 def headline(summary: Mapping[str, Any]) -> str:

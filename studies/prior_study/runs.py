@@ -6,11 +6,9 @@ runs from one list, so imports and the device are made ready once a worker.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import platform
-import re
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -21,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scripts.ablation import swap_priors
+from scripts.ablation import record_name, swap_priors
 from scripts.errors import BioAttError
 from scripts.evaluation.results import write_json
 from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
@@ -54,11 +52,8 @@ class Run:
     fold: int
 
     def file(self, results: Path, settings: Mapping[str, Any], made: Mapping[str, Any]) -> Path:
-        """Where its record is: the name tells the run, a digest what else decides its figures."""
-        decides = json.dumps([asdict(self), settings, made], sort_keys=True)
-        arm = re.sub(r"[^a-z0-9]+", "_", self.arm.lower()).strip("_")
-        digest = hashlib.sha256(decides.encode()).hexdigest()[:8]
-        return results / f"{arm}_fold{self.fold}_seed{self.seed}_{digest}.json"
+        """Where its record is."""
+        return results / record_name(self.arm, f"fold{self.fold}", self.seed, [asdict(self), settings, made])
 
 
 def read_study(overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

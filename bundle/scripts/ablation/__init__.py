@@ -1,5 +1,6 @@
 """Comparison of networks, priors, seeds and patients left out: what `bioatt ablate` does."""
 
-from .run import swap_priors
+from .report import verdict
+from .run import record_name, swap_priors
 
-__all__ = ["swap_priors"]
+__all__ = ["record_name", "swap_priors", "verdict"]

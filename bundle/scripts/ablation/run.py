@@ -285,11 +285,16 @@ def _shared(everyone: Sequence[str], matrix: Matrix) -> dict[str, Any]:
 
 
 def _file(records_dir: Path, run: Run, shared: Mapping[str, Any]) -> Path:
-    """Where the record of a run is: its name tells the run, a digest what else decides its figures."""
+    """Where the record of a run is."""
     decides = [dataclasses.asdict(run), *(shared[key] for key in ("patients", "shared_settings", "backbone"))]
+    return records_dir / record_name(run.arm, run.left_out, run.seed, decides)
+
+
+def record_name(arm: str, left_out: str, seed: int, decides: Sequence[Any]) -> str:
+    """Name of the record of a run, with a digest of all that `decides` its figures, as JSON has it."""
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    arm = re.sub(r"[^a-z0-9]+", "_", run.arm.lower()).strip("_")
-    return records_dir / f"{arm}_{run.left_out}_seed{run.seed}_{digest[:8]}.json"
+    words = re.sub(r"[^a-z0-9]+", "_", arm.lower()).strip("_")
+    return f"{words}_{left_out}_seed{seed}_{digest[:8]}.json"
 
 
 def _check_shared(records_dir: Path, shared: Mapping[str, Any], keys: Sequence[str]) -> None:
