@@ -66,10 +66,14 @@ def parity(network: nn.Module, images: Tensor, prior: Tensor, device: torch.devi
     for name, bf16 in (("fp32", False), ("bf16", True)):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             output = there(images.to(device), prior.to(device)).float().cpu()
-        difference = (output - reference) * 500.0
-        found[name] = {"rms_hu": difference.square().mean().sqrt().item(), "largest_hu": difference.abs().max().item()}
+        found[name] = _size((output - reference) * 500.0)
     network.cpu()
     return found
+
+
+def _size(difference_hu: Tensor) -> dict[str, float]:
+    """RMS and largest of differences in HU."""
+    return {"rms_hu": difference_hu.square().mean().sqrt().item(), "largest_hu": difference_hu.abs().max().item()}
 
 
 @torch.inference_mode()
@@ -117,12 +121,9 @@ def anchored_parity(weights: Path, slices: int, side: int, device: torch.device)
 
     Anchored at the standard strength, pixels of 0.7 mm; noise of 25 HU with the spectrum of CT.
     """
-    from monai.data import MetaTensor
-    from scripts.hu import network_to_hu
     from scripts.inference import SlicePriorInferer
 
-    images = network_to_hu(phantom_slices(slices, side, 25.0 * ct_noise(slices, side))[:, 0])
-    volume = MetaTensor(images.permute(1, 2, 0)[None, None], affine=torch.diag(torch.tensor([0.7, 0.7, 3.0, 1.0])))
+    volume = _volume(phantom_slices(slices, side, 25.0 * ct_noise(slices, side)))
 
     def result(place: torch.device, precision: str) -> Tensor:
         inferer = SlicePriorInferer(batch_size=16, precision=precision, strength="standard")
@@ -130,25 +131,26 @@ def anchored_parity(weights: Path, slices: int, side: int, device: torch.device)
 
     reference, found = result(torch.device("cpu"), "fp32"), {}
     for precision in ("fp32", "bf16"):
-        difference = result(device, precision) - reference
-        found[precision] = {
-            "rms_hu": difference.square().mean().sqrt().item(),
-            "largest_hu": difference.abs().max().item(),
-        }
+        found[precision] = _size(result(device, precision) - reference)
     return found
+
+
+def _volume(slices: Tensor) -> Any:
+    """`phantom_slices` as a volume (1, 1, side, side, count) in HU, with pixels of 0.7 mm."""
+    from monai.data import MetaTensor
+    from scripts.hu import network_to_hu
+
+    hu = network_to_hu(slices[:, 0]).permute(1, 2, 0)[None, None]
+    return MetaTensor(hu, affine=torch.diag(torch.tensor([0.7, 0.7, 3.0, 1.0])))
 
 
 def inferer_speed(
     weights: Path, device: torch.device, batches: Sequence[int], slices: int, side: int
 ) -> list[dict[str, Any]]:
     """Time a slice of all that is done to a volume on the device: network in the precision `auto`, box, anchoring."""
-    from monai.data import MetaTensor
-    from scripts.hu import network_to_hu
     from scripts.inference import SlicePriorInferer
 
-    network = loaded(weights, device)
-    images = network_to_hu(phantom_slices(slices, side)[:, 0]).permute(1, 2, 0)[None, None]
-    volume = MetaTensor(images.to(device), affine=torch.diag(torch.tensor([0.7, 0.7, 3.0, 1.0])))
+    network, volume = loaded(weights, device), _volume(phantom_slices(slices, side)).to(device)
     rows = []
     for batch in batches:
         inferer = SlicePriorInferer(batch_size=batch, strength="standard")
