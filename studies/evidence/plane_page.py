@@ -163,9 +163,7 @@ def _plane_rows(found: Mapping[str, Any], few: Mapping[str, Any], few_slices: in
                 (name, setting, _cell(of, lambda one: one["noise_left"], ".0%"))
                 + (_cell(of, lambda one: one["frequency_left"], ".0%"),)
                 + tuple(_cell(of, lambda one, d=d: one["contrast"].get(d), ".0%") for d in DIAMETERS)
-                + tuple(
-                    "" if who == GAUSSIAN else mean_with_interval(patient_interval(values), "+.1f") for values in above
-                )
+                + tuple("" if who == GAUSSIAN else _mean(values, "+.1f") for values in above)
                 + (_cell(of, lambda one: one["psnr_db"], ".2f"),)
             )
     return rows

@@ -11,6 +11,11 @@ COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (5, 2, 1, 2)), (0, (2, 2)))
 
 
+def _line(i: int) -> dict[str, Any]:
+    """How the i-th of several lines looks."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)]}
+
+
 def plot_spectra(path: Path, denoisers: Mapping[str, Any]) -> None:
     """Noise power spectra of full dose, low dose and each denoiser, each divided by its highest value."""
     first = next(iter(denoisers.values()))["nps"]
@@ -21,7 +26,7 @@ def plot_spectra(path: Path, denoisers: Mapping[str, Any]) -> None:
             highest = max(one["nps_hu2_mm2"])
             values = [value / highest for value in one["nps_hu2_mm2"]]
             label = f"{name}, SD {one['sd_hu']:.1f} HU"
-            axes.plot(one["frequency_per_mm"], values, color=COLOURS[i], linestyle=STYLES[i], label=label)
+            axes.plot(one["frequency_per_mm"], values, label=label, **_line(i))
         axes.figure.legend(loc="outside lower center")
 
 
@@ -33,8 +38,7 @@ def plot_transfer(path: Path, denoisers: Mapping[str, Any]) -> None:
             first = next(iter(denoisers.values()))["ttf"][contrast]["low"]
             curves = {"full dose": first} | {name: one["ttf"][contrast]["denoised"] for name, one in denoisers.items()}
             for i, (name, one) in enumerate(curves.items()):
-                style = {"color": COLOURS[i], "linestyle": STYLES[i], "label": name}
-                axes.plot(one["frequency_per_mm"], one["ttf"], **style)
+                axes.plot(one["frequency_per_mm"], one["ttf"], label=name, **_line(i))
             axes.axhline(0.5, color="0.7", linewidth=0.8)
             axes.set_title(f"rods of {contrast} HU")
         panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
