@@ -193,6 +193,8 @@ def test_a_volume_in_network_range_is_refused_as_configs_of_before_make_it(volum
         SlicePriorInferer()(converted, prior_network)
     with pytest.raises(BioAttError, match="NetworkToHUd: the inferer takes HU"):
         NetworkToHUd("pred", in_place=True)
+    back = NetworkToHUd("image")({"image": converted})["image"]
+    torch.testing.assert_close(SlicePriorInferer()(back, prior_network), SlicePriorInferer()(volume, prior_network))
 
 
 def test_batch_size_must_be_positive():

@@ -65,17 +65,23 @@ class HUToNetworkd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Convert the arrays under `keys`."""
-        converted = dict(data) | {key: self.convert(data[key]) for key in self.key_iterator(data)}
-        for volume in (converted[key] for key in self.key_iterator(data)):
-            if isinstance(volume, MetaTensor):
-                volume.meta[IN_NETWORK_RANGE] = True
-        return converted
+        return dict(data) | {key: self._marked(self.convert(data[key])) for key in self.key_iterator(data)}
+
+    def _marked(self, volume: Any) -> Any:
+        if isinstance(volume, MetaTensor):
+            volume.meta[IN_NETWORK_RANGE] = True
+        return volume
 
 
 class NetworkToHUd(HUToNetworkd):
     """Network range to HU, value * 500 - 500; the inverse of `HUToNetworkd`."""
 
     convert = staticmethod(network_to_hu)
+
+    def _marked(self, volume: Any) -> Any:
+        if isinstance(volume, MetaTensor):
+            volume.meta.pop(IN_NETWORK_RANGE, None)
+        return volume
 
 
 def collate_one(batch: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
