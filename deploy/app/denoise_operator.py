@@ -18,7 +18,7 @@ class DenoiseSeriesOperator(Operator):
 
     Args:
         input_folder: where the series lies; it is read from there, not from the SDK's objects.
-        output_folder: for the derived series; must not exist yet.
+        output_folder: for the derived series; new, or empty.
         models_folder: the bundle, or a folder with the bundle in it, as a package has it.
         settings: keys of the bundle's inference.json and their values.
 

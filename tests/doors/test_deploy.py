@@ -38,9 +38,9 @@ def test_the_package_has_the_bundles_version_and_tested_packages(bundle_root):
     assert metadata["required_packages_version"].keys() <= packaged.keys() & tested.keys()
 
 
-def test_the_settings_are_keys_of_the_inference_workflow(bundle_root):
+def test_the_settings_are_the_defaults_of_the_inference_workflow(bundle_root):
     config = yaml.safe_load((APP / "app.yaml").read_text())
-    assert config["denoise"].keys() <= json.loads((bundle_root / "configs" / "inference.json").read_text()).keys()
+    assert config["denoise"].items() <= json.loads((bundle_root / "configs" / "inference.json").read_text()).items()
 
 
 def in_deploy(function):
@@ -77,7 +77,8 @@ def assert_same_as_bioatt(source, result, tmp_path, *words):
 @in_deploy
 def test_the_one_ct_series_of_a_study_is_denoised_as_by_bioatt(tmp_path):
     study = tmp_path / "study"
-    source = write_ct_series(study / "a", slices=5, noise_sd=40.0, **CASES["padding named, -3024 HU"])
+    fine = {"slices": 5, "noise_sd": 40.0, "spacing": (0.8, 0.8)}
+    source = write_ct_series(study / "a", **fine, **CASES["padding named, -3024 HU"])
     write_ct_series(study / "scout", slices=1, seed=1, modify=changed(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     write_ct_series(study / "mr", slices=2, seed=2, modify=MR)
     done = run("-i", study, "-o", tmp_path / "out", "-m", ROOT / "bundle")
@@ -146,6 +147,7 @@ def ends(tmp_path_factory):
     write_ct_series(root / "in" / "several" / "b", slices=2, seed=1)
     (root / "in" / "gaps" / "a" / "0002.dcm").unlink()
     (root / "out" / "exists" / "denoised").mkdir(parents=True)
+    (root / "out" / "exists" / "denoised" / "mine.txt").write_text("mine")
     file, _ = write_enhanced_ct(root / "made", slices=3)
     file.parent.rename(root / "in" / "enhanced")
     words = [[name, "-i", root / "in" / name, "-o", root / "out" / name, "-m", ROOT / "bundle"] for name in BAD]
@@ -170,7 +172,7 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_written(ends, case):
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert code == 2 and len(lines) == 1 and re.search(BAD[case], lines[0]), said
     written = [path.name for path in (root / "out" / case).rglob("*")]
-    assert written == (["denoised"] if case == "exists" else [])
+    assert sorted(written) == (["denoised", "mine.txt"] if case == "exists" else [])
 
 
 PACKAGER = """
