@@ -67,3 +67,12 @@ def shipped_network():
 
     weights = BUNDLE / "models" / "model.pt"
     return load_weights(make_network(read_recipe(weights)), weights)
+
+
+@pytest.fixture(scope="module")
+def here():
+    """Address of a scheduler whose worker is a thread of this process: Dask without the start of processes."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        yield cluster.scheduler_address

@@ -4,6 +4,11 @@ if [ -n "$MERCURE_IN_DIR" ]; then
     exec python3 /opt/bioatt/mercure.py
 fi
 case "$1" in
-    dask | dask-scheduler | dask-worker) exec "$@" ;;
+    dask) exec "$@" ;;
+    dask-scheduler | dask-worker) # as Dask's operator for Kubernetes calls them
+        part=${1#dask-}
+        shift
+        exec dask "$part" "$@"
+        ;;
 esac
 exec bioatt "$@"

@@ -16,20 +16,23 @@ from pathlib import Path
 MODEL = "ct_low_dose_denoising_bioatt"
 
 
-def fetch_denoised(server: str, image: str, target: Path, timeout_s: float = 3600.0) -> Path:
+def fetch_denoised(
+    server: str, image: str, target: Path, strength: str = "standard", timeout_s: float = 3600.0
+) -> Path:
     """Let the server denoise and write the result to `target`, as its suffix says (``.nii.gz`` or ``.nrrd``).
 
     Args:
         server: its address, e.g. ``http://127.0.0.1:8000``.
         image: identifier in the server's studies, or the path of a DICOM folder or NIfTI file on the server's machine.
         target: file of the result, int16 HU on the image's grid.
+        strength: low, standard or high.
         timeout_s: how long to wait.
 
     Raises:
         urllib.error.HTTPError: 500 where the bundle refuses the image; the server's log has the reason in one line.
     """
     suffix = ".nii.gz" if target.name.endswith(".nii.gz") else target.suffix
-    params = {"result_extension": suffix, "result_dtype": "int16"}
+    params = {"result_extension": suffix, "result_dtype": "int16", "strength": strength}
     query = urllib.parse.urlencode({"image": image, "output": "image"})
     form = urllib.parse.urlencode({"params": json.dumps(params)}).encode()
     with urllib.request.urlopen(f"{server}/infer/{MODEL}?{query}", form, timeout=timeout_s) as answer:
@@ -37,10 +40,10 @@ def fetch_denoised(server: str, image: str, target: Path, timeout_s: float = 360
     return target
 
 
-def show_denoised(server: str, image: str) -> None:
+def show_denoised(server: str, image: str, strength: str = "standard") -> None:
     """Show the denoised volume in 3D Slicer, beside what is loaded already."""
     import slicer
 
     with tempfile.TemporaryDirectory() as folder:
-        result = fetch_denoised(server, image, Path(folder) / "denoised.nrrd")
+        result = fetch_denoised(server, image, Path(folder) / "denoised.nrrd", strength)
         slicer.util.loadVolume(str(result), {"name": f"{Path(image).name} denoised"})

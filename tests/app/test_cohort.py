@@ -30,15 +30,6 @@ def weights(tmp_path_factory):
     return save_with_recipe(default_network(), file)
 
 
-@pytest.fixture(scope="module")
-def here():
-    """Address of a scheduler whose worker is a thread of this process: Dask without the start of processes."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
-        yield cluster.scheduler_address
-
-
 @pytest.fixture
 def study(tmp_path):
     """Two DICOM series, a NIfTI file and an input that does not exist, with a list of them."""

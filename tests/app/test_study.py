@@ -7,6 +7,7 @@ import re
 import zipfile
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_cases import changed
 from scripts.app.command_line import main
@@ -47,9 +48,9 @@ def study(tmp_path):
 
 
 @pytest.fixture
-def run(weights, capsys):
+def run(weights, here, capsys):
     def start(*words):
-        options = ["--weights", str(weights), "--quiet"]
+        options = ["--weights", str(weights), "--quiet", *(("--scheduler", here) if "--all-series" in words else ())]
         code = main(["denoise", *map(str, words), *options])
         return code, capsys.readouterr()
 
@@ -95,6 +96,16 @@ def test_a_zip_into_an_empty_folder_by_rules(study, run, tmp_path):
     assert code == 0, said.err
     assert {number for number, row in rows(said.out).items() if row[1] == "denoised"} == {"4"}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["series0004"]
+
+
+def test_each_series_is_denoised_by_the_settings_of_its_rule_and_overwritten_when_told(study, run, tmp_path):
+    rule = {"when": {"SeriesNumber": "^3$"}, "settings": {"strength": "low"}}
+    (tmp_path / "rules.json").write_text(json.dumps([rule, {}]))
+    for words in ((), ("--rules", tmp_path / "rules.json", "--overwrite")):
+        assert run(study, tmp_path / "out", "--all-series", *words)[0] == 0
+    made = {name: next((tmp_path / "out" / name).glob("*.dcm")) for name in ("series0002", "series0003")}
+    told = {name: pydicom.dcmread(file).DerivationDescription for name, file in made.items()}
+    assert "strength standard" in told["series0002"] and "strength low" in told["series0003"]
 
 
 def test_a_series_that_fails_stops_no_other_and_gives_1(study, run, tmp_path):

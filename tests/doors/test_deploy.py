@@ -40,7 +40,8 @@ def test_the_package_has_the_bundles_version_and_tested_packages(bundle_root):
 
 def test_the_settings_are_the_defaults_of_the_inference_workflow(bundle_root):
     config = yaml.safe_load((APP / "app.yaml").read_text())
-    assert config["denoise"].items() <= json.loads((bundle_root / "configs" / "inference.json").read_text()).items()
+    inference = json.loads((bundle_root / "configs" / "inference.json").read_text())
+    assert config["denoise"].items() <= (inference | inference["displayable_configs"]).items()
 
 
 def in_deploy(function):

@@ -138,6 +138,18 @@ def test_a_nifti_is_denoised_as_by_bioatt(server, client, tmp_path):
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(shown).T, nibabel.load(result).get_fdata())
 
 
+def test_each_strength_is_that_of_bioatt_and_no_other_is_taken(server, client, tmp_path):
+    results = {}
+    for name in ("high", "low"):
+        results[name] = client.fetch_denoised(server.url, "b", tmp_path / f"{name}.nii.gz", name)
+        ours = denoised_nifti(server.studies / "b.nii.gz", tmp_path / f"ours {name}", "--strength", name)
+        assert_same(results[name], ours.get_fdata(), ours.affine)
+    high, low = (nibabel.load(results[name]).get_fdata() for name in ("high", "low"))
+    assert np.abs(high - low).max() > 5
+    with pytest.raises(urllib.error.HTTPError, match="500"):
+        client.fetch_denoised(server.url, "b", tmp_path / "none.nii.gz", "strong")
+
+
 def test_a_dicom_folder_is_denoised_as_by_bioatt(server, client, tmp_path):
     source = write_ct_series(
         tmp_path / "series", slices=4, spacing=(0.8, 0.8), noise_sd=40.0, signed=True, patient_position="FFS"

@@ -165,10 +165,11 @@ def test_the_entry_starts_the_module_or_the_command(tmp_path):
         done = subprocess.run(["sh", CONTAINER / "entry.sh", "denoise", "a", "b"], env=environment,
                               capture_output=True, text=True, check=True)  # fmt: skip
         assert done.stdout.strip() == said
-    environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
-    words = ["sh", CONTAINER / "entry.sh", "dask", "worker", "tcp://a:1"]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "dask worker tcp://a:1"
+    for words in (("dask", "worker", "tcp://a:1"), ("dask-worker", "tcp://a:1")):  # the latter as Dask's operator does
+        command = ["sh", CONTAINER / "entry.sh", *words]
+        environment = {"PATH": f"{programs}:{os.environ['PATH']}"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "dask worker tcp://a:1"
 
 
 def test_the_image_copies_what_is_there_and_runs_without_rights():

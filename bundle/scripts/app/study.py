@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..cohort import Job, Places, denoise_jobs
 from ..dicom.scan import Scan, scan, series_number
 from ..errors import BioAttError, find_bioatt_error
 from ..progress import bar
 from ..staging import check_output_folder
 from ..volumes.save import check_apart
-from ..workflow import RepeatedInference
-from .node.rules import Rule, choose
+from .node.rules import Choice, Rule, choose
 from .node.storage import is_uid
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ def denoise_study(
     configs: Sequence[str],
     overrides: Mapping[str, Any],
     rules: Sequence[Rule],
+    places: Places,
 ) -> int:
     """Denoise each CT series of a folder or zip that the rules choose, and print what became of all series.
 
@@ -64,30 +65,37 @@ def denoise_study(
     Args:
         study: folder or zip, with anything beside the series.
         output_dir: folder of the results: new, or empty; with ``overwrite`` the folders in it are replaced one by one.
-        configs, overrides: of `RepeatedInference`, but for ``dataset_dir``, ``output_dir`` and ``series``.
+        configs, overrides: of `denoise_jobs`.
         rules: see `scripts.app.node.rules`.
+        places: where.
 
     Returns:
         The exit code: 0, or 1 if a series failed.
 
     Raises:
-        BioAttError: there is no CT, a damaged file, or the folder cannot be used.
+        BioAttError: there is no CT, a damaged file, the folder cannot be used, or no series can be denoised with these
+            settings.
     """
     check_apart(study, output_dir)
     check_output_folder(output_dir, bool(overrides.get("overwrite")))
     scanned, root = scan(Path(study)), Path(output_dir)
     outcomes = [_other(uid, scanned) for uid in scanned.others]
-    names, inference = folder_names(scanned), RepeatedInference()
-    shared = {**overrides, "isolated": True, "progress": False, "summary": False}
-    with bar(len(names), "series", bool(overrides.get("progress", True)), "series") as advance:
-        for uid, name in names.items():
-            places = {"dataset_dir": str(study), "output_dir": str(root / name), "series": uid}
-
-            def denoise(settings: Mapping[str, Any], places: Mapping[str, Any] = places) -> dict[str, Any]:
-                inference.load({**shared, **settings}, configs)  # loaded once for all series of the same settings
-                return inference.run(places)
-
-            outcomes.append(_denoise(uid, name, scanned, rules, denoise))
+    jobs, source = [], Path(study).absolute()
+    for uid, name in folder_names(scanned).items():
+        choice = _choose(uid, scanned, rules)
+        if isinstance(choice, Choice) and choice.settings is not None:
+            jobs.append(Job(source=source, target=root.absolute() / name, series=uid, settings=choice.settings))
+        else:
+            state = "left out" if isinstance(choice, Choice) else "failed"
+            why = choice.why if isinstance(choice, Choice) else str(choice)
+            outcomes.append(SeriesOutcome(**_which(uid, scanned), state=state, why=why))
+    with bar(len(jobs), "series", bool(overrides.get("progress", True)), "series") as advance:
+        for job, told in denoise_jobs(jobs, configs, overrides, places):
+            which = _which(job.series, scanned)
+            if told["state"] == "done":
+                outcomes.append(SeriesOutcome(**which, state="denoised", folder=job.target.name, figures=told))
+            else:
+                outcomes.append(SeriesOutcome(**which, state="failed", why=told["why"]))
             advance(1)
     outcomes.sort(key=lambda one: (one.number or 0, one.uid))
     print("\n".join(_told(outcomes, root)), flush=True)
@@ -110,24 +118,22 @@ def _other(uid: str, scanned: Scan) -> SeriesOutcome:
     return SeriesOutcome(uid=uid, number=other.number, images=other.images, state="left out", why=other.kind)
 
 
-def _denoise(
-    uid: str, name: str, scanned: Scan, rules: Sequence[Rule], denoise: Callable[[Mapping[str, Any]], dict[str, Any]]
-) -> SeriesOutcome:
-    """Denoise one series, or leave it out; `denoise` takes the settings of its rule and returns the figures."""
-    files = [file for file, _ in scanned.series[uid]]
-    which = {"uid": uid, "number": series_number(scanned.series[uid][0][1]), "images": len(files)}
+def _which(uid: str, scanned: Scan) -> dict[str, Any]:
+    files = scanned.series[uid]
+    return {"uid": uid, "number": series_number(files[0][1]), "images": len(files)}
+
+
+def _choose(uid: str, scanned: Scan, rules: Sequence[Rule]) -> Choice | BioAttError:
+    """What becomes of a series, or why that cannot be said."""
+    if not is_uid(uid):  # it becomes a setting, and settings can be code
+        return BioAttError("its SeriesInstanceUID is no UID; repair it, or denoise it in a folder of its own")
     try:
-        if not is_uid(uid):  # it becomes a setting, and settings can be code
-            raise BioAttError("its SeriesInstanceUID is no UID; repair it, or denoise it in a folder of its own")
-        choice = choose(files, rules)
-        if choice.settings is None:
-            return SeriesOutcome(**which, state="left out", why=choice.why)
-        return SeriesOutcome(**which, state="denoised", folder=name, figures=denoise(choice.settings))
+        return choose([file for file, _ in scanned.series[uid]], rules)
     except Exception as error:
         ours = find_bioatt_error(error)
         if ours is None:
             logger.exception("series %s: unexpected error", uid)
-        return SeriesOutcome(**which, state="failed", why=str(ours or f"unexpected {type(error).__name__}"))
+        return ours or BioAttError(f"unexpected {type(error).__name__}")
 
 
 def _told(outcomes: Sequence[SeriesOutcome], root: Path) -> list[str]:
@@ -142,7 +148,7 @@ def _told(outcomes: Sequence[SeriesOutcome], root: Path) -> list[str]:
 
 
 def _result(one: SeriesOutcome) -> str:
-    noise = one.figures["noise_sd_hu"]
+    noise, scope = one.figures.get("noise_sd_hu"), one.figures.get("outside_scope", ())
     told = f", noise {noise['before']:.1f} HU before, {noise['after']:.1f} HU after" if noise else ""
-    outside = "".join(f"; outside what the weights were trained on: {what}" for what in one.figures["outside_scope"])
+    outside = "".join(f"; outside what the weights were trained on: {what}" for what in scope)
     return f"{one.folder}{told}{outside}"

@@ -92,8 +92,6 @@ def denoise_cohort(
     with bar(len(left), "series", bool(overrides.get("progress", True)), "series") as advance:
         for job, outcome in denoise_jobs(left, config_names, overrides, places or Places()):
             rows[job.target] = _row(root, job, outcome)
-            for note in outcome["notes"]:
-                logger.warning("%s", note if note.startswith(str(job.source)) else f"{job.name}: {note}")
             advance(1)
     table = [rows[job.target] for job in jobs]
     with staged_file(root / TABLE) as file, open(file, "w", encoding="utf-8", newline="") as stream:
@@ -107,7 +105,7 @@ def denoise_cohort(
 def denoise_jobs(
     jobs: Sequence[Job], config_names: Sequence[str], overrides: Mapping[str, Any], places: Places
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Yield each job with the outcome of `denoise_series`, as they end.
+    """Yield each job with the outcome of `denoise_series`, as they end; log what was warned of.
 
     Raises:
         BioAttError: there is no such scheduler, it went away, or no series can be denoised with these settings.
@@ -118,14 +116,14 @@ def denoise_jobs(
 
     shared = {
         "configs": list(config_names),
-        "settings": _for_workers(overrides),
         "threads": places.threads or _share_of_cores(places),
         "version": bundle_version(),
     }
     with _connected(places, jobs) as client:
 
         def submit(job: Job) -> Future:
-            request = {**shared, "source": str(job.source), "target": str(job.target), "series": job.series}
+            places_of_it = {"source": str(job.source), "target": str(job.target), "series": job.series}
+            request = {**shared, **places_of_it, "settings": _for_workers({**overrides, **job.settings})}
             key = f"bioatt-{uuid.uuid4().hex}"  # tells no path
             return client.submit(_task(request), key=key, resources=dict(places.resources) or None)
 
@@ -142,6 +140,8 @@ def denoise_jobs(
                 running[again.key] = (again, job, tried + 1)
                 ended.add(again)
             else:
+                for note in outcome["notes"]:
+                    logger.warning("%s", note if note.startswith(str(job.source)) else f"{job.name}: {note}")
                 yield job, outcome
 
 

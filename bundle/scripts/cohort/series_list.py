@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import BioAttError
 from ..volumes.formats import suffix_of
@@ -22,11 +24,13 @@ class Job:
         source: the input.
         target: folder of its result.
         series: which series of the input, by UID or number, where it holds several.
+        settings: config keys for this one, which go before those of all.
     """
 
     source: Path
     target: Path
     series: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

@@ -52,7 +52,9 @@ def denoise_series(request: Mapping[str, Any]) -> dict[str, Any]:
             usable = True
             target = Path(request["target"])
             clear_leftovers(target)
-            if target.exists():  # by a worker that died before it could tell: results appear whole
+            if target.exists() and not request["settings"].get(
+                "overwrite"
+            ):  # by a worker that died before it could tell: results appear whole
                 return outcome | {"ended": time.time()}
             places = {"dataset_dir": request["source"], "output_dir": request["target"], "series": request["series"]}
             outcome |= inference.run(places)

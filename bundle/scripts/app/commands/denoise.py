@@ -100,6 +100,8 @@ def run(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
     configs = ["inference.json", *network_config(options)]
+    if options.scheduler and device:
+        overrides["device"] = device
     if options.all_series:
         return _all_series(options, configs, overrides)
     if options.rules:
@@ -107,13 +109,12 @@ def run(options: argparse.Namespace) -> int:
     if options.cohort:
         from ...cohort import denoise_cohort
 
-        if options.scheduler and device:
-            overrides["device"] = device
         places = _places(options)
         return denoise_cohort(options.input, options.output, configs, overrides, resume=options.resume, places=places)
     for name in ("resume", "processes", "scheduler", "resource", "tries"):
         if getattr(options, name):
-            raise BioAttError(f"--{name} applies to a list of series; use it with --cohort")
+            also = "" if name == "resume" else " or --all-series"
+            raise BioAttError(f"--{name} applies to several series; use it with --cohort{also}")
     run_workflow("inference", configs, overrides)
     return 0
 
@@ -127,23 +128,23 @@ def _all_series(options: argparse.Namespace, configs: list[str], overrides: dict
     from ..node.rules import read_rules
     from ..study import denoise_study
 
-    for name in ("series", "one_scan", "cohort", "resume", "processes", "scheduler", "resource", "tries"):
+    for name in ("series", "one_scan", "cohort", "resume"):
         if getattr(options, name):
             raise BioAttError(f"--all-series applies to a whole study; leave out --{name.replace('_', '-')}")
     rules = read_rules(Path(options.rules) if options.rules else None)
-    return denoise_study(options.input, options.output, configs, overrides, rules)
+    return denoise_study(options.input, options.output, configs, overrides, rules, _places(options))
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
     """Where a list of series is denoised."""
     parser.add_argument("--resume", action="store_true", help="with --cohort: leave out what is finished in OUT")
     parser.add_argument(
-        "--processes", type=int, metavar="N", help="with --cohort: on this machine, which they share (default: 1)"
+        "--processes", type=int, metavar="N", help="with --cohort or --all-series: on this machine (default: 1)"
     )
     parser.add_argument(
         "--scheduler",
         metavar="ADDRESS",
-        help="with --cohort: a Dask scheduler, or its scheduler file, whose workers do the work",
+        help="with --cohort or --all-series: a Dask scheduler, or its scheduler file, whose workers do the work",
     )
     parser.add_argument(
         "--resource",
@@ -155,7 +156,7 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
         "--tries",
         type=int,
         metavar="N",
-        help="with --cohort: how often a series is begun whose worker dies, or that fails by chance (default: 3)",
+        help="how often such a series is begun whose worker dies, or that fails by chance (default: 3)",
     )
 
 
