@@ -24,7 +24,7 @@ DENOISED = {
     "j2k-14-bits-series": ((), ""),
     "multiframe-ct-image-storage": ((), ""),
     "pixeldata-excess-padding": ((), "512 bytes behind the pixels are ignored"),
-    "report-page-as-ct": ((), "left out 1 pages without geometry: .*IM0007.dcm"),
+    "report-page-as-ct": ((), "left out 1 pages in colour or without geometry: .*IM0007.dcm"),
     "rescale-missing": (("--assume-hu",), "rescale is missing; its values are taken as HU"),
     "series-uid-per-slice": (("--one-scan",), "SeriesInstanceUID differs between its slices"),
     "sopclass-missing": ((), ""),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pydicom
 import pytest
-from dicom_cases import changed, derive, together, write_enhanced_ct
+from dicom_cases import PROVENANCE, changed, derive, together, write_enhanced_ct
 from pydicom.uid import generate_uid
-from scripts.dicom import find_series, read_volume, select_series
+from scripts.dicom import DerivedRules, find_series, read_volume, select_series, write_derived_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.workflow import run_workflow
@@ -32,7 +32,7 @@ def test_a_frame_of_reference_a_slice_is_warned_of_and_the_derived_series_has_on
     folder = write_ct_series(tmp_path / "in", slices=6, modify=anew("FrameOfReferenceUID", part=part))
     plain = read_volume(select_series(write_ct_series(tmp_path / "plain", slices=6)))
     series = select_series(folder)
-    assert "FrameOfReferenceUID differs between its slices; patient, grid and positions make one even" in caplog.text
+    assert "0001.dcm and " in caplog.text and "; grid and positions make one even stack: it is taken as" in caplog.text
     np.testing.assert_array_equal(read_volume(series), plain)
     caplog.clear()
     derived, _ = derive(folder, tmp_path / "out")
@@ -81,10 +81,7 @@ def test_a_study_or_series_a_file_is_joined_when_asked(tmp_path, caplog, keyword
         select_series(folder)
     series = select_series(folder, one_scan=True)
     np.testing.assert_array_equal(read_volume(series), plain)
-    assert (
-        f"{' and '.join(keywords[::-1] if len(keywords) == 2 else keywords)} and FrameOfReferenceUID differ between"
-        in caplog.text
-    )
+    assert all(f"{one} differs between" in caplog.text for one in (*keywords, "FrameOfReferenceUID"))
 
 
 def test_series_uids_a_file_are_told_as_one_scan_and_few_are_listed(tmp_path):
@@ -121,15 +118,68 @@ def test_files_without_a_series_uid_are_joined_when_asked(tmp_path):
     assert len(select_series(folder, one_scan=True).files) == 4
 
 
-def test_two_patients_are_never_joined(tmp_path):
-    folder = write_ct_series(
-        tmp_path, modify=together(anew("SeriesInstanceUID"), lambda d, i: setattr(d, "PatientID", str(i)))
-    )
-    with pytest.raises(BioAttError, match="PatientID differs"):
+@pytest.mark.parametrize("patients", [[0, 0, 1, 1], [0, 1, 2, 2], [0, 1], ["", "", 1, 2]])
+def test_two_patients_are_never_joined(tmp_path, patients):
+    modify = together(anew("SeriesInstanceUID"), lambda d, i: setattr(d, "PatientID", str(patients[i])))
+    folder = write_ct_series(tmp_path, slices=len(patients), modify=modify)
+    with pytest.raises(BioAttError, match="PatientID differs between .*0001.dcm and .*; put slices of one scan in"):
         select_series(folder, one_scan=True)
     with pytest.raises(BioAttError) as caught:
         select_series(folder)
     assert "--one-scan" not in str(caught.value)
+
+
+def test_a_patient_a_file_is_joined_when_asked_and_the_derived_series_is_of_one(tmp_path, caplog):
+    def modify(dataset, i):
+        dataset.PatientID, dataset.PatientName, dataset.PatientBirthDate = f"SECRET-{i}", f"SECRET^{i}", f"1970010{i}"
+
+    folder = write_ct_series(tmp_path / "in", modify=modify)
+    plain = read_volume(select_series(write_ct_series(tmp_path / "plain")))
+    with pytest.raises(BioAttError, match="PatientID differs between .*0001.dcm and .*0002.dcm, .* go on with --one"):
+        select_series(folder)
+    series = select_series(folder, one_scan=True)
+    np.testing.assert_array_equal(read_volume(series), plain)
+    assert "PatientID differs between" in caplog.text and "SECRET" not in caplog.text
+    write_derived_series(series, plain, tmp_path / "out", PROVENANCE)
+    for keyword, value in (("PatientID", "SECRET-0"), ("PatientName", "SECRET^0"), ("PatientBirthDate", "19700100")):
+        assert values(tmp_path / "out", keyword) == {value}
+
+
+def without_instance_uids(folder):
+    for file in folder.iterdir():
+        image = pydicom.dcmread(file)
+        del image.SOPInstanceUID, image.file_meta.MediaStorageSOPInstanceUID
+        image.save_as(file, enforce_file_format=False)
+    return folder
+
+
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_slices_without_an_instance_uid_of_their_own_are_taken_when_asked(tmp_path, caplog, is_missing):
+    folder = write_ct_series(tmp_path / "in", modify=None if is_missing else changed(SOPInstanceUID="1.2.3"))
+    folder = without_instance_uids(folder) if is_missing else folder
+    plain = read_volume(select_series(write_ct_series(tmp_path / "plain")))
+    what = "is missing, e.g. from" if is_missing else "stands for slices at different positions, e.g."
+    with pytest.raises(
+        BioAttError, match=f"SOPInstanceUID {what} .*0001.dcm.*, if it is one scan".replace(", if", "; if")
+    ):
+        select_series(folder)
+    series = select_series(folder, one_scan=True)
+    assert series.sop_instance_uids == ("",) * 4 and what in caplog.text
+    np.testing.assert_array_equal(read_volume(series), plain)
+    write_derived_series(series, plain, tmp_path / "out", PROVENANCE)
+    assert len(values(tmp_path / "out", "SOPInstanceUID")) == 4
+    first = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    assert is_missing or first.SourceImageSequence[0].ReferencedSOPInstanceUID == "1.2.3"
+    assert is_missing == ("SourceImageSequence" not in first)
+    with pytest.raises(BioAttError, match="leave out --stable-uids"):
+        write_derived_series(series, plain, tmp_path / "more", PROVENANCE, rules=DerivedRules(stable_uids=True))
+
+
+def test_slices_without_an_instance_uid_over_a_gap_are_refused(tmp_path):
+    folder = write_ct_series(tmp_path, slices=6, modify=changed(SOPInstanceUID="1.2.3"))
+    (folder / "0003.dcm").unlink()
+    with pytest.raises(BioAttError, match="stands for slices at different .* slices are missing .*export them again"):
+        select_series(folder, one_scan=True)
 
 
 def test_several_real_series_are_not_taken_for_one_scan(tmp_path):

@@ -116,7 +116,7 @@ def test_a_damaged_file_is_noted_and_does_not_hide_the_others(tmp_path):
     refused: list[BioAttError] = []
     series = find_series(tmp_path, refused)
     assert [len(one.files) for one in series] == [4]
-    assert len(refused) == 1 and "bad/0001.dcm is DICOM but damaged" in str(refused[0])
+    assert len(refused) == 1 and "bad/0001.dcm: its deflated data set cannot be inflated" in str(refused[0])
 
 
 def test_the_table_of_series_is_safe_to_show(tmp_path, caplog):

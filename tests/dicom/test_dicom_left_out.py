@@ -56,7 +56,16 @@ def test_a_page_without_geometry_is_left_out_and_named(tmp_path, caplog, modify)
     plain = read_volume(select_series(folder))
     add(folder, tmp_path, modify=modify, shape=(64, 64))
     np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
-    assert "left out 1 pages without geometry: " in caplog.text and "90001.dcm" in caplog.text
+    assert "left out 1 pages in colour or without geometry: " in caplog.text and "90001.dcm" in caplog.text
+
+
+def test_a_colour_image_at_a_place_in_the_stack_is_left_out_and_named(tmp_path, caplog):
+    """Reconstructions in colour, stored in the series that they were made of."""
+    folder = write_ct_series(tmp_path / "in", modify=UID)
+    plain = read_volume(select_series(folder))
+    add(folder, tmp_path, modify=changed(SamplesPerPixel=3, PhotometricInterpretation="RGB"))
+    np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
+    assert "left out 1 pages in colour or without geometry: " in caplog.text and "90001.dcm" in caplog.text
 
 
 def test_a_series_of_pages_alone_is_refused(tmp_path):
@@ -75,7 +84,7 @@ def test_pages_in_a_series_of_their_own_do_not_ask_for_a_choice(tmp_path, caplog
     write_ct_series(folder / "protocol", slices=1, seed=9, modify=own)
     assert select_series(folder).series_instance_uid == "1.2.3"
     assert [one.series_instance_uid for one in find_series(folder)] == ["1.2.3"]
-    assert "series 1.2.9: left out, 1 pages without geometry: " in caplog.text
+    assert "series 1.2.9: left out, 1 pages in colour or without geometry: " in caplog.text
 
 
 def test_a_slice_that_lacks_its_position_is_no_page(tmp_path):

@@ -188,6 +188,9 @@ def test_a_folder_without_dicom_says_what_it_holds_and_what_to_do(tmp_path, what
 #: First bytes of files whose names do not tell what they are, and the words of the refusal.
 BEGINNINGS = {
     b"PK\x03\x04": r"no DICOM in 1 files, but 1 archive \(scan\); unpack it",
+    b"\r\n--boundary\r\nContent-Type: application/dicom\r\n\r\n": r"1 multipart answer \(scan\); a DICOMweb",
+    b"version https://git-lfs.github.com/spec/v1\n": r"1 file pointer \(scan\); fetch the file itself",
+    b"-- no answer": "no DICOM in 1 files; name a folder",
     b"<!DOCTYPE html>": r"1 web page \(scan\); that is what a server said in place of the file; fetch it again",
     b"%PDF-1.7": r"1 PDF document \(scan\); it holds no HU",
 }

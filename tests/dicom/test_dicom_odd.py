@@ -115,7 +115,7 @@ def test_two_enhanced_images_of_one_uid_and_other_frames_are_refused(tmp_path):
     file, _ = write_enhanced_ct(tmp_path / "a", slices=4)
     other, _ = write_enhanced_ct(tmp_path / "b", slices=3)
     shutil.copy(other, file.parent / "IM1")
-    with pytest.raises(BioAttError, match="stands for two"):
+    with pytest.raises(BioAttError, match="stands for slices at different positions"):
         select_series(file.parent)
 
 

@@ -13,7 +13,13 @@ from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset, write_file_meta_info
 from pydicom.tag import Tag
-from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+)
 from scripts.dicom import read_volume, select_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
@@ -183,7 +189,7 @@ def test_an_instance_uid_that_is_missing_everywhere_is_refused(tmp_path, uid):
     image = pydicom.dcmread(folder / "0001.dcm")
     del image.file_meta.MediaStorageSOPInstanceUID
     image.save_as(folder / "0001.dcm", enforce_file_format=False)
-    with pytest.raises(BioAttError, match="0001.dcm: SOPInstanceUID is missing"):
+    with pytest.raises(BioAttError, match="SOPInstanceUID is missing, e.g. from .*0001.dcm.*--one-scan"):
         select_series(folder)
 
 
@@ -412,3 +418,99 @@ def _write_as_it_is(file, named, dataset):
     meta = DicomBytesIO()
     write_file_meta_info(meta, named.file_meta)
     file.write_bytes(bytes(128) + b"DICM" + meta.getvalue() + buffer.getvalue())
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGLSLossless])
+@pytest.mark.parametrize(
+    ("keyword", "value", "told"),
+    [
+        ("SamplesPerPixel", None, "SamplesPerPixel is missing and taken as 1"),
+        ("PhotometricInterpretation", None, "PhotometricInterpretation is missing and taken as MONOCHROME2"),
+        ("PhotometricInterpretation", "monochrome2", ""),
+    ],
+)
+def test_what_is_the_same_in_all_ct_may_be_missing(tmp_path, caplog, plain, syntax, keyword, value, told):
+    folder = write_ct_series(tmp_path / "in", transfer_syntax=syntax)
+    file = folder / "0003.dcm"
+    image = pydicom.dcmread(file)
+    setattr(image, keyword, value) if value else delattr(image, keyword)
+    image.save_as(file)
+    np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
+    assert caplog.text.count("1 files: ") == caplog.text.count(told or "1 files: ") == bool(told)
+    derived, _ = derive(folder, tmp_path / "out")
+    assert pydicom.dcmread(derived.files[2]).get(keyword) in (value, 1, "MONOCHROME2")
+    np.testing.assert_array_equal(read_volume(derived), plain)
+
+
+def test_colour_without_samples_per_pixel_is_not_taken_for_grey(tmp_path):
+    def modify(dataset, _):
+        dataset.PixelData *= 3
+        del dataset.SamplesPerPixel, dataset.PhotometricInterpretation
+
+    with pytest.raises(BioAttError, match="PixelData has 18432 bytes, but Rows x Columns"):
+        read_volume(select_series(write_ct_series(tmp_path, modify=modify)))
+
+
+def rewritten(file, *, said, is_little):
+    """Write an image again in a byte order, under a transfer syntax that may say another."""
+    image = pydicom.dcmread(file)
+    image.file_meta.TransferSyntaxUID = said
+    head, body = DicomBytesIO(), DicomBytesIO()
+    write_file_meta_info(head, image.file_meta)
+    body.is_implicit_VR, body.is_little_endian = False, is_little
+    write_dataset(body, image)
+    file.write_bytes(bytes(128) + b"DICM" + head.getvalue() + body.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("said", "is_little", "told"),
+    [
+        (ExplicitVRBigEndian, True, "TransferSyntaxUID says big endian, but the data set is little endian; export"),
+        (ExplicitVRLittleEndian, False, "TransferSyntaxUID says little endian, but the data set is big endian; export"),
+        (
+            DeflatedExplicitVRLittleEndian,
+            True,
+            "its deflated data set cannot be inflated: it is damaged, or TransferSyntaxUID is not",
+        ),
+    ],
+)
+def test_a_transfer_syntax_that_is_not_true_of_the_data_set_is_named(tmp_path, said, is_little, told):
+    folder = write_ct_series(tmp_path)
+    rewritten(folder / "0002.dcm", said=said, is_little=is_little)
+    with pytest.raises(BioAttError, match=f"0002.dcm: {told}"):
+        select_series(folder)
+
+
+def test_values_of_odd_length_become_even(tmp_path):
+    folder = write_ct_series(tmp_path / "in", slices=1)
+    file = folder / "0001.dcm"
+    file.write_bytes(file.read_bytes().replace(b"\x08\0\x50\0SH\x02\0A1", b"\x08\0\x50\0SH\x03\0A12"))
+    derived, _ = derive(folder, tmp_path / "out")
+    assert b"\x08\0\x50\0SH\x04\0A12 " in derived.files[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values", "is_told"),
+    [
+        ("ConvolutionKernel", "B30 B60 B30 B60", True),
+        ("KVP", "80 80 140 140", True),
+        ("SliceThickness", "1 1 5 5", True),
+        ("SliceThickness", "3 3.0 3.00 3", False),
+        ("AcquisitionNumber", "1 2 1 2", True),
+        ("AcquisitionNumber", "1 2 3 3", False),  # a scan in steps
+        ("InstanceNumber", "4 1 3 2", False),
+    ],
+)
+def test_slices_of_several_reconstructions_or_acquisitions_in_one_stack_are_told(
+    tmp_path, caplog, keyword, values, is_told
+):
+    folder = write_ct_series(tmp_path, modify=lambda dataset, i: setattr(dataset, keyword, values.split()[i]))
+    select_series(folder)
+    told = f"its slices differ in {keyword}, though they make one even stack"
+    assert (told in caplog.text) == is_told == bool(caplog.records)
+
+
+@pytest.mark.parametrize("word", ["MIP", "MAX_IP", "PROJECTION IMAGE"])
+def test_projections_are_told(tmp_path, caplog, word):
+    select_series(write_ct_series(tmp_path, modify=changed(ImageType=["DERIVED", "SECONDARY", word])))
+    assert "ImageType says that it is a projection; its noise is not that of CT images" in caplog.text

@@ -60,6 +60,20 @@ def test_what_ran_is_recorded(weights, given):
     assert parser.get_parsed_content("inferer").precision == given
 
 
+@pytest.mark.parametrize("given", ["", "fp32", "bf16"])
+def test_evaluation_runs_in_the_precision_of_denoising(weights, given):
+    """Without the option, and with it: what is judged is what a user gets."""
+    precision = {"precision": given} if given else {}
+    inferers = []
+    for purpose, configs, place in (
+        ("inference", ["inference.json"], "inferer"),
+        ("training", ["train.json", "evaluate.json"], "validate#inferer"),
+    ):
+        overrides = {"weights": str(weights), "device": torch.device("cpu"), "prior": "uniform", **precision}
+        inferers.append(open_workflow(purpose, configs, overrides).parser.get_parsed_content(place))
+    assert {one.precision for one in inferers} == {given or "auto"}
+
+
 @pytest.mark.data
 def test_bf16_is_near_fp32_on_real_slices(real_slices, shipped_network):
     """Of what a user gets, at the GPU if there is one; else of the middle of each slice: bf16 is slow here."""

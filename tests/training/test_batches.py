@@ -248,6 +248,17 @@ def test_more_slices_than_may_be_held_take_turns(tmp_path):
     assert len(loader._pool.full) == 3
 
 
+@pytest.mark.parametrize("patch_shape", [(16, 48), (48, 16)])
+def test_patches_that_are_not_square_show_pixels_of_the_slice_in_their_order(tmp_path, patch_shape):
+    """Every pixel of the slice has its own value, so that pixels repeated beyond a square would be seen."""
+    truth = np.arange(512 * 512, dtype=np.float64).reshape(512, 512) % 4001 - 1000.0
+    item = slice_pair(tmp_path, "s", "P", truth=truth, own_sd=0.0, shape=(512, 512), count=1)
+    _, target = images_hu(batches([item], batch_size=16, patch_shape=patch_shape).batch(0))
+    assert target.shape[1:] == patch_shape
+    inner = target[:, 2:-2, 2:-2].round()
+    assert sum(len(patch.unique()) == patch.numel() for patch in inner) > 8, "the others reach beyond the border"
+
+
 def test_slices_of_different_shapes_are_never_cut_beyond_their_border(tmp_path):
     data = [slice_pair(tmp_path, "a", "A", shape=(40, 56), own_sd=0.0), slice_pair(tmp_path, "b", "B", own_sd=0.0)]
     low, target = images_hu(batches(data, batch_size=64, patch_shape=(48, 32), zoom_probability=0.5).batch(0))

@@ -100,3 +100,28 @@ def test_values_stay_when_the_image_that_they_came_from_is_gone(tmp_path, name, 
     values, _ = format_of(name).read(tmp_path / name)
     assert values.flags.owndata or values.base.flags.owndata
     np.testing.assert_array_equal(values, array.transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("a.nhdr", "space directions", "# ", "does not say how far its voxels are apart"),
+        ("a.mhd", "ElementSpacing", "Comment", "does not say how far its voxels are apart"),
+        (
+            "a.nhdr",
+            "kinds:",
+            'space units: "microns" "microns" "microns"\nkinds:',
+            "space units are microns, wanted mm",
+        ),
+        ("a.nhdr", "kinds:", 'space units: "mm" "mm" "mm"\nkinds:', ""),
+    ],
+)
+def test_lengths_that_are_unknown_or_not_in_mm_are_refused(series, tmp_path, name, old, new, message):
+    file = from_series(series, tmp_path / name)
+    assert file.read_text().count(old) == 1
+    file.write_text(file.read_text().replace(old, new))
+    if not message:
+        load_volume(file)
+        return
+    with pytest.raises(BioAttError, match=message):
+        load_volume(file)

@@ -197,6 +197,17 @@ def test_a_series_that_was_denoised_before_is_warned_of(tmp_path, caplog):
     assert "BioAtt denoised this series before; denoise the original" in caplog.text
 
 
+def test_equipment_that_is_no_sequence_says_nothing_and_is_named_when_it_is_copied(tmp_path, caplog):
+    def modify(dataset, _):
+        dataset.add_new("ContributingEquipmentSequence", "LO", "BioAtt")
+
+    source = write_ct_series(tmp_path / "in", spacing=(5.0, 5.0), modify=modify)
+    check(source, caplog)
+    assert "denoised this series before" not in caplog.text
+    with pytest.raises(BioAttError, match="0001.dcm: ContributingEquipmentSequence is not a sequence; repair the file"):
+        derive(source, tmp_path / "once")
+
+
 @pytest.mark.parametrize("noise_hu", [0.0, 0.01])
 def test_no_nan_and_no_infinite_change_is_shown_without_noise(tmp_path, capsys, noise_hu):
     source = write_ct_series(tmp_path / "in", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=noise_hu)

@@ -11,6 +11,7 @@ from made_studies import as_nifti
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import find_inputs, load_volume
+from scripts.volumes.formats.nifti import geometry
 from scripts.volumes.formats.nifti import write as write_nifti
 
 
@@ -253,3 +254,48 @@ def test_voxels_that_begin_in_the_header_are_refused(tmp_path):
     file.write_bytes(content[:108] + bytes(4) + content[112:])
     with pytest.raises(BioAttError, match="vox_offset is 0, within its header of 348 bytes"):
         load_volume(file)
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "is_converted"),
+    [("meter", 1e-3, True), ("micron", 1e3, True), ("meter", 1, False), ("micron", 1, False), ("unknown", 1, None)],
+)
+def test_a_unit_of_length_is_believed_where_it_makes_voxels_of_ct(tmp_path, caplog, unit, scale, is_converted):
+    affine = np.array([[0, -0.7, 0, 10], [0.8, 0, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1.0]])
+    stored = np.vstack([affine[:3] * scale, affine[3:]])
+    image = nibabel.Nifti1Image(hu_array(), stored)
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "in.nii")
+    volume = load_volume(tmp_path / "in.nii")
+    np.testing.assert_allclose(volume.affine, affine, rtol=1e-6)
+    np.testing.assert_allclose(geometry(tmp_path / "in.nii")[1], affine, rtol=1e-6)
+    what = {True: f"{unit}, is converted to mm: voxels of 0.8 x 0.7 x 3 mm", False: "no voxels of CT", None: ""}
+    assert what[is_converted] in caplog.text and len(caplog.records) == (is_converted is not None)
+    write_nifti(tmp_path / "in.nii", volume.hu, tmp_path / "out.nii")
+    assert (tmp_path / "out.nii").read_bytes() == (tmp_path / "in.nii").read_bytes()
+
+
+@pytest.mark.parametrize(("shift", "is_told"), [(100.0, True), (1e-3, False)])
+def test_two_places_in_one_nifti_are_told(tmp_path, caplog, shift, is_told):
+    image = nibabel.Nifti1Image(hu_array(), np.diag([0.7, 0.7, 3.0, 1.0]))
+    other = image.affine.copy()
+    other[0, 3] += shift
+    image.set_sform(image.affine, 1)
+    image.set_qform(other, 1)
+    nibabel.save(image, tmp_path / "in.nii")
+    np.testing.assert_allclose(load_volume(tmp_path / "in.nii").affine, image.affine, rtol=1e-6)
+    assert ("sform and qform differ (by 100 at a corner); sform is taken" in caplog.text) == is_told
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("<html>log in</html>", "is a web page"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a file pointer; .*git lfs pull"),
+        ("/annex/objects/MD5E-s1--1.nii.gz\n", "is a file pointer; .*git annex get"),
+    ],
+)
+def test_what_lies_in_the_place_of_a_nifti_is_told(tmp_path, text, what):
+    (tmp_path / "a.nii.gz").write_text(text)
+    with pytest.raises(BioAttError, match=what):
+        load_volume(tmp_path / "a.nii.gz")

@@ -42,7 +42,8 @@ def add_series(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--one-scan",
         action="store_true",
-        help="take images of several StudyInstanceUIDs or SeriesInstanceUIDs as one scan, as programs that remove "
+        help="take images of several StudyInstanceUIDs or SeriesInstanceUIDs, of a PatientID a file, or without "
+        "SOPInstanceUIDs of their own as one scan, as programs that remove "
         "identities may leave them; patient, grid and positions must make one even stack",
     )
 

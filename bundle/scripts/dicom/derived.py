@@ -186,9 +186,10 @@ def _set_source(place: Dataset, source: Dataset, file: Path, run: Run, frame: in
     sentence, earlier = run.provenance.sentence(), label(place, "DerivationDescription", file)
     sentence += f" Before that: {earlier}" if earlier else ""
     set_element(place, "DerivationDescription", "ST", plain(sentence, 1024))
-    codes = [*place.get("DerivationCodeSequence", []), _code(*run.provenance.derivation_code)]
+    codes = [*items(place, "DerivationCodeSequence", file), _code(*run.provenance.derivation_code)]
     set_element(place, "DerivationCodeSequence", "SQ", codes)
-    set_element(place, "SourceImageSequence", "SQ", [image])
+    if image.ReferencedSOPInstanceUID:
+        set_element(place, "SourceImageSequence", "SQ", [image])
 
 
 def _set_equipment(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
@@ -201,7 +202,7 @@ def _set_equipment(derived: Dataset, source: Dataset, file: Path, run: Run) -> N
     device.ContributionDateTime = run.now.strftime("%Y%m%d%H%M%S.%f%z")
     device.ContributionDescription = plain(provenance.contribution(), 1024)
     device.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
-    earlier = list(derived.get("ContributingEquipmentSequence", []))  # those that worked on the source stay
+    earlier = items(derived, "ContributingEquipmentSequence", file)  # those that worked on the source stay
     if not any(_has_purpose(one, _ACQUISITION[0]) for one in earlier):
         scanner = Dataset()
         for keyword, vr in _EQUIPMENT.items():
@@ -233,12 +234,12 @@ def _has_purpose(item: Dataset, code_value: str) -> bool:
 
 def _add_reference(derived: Dataset, source: Dataset, file: Path) -> None:
     """Name the source among the instances that the image refers to, where the source has such a list (PS3.3 C.12.2)."""
-    if "ReferencedSeriesSequence" not in derived:
+    if "ReferencedSeriesSequence" not in derived or not label(source, "SOPInstanceUID", file):
         return
     series = Dataset()
     series.SeriesInstanceUID = label(source, "SeriesInstanceUID", file)
     series.ReferencedInstanceSequence = [_reference(source, file)]
-    others = list(derived["ReferencedSeriesSequence"].value)
+    others = items(derived, "ReferencedSeriesSequence", file)
     set_element(derived, "ReferencedSeriesSequence", "SQ", [*others, series])
 
 

@@ -22,6 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRBigEndian
 
 from ..errors import BioAttError
 from .archive import MAX_INFLATED_BYTES, open_raw
@@ -65,6 +66,7 @@ def open_dicom(file: Path, **kwargs: Any) -> Dataset | None:
             has_prefix = head[128:132] == b"DICM"
             if not has_prefix and not _begins_like_a_dataset(head):
                 return None
+            _check_byte_order(head, stream, file)
             stream.seek(0)
             dataset = pydicom.dcmread(stream, force=True, **kwargs)
             if not has_prefix and "SOPClassUID" not in dataset:
@@ -98,6 +100,27 @@ def open_header(file: Path) -> Dataset:
     return header
 
 
+def _check_byte_order(head: bytes, stream: io.BufferedReader, file: Path) -> None:
+    """Raise where the data set begins in the other byte order than the file meta group says: no element would be found.
+
+    Args:
+        head: the file's first 144 bytes, up to the length of the meta group (PS3.10 7.1).
+        stream: behind them.
+        file: names it in the message.
+    """
+    if head[128:138] != b"DICM\2\0\0\0UL":
+        return
+    (length,) = struct.unpack("<I", head[140:144])
+    meta, first = stream.read(length), stream.read(2)
+    is_big = ExplicitVRBigEndian.encode() in meta
+    if len(meta) == length and first == (b"\x08\0" if is_big else b"\0\x08"):  # group 0008
+        said, found = ("big", "little") if is_big else ("little", "big")
+        raise BioAttError(
+            f"{file}: TransferSyntaxUID says {said} endian, but the data set is {found} endian; export it again, or "
+            "correct TransferSyntaxUID"
+        )
+
+
 def _complete(dataset: Dataset) -> None:
     """Take SOP class and instance from the file meta group where the data set lacks readable ones (PS3.10 7.1)."""
     meta = getattr(dataset, "file_meta", None) or Dataset()
@@ -127,7 +150,13 @@ class _FileReader(io.BufferedReader):
         if size is not None and size >= 0:
             return super().read(min(size, left))
         deflated = super().read(left)
-        _check_inflated_size(deflated, self.name)
+        try:
+            _check_inflated_size(deflated, self.name)
+        except zlib.error as error:
+            raise BioAttError(
+                f"{self.name}: its deflated data set cannot be inflated: it is damaged, or TransferSyntaxUID is not "
+                "true; copy or export it again"
+            ) from error
         return deflated
 
 

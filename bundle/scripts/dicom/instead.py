@@ -40,6 +40,9 @@ _BEGINNINGS = {
     b"%PDF": "PDF document",
     b"\x89PNG": "picture",
     b"\xff\xd8\xff": "picture",
+    b"version https://git-lfs": "file pointer",
+    b"/annex/objects": "file pointer",
+    b"--": "multipart answer",
 }
 
 #: Kinds in the order in which their remedy is given: words for several, and the remedy.
@@ -54,6 +57,8 @@ _REMEDIES = {
     "DICOMDIR": "it lists images that are not here; copy the whole medium, and name the folder",
     "picture": "a picture holds no HU; export the series as DICOM",
     "web page": "that is what a server said in place of the file; fetch it again",
+    "file pointer": "fetch the file itself (git lfs pull, git annex get)",
+    "multipart answer": "a DICOMweb server wraps images so; take the parts out of it",
     "PDF document": "it holds no HU; export the series as DICOM",
 }
 
@@ -74,14 +79,24 @@ def kind_of(name: str) -> str:
 def _begins_like(file: Path) -> str:
     """What a file is by its first bytes, a key of the remedies; "" for anything else."""
     with suppress(OSError), io.BufferedReader(open_raw(file)[0]) as stream:
-        head = stream.read(16)
+        head = stream.read(512).lstrip()
+        if head.startswith(b"--") and b"application/dicom" not in head:
+            return ""
         return next((kind for beginning, kind in _BEGINNINGS.items() if head.startswith(beginning)), "")
     return ""
 
 
 def instead_of_file(file: Path) -> str:
-    """What a file is that is not DICOM, and the remedy; "" where its name does not tell."""
-    kind = kind_of(file.name) or _begins_like(file)
+    """What a file is that is not DICOM, and the remedy; "" where neither its name nor its first bytes tell."""
+    return _told(kind_of(file.name)) or by_first_bytes(file)
+
+
+def by_first_bytes(file: Path) -> str:
+    """The same, by its first bytes alone."""
+    return _told(_begins_like(file))
+
+
+def _told(kind: str) -> str:
     return f"is {'an' if kind[0] in 'aA' else 'a'} {kind}; {_REMEDIES[kind]}" if kind else ""
 
 

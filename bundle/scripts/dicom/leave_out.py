@@ -25,7 +25,9 @@ def without_pages(uid: str, found: Sequence[Found], tell: bool) -> list[Found]:
 
     Reports, dose sheets and captures are stored so in the series they belong to, with the SOP class of its slices.
     """
-    return _keep(uid, found, [not is_page(header, file) for file, header in found], "pages without geometry", tell)
+    return _keep(
+        uid, found, [not is_page(header, file) for file, header in found], "pages in colour or without geometry", tell
+    )
 
 
 def without_other_planes(uid: str, found: Sequence[Found], tell: bool) -> list[Found]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,6 +23,9 @@ PHASES = (
     "FilterType ScanOptions ContrastBolusAgent SliceThickness ImageType IrradiationEventUID AcquisitionDateTime "
     "AcquisitionTime ContentTime SeriesDescription ProtocolName ReconstructionDiameter"
 ).split()
+#: Elements that all slices of one reconstruction share, and those that slices of one step of a scan share.
+_OF_ONE_RECONSTRUCTION = "KVP ConvolutionKernel FilterType SliceThickness ReconstructionDiameter".split()
+_OF_STEPS = "AcquisitionNumber TemporalPositionIdentifier NominalPercentageOfCardiacPhase".split()
 #: Elements that differ between phases too, but no phase is chosen by: they stand in frames.
 _HINTS = "FrameAcquisitionNumber TemporalPositionIndex".split()
 
@@ -30,6 +34,20 @@ def what_differs(one: Slice, other: Slice) -> str:
     """Which elements tell two slices of one position apart, in words."""
     words = [k for k in (*PHASES, *_HINTS) if label(one.header, k, one.file) != label(other.header, k, other.file)]
     return f", which differ in {', '.join(words)}" if words else ""
+
+
+def what_is_mixed(slices: Sequence[Slice]) -> list[str]:
+    """Elements that say that sorted slices at different places are not of one reconstruction or acquisition.
+
+    Acquisitions of a scan in several steps lie one behind the other: only where one comes back, they are mixed.
+    """
+    mixed = []
+    for keyword in (*_OF_ONE_RECONSTRUCTION, *_OF_STEPS):
+        values = [_comparable(label(one.header, keyword, one.file)) for one in slices]
+        runs = 1 + sum(one != other for one, other in pairwise(values))
+        if runs > (len(set(values)) if keyword in _OF_STEPS else 1):
+            mixed.append(keyword)
+    return mixed
 
 
 def without_twins(slices: Sequence[Slice], tell: bool) -> list[Slice]:
@@ -89,7 +107,9 @@ def take_phase(scanned: Scan, uid: str, phase: str) -> Scan:
     if keyword not in PHASES:
         raise BioAttError(f"--series .../{phase}: phases are chosen by {', '.join(PHASES)}; name one of them")
     parts = dict(_parts(scanned.series[uid], keyword))
-    chosen = [part for part in parts if part == value] or [part for part in parts if _is_same_number(part, value)]
+    chosen = [part for part in parts if part == value] or [
+        part for part in parts if _comparable(part) == _comparable(value)
+    ]
     if not chosen:
         raise BioAttError(
             f"series {uid} has no image with {keyword} {value!r}; it has {', '.join(map(repr, parts))}; choose one"
@@ -104,8 +124,9 @@ def _parts(found: Sequence[Found], keyword: str) -> Iterator[tuple[str, list[Fou
     yield from sorted(parts.items())
 
 
-def _is_same_number(one: str, other: str) -> bool:
+def _comparable(value: str) -> str:
+    """The same words for a number however it is written."""
     try:
-        return float(one) == float(other)
+        return str(float(value))
     except ValueError:
-        return False
+        return value

@@ -16,9 +16,9 @@ from ..errors import BioAttError
 from .codestream import Claim, is_whole, read_claim, rle_pixels, split_frames
 from .enhanced import frame_headers
 from .geometry import read_shape
-from .headers import one_line, open_dicom, quiet_pydicom, rescale, value, whole_number
+from .headers import one_line, open_dicom, quiet_pydicom, rescale, text, value, whole_number
 from .padding import is_signed, stored_range
-from .quantity import check_hu_image
+from .quantity import SAME_IN_ALL_CT, check_hu_image
 
 _RLE = "1.2.840.10008.1.2.5"
 _ITEM = b"\xfe\xff\x00\xe0"  # begins what is compressed (PS3.5 A.4)
@@ -63,6 +63,11 @@ def read_frames(file: str | os.PathLike[str], notes: set[str] | None = None) -> 
     headers = frame_headers(dataset, path)
     for header in headers:
         check_hu_image(header, path)
+    for keyword, (_, default) in SAME_IN_ALL_CT.items():
+        if value(dataset, keyword, path) is None:
+            notes.add(f"{keyword} is missing and taken as {default}")
+            setattr(dataset, keyword, default)
+    dataset.PhotometricInterpretation = text(dataset, "PhotometricInterpretation", path).upper()  # pydicom wants it so
     shape, signed = read_shape(dataset, path), is_signed(dataset, path)
     bits_allocated, bits_stored = _bits(dataset, path, notes)
     syntax = _true_syntax(dataset, path, len(headers) * math.prod(shape) * bits_allocated // 8, notes)

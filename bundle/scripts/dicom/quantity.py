@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
-from .headers import items, rescale, text, whole_number
+from .headers import items, rescale, text, value, whole_number
 
 #: Values of ImageType (of FrameType in an enhanced image) of maps that are not HU, or no longer HU of what was
 #: scanned, whatever RescaleType says: multi-energy families (PS3.3 C.8.2.1.1.1; a virtual monoenergetic image is HU),
@@ -17,6 +17,8 @@ _NOT_HU = set(
     "DIVISION MULTIPLICATION SUBTRACTION STD_DEVIATION QUANTITY "
     "PERFUSION CBF CBV MTT TTP TTD TMAX PBV".split()
 )
+#: What no CT image has otherwise (PS3.3 C.8.2.1.1), with the VR: taken where it is missing. MONOCHROME1 means the same.
+SAME_IN_ALL_CT = {"SamplesPerPixel": ("US", 1), "PhotometricInterpretation": ("CS", "MONOCHROME2")}
 #: Codes (DCM) of DerivationCodeSequence whose result is not HU (PS3.16 CID 7203).
 _NOT_HU_DERIVATIONS = {"113046": "pixel by pixel division", "129104": "perfusion image analysis"}
 #: Code values of Hounsfield units in MeasurementUnitsCodeSequence: UCUM's, and what is written for it.
@@ -39,12 +41,16 @@ def check_hu_image(dataset: Dataset, where: object) -> None:
     Raises:
         BioAttError: colour, a quantity other than HU, a Modality LUT, or a rescale that is none.
     """
-    if (samples := whole_number(dataset, "SamplesPerPixel", where)) != 1:
-        raise BioAttError(f"{where}: SamplesPerPixel is {samples}, wanted 1 (grey CT, not colour); leave the file out")
+    if value(dataset, "SamplesPerPixel", where) is not None:
+        samples = whole_number(dataset, "SamplesPerPixel", where)
+        if samples != 1:
+            raise BioAttError(
+                f"{where}: SamplesPerPixel is {samples}, wanted 1 (grey CT, not colour); leave the file out"
+            )
     photometric = text(dataset, "PhotometricInterpretation", where)
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    if photometric.upper() not in ("MONOCHROME1", "MONOCHROME2", ""):
         raise BioAttError(
-            f"{where}: PhotometricInterpretation is {photometric or 'missing'}, wanted MONOCHROME2; leave the file out"
+            f"{where}: PhotometricInterpretation is {photometric}, wanted MONOCHROME2; leave the file out"
         )
     for keyword, what in _other_quantities(dataset, where):
         raise BioAttError(f"{where}: {keyword} says {what}, a map that is not in HU; choose a series of CT images")

@@ -109,7 +109,9 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
         for uid in pages:
             if tell:
                 names = ", ".join(printable(file) for file, _ in series[uid][:_NAMED])
-                logger.warning("series %s: left out, %d pages without geometry: %s", uid, len(series[uid]), names)
+                logger.warning(
+                    "series %s: left out, %d pages in colour or without geometry: %s", uid, len(series[uid]), names
+                )
             del series[uid]
     present = {label(header, "SOPInstanceUID", file) for file, header in images}
     losses += [
@@ -137,13 +139,14 @@ def _others(headers: list[Found], series: dict[str, list[Found]]) -> dict[str, O
 
 
 def is_page(header: Dataset, file: object) -> bool:
-    """Whether a single-frame image is a picture of the screen, or lies nowhere: neither position nor orientation.
+    """Whether a single-frame image is in colour, of the screen, or lies nowhere: neither position nor orientation.
 
     What cannot be read counts as being there.
     """
     if is_enhanced(header):
         return False
-    if "SCREEN SAVE" in label(header, "ImageType", file).upper():
+    is_colour = label(header, "SamplesPerPixel", file) == "3"
+    if is_colour or "SCREEN SAVE" in label(header, "ImageType", file).upper():
         return True
     try:
         return all(value(header, one, file) is None for one in ("ImagePositionPatient", "ImageOrientationPatient"))

@@ -18,7 +18,7 @@ class Series:
     Args:
         series_instance_uid: SeriesInstanceUID.
         files: the file of each slice; frames of an Enhanced CT image share one.
-        sop_instance_uids: SOPInstanceUID of each slice.
+        sop_instance_uids: SOPInstanceUID of each slice; "" where it is missing, or other slices have it too.
         rows: pixels down.
         columns: pixels across.
         affine: 4x4, index (column, row, slice) to RAS mm, the convention of nibabel and MONAI.
@@ -71,7 +71,8 @@ class Series:
         """Each slice's SOPInstanceUID; of a frame of several, UID/frames/NUMBER as in PS3.18 10.4.1."""
         if not self.is_multiframe:
             return self.sop_instance_uids
-        return tuple(f"{uid}/frames/{i + 1}" for uid, i in zip(self.sop_instance_uids, self.frames, strict=True))
+        named = zip(self.sop_instance_uids, self.frames, strict=True)
+        return tuple(f"{uid}/frames/{i + 1}" if uid else "" for uid, i in named)
 
     def by_file(self) -> dict[Path, dict[int, int]]:
         """For each file, which slice each of its frames is."""

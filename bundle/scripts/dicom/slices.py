@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 #: Elements that all images of a scan share (PS3.3 A.1.2), besides its patient and grid. Some programs that remove
 #: identities draw them anew for each file; positions then tell that it is one scan.
 IDENTITIES = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+_LEAST_SLICES = 4  # of as many PatientIDs, to be believed one patient
 _SAME_DIRECTION = 1e-3  # difference of direction cosines
 
 
@@ -40,34 +41,27 @@ class Slice(NamedTuple):
 
     @property
     def instance_uid(self) -> str:
-        """SOPInstanceUID.
-
-        Raises:
-            BioAttError: it is missing.
-        """
-        found = text(self.header, "SOPInstanceUID", self.file)
-        if not found:
-            raise BioAttError(f"{self.file}: SOPInstanceUID is missing; export the series again with this element")
-        return found
+        """SOPInstanceUID, "" where it is missing."""
+        return text(self.header, "SOPInstanceUID", self.file)
 
 
-def check_same_grid(uid: str, slices: Sequence[Slice]) -> dict[str, tuple[str, str]]:
+def check_same_grid(uid: str, slices: Sequence[Slice]) -> dict[str, str]:
     """Raise where a slice differs from the first in patient, shape, spacing or orientation.
 
     Returns:
-        Of `IDENTITIES`, those in which slices differ, with the names of the first two that do.
+        Of PatientID and `IDENTITIES`, those in which slices differ, with words that name the first two that do. A
+        PatientID does only where each file has one of its own: two patients are never one scan.
     """
     first, differing = slices[0], {}
     whose = {keyword: label(first.header, keyword, first.file) for keyword in ("PatientID", *IDENTITIES)}
+    files = {one.file: label(one.header, "PatientID", one.file) for one in slices}
+    own = len(set(files.values())) == len(files) >= _LEAST_SLICES
     for one in slices[1:]:
         for keyword, shared in whose.items():
             if label(one.header, keyword, one.file) != shared:  # the values are nobody's business
-                differing.setdefault(keyword, (first.name, one.name))
-        if "PatientID" in differing:
-            raise BioAttError(
-                f"series {uid}: PatientID differs between {first.name} and {one.name}; put slices of one scan in a "
-                "folder"
-            )
+                differing.setdefault(keyword, f"{keyword} differs between {first.name} and {one.name}")
+        if "PatientID" in differing and not own:
+            raise BioAttError(f"series {uid}: {differing['PatientID']}; put slices of one scan in a folder")
         if is_enhanced(first.header) != is_enhanced(one.header):
             raise BioAttError(
                 f"series {uid}: SOPClassUID differs between {first.name} and {one.name}, one is Enhanced CT; put "
@@ -88,19 +82,24 @@ def check_same_grid(uid: str, slices: Sequence[Slice]) -> dict[str, tuple[str, s
     return differing
 
 
-def without_copies(slices: Sequence[Slice], tell: bool) -> list[Slice]:
-    """Take each SOPInstanceUID (and frame) once; raise if it stands for images that differ in place or HU."""
+def without_copies(slices: Sequence[Slice], differing: dict[str, str], tell: bool) -> list[Slice]:
+    """Take each SOPInstanceUID (and frame) once; raise if it stands for images at one place that differ in HU.
+
+    Where it is missing, or stands for slices at different places, it names none: those are noted in `differing`, and
+    all of them are taken.
+    """
     taken: dict[tuple[str, int], Slice] = {}
     copies: dict[tuple[Path, Path], str] = {}
     for one in slices:
         uid = one.instance_uid
-        other = taken.setdefault((uid, one.frame), one)
-        if np.abs(other.plane.position - one.plane.position).max() > same_position_mm([one.plane]):
-            raise BioAttError(
-                f"SOPInstanceUID {uid} stands for two slices at different positions, {other.name} and "
-                f"{one.name}; export the series again"
-            )
-        if other is not one:
+        other = taken.setdefault((uid or str(one.file), one.frame), one)
+        if not uid:
+            differing.setdefault("SOPInstanceUID", f"SOPInstanceUID is missing, e.g. from {one.name}")
+        elif np.abs(other.plane.position - one.plane.position).max() > same_position_mm([one.plane]):
+            shared = f"SOPInstanceUID stands for slices at different positions, e.g. {other.name} and {one.name}"
+            differing.setdefault("SOPInstanceUID", shared)
+            taken[f"{uid} {one.file}", one.frame] = one
+        elif other is not one:
             copies[other.file, one.file] = uid
     others = [pair for pair in copies if not _hold_the_same_bytes(*pair)]  # in another encoding, perhaps
     for (first, second), same in zip(others, have_same_hu_isolated(others) if others else [], strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from .geometry import Plane, affine_ras, gaps, heights, is_axial, read_plane, sa
 from .headers import has_frames, is_enhanced, is_lossy, label, lacks_rescale, numbers, rescale
 from .leave_out import without_other_planes, without_pages
 from .padding import is_wrong_padding
-from .phases import choices, what_differs, without_twins
+from .phases import choices, what_differs, what_is_mixed, without_twins
 from .quantity import check_hu_image, rescale_type
 from .scan import Found, Scan, series_number
 from .series import Series
@@ -27,12 +28,18 @@ logger = logging.getLogger(__name__)
 
 #: Elements that go with an identity, which the derived images have in common as its images have it in common.
 _WITH_IDENTITY = {
+    "PatientID": "PatientID IssuerOfPatientID PatientName PatientBirthDate PatientSex".split(),
     "StudyInstanceUID": (
         "StudyInstanceUID StudyDate StudyTime StudyID AccessionNumber StudyDescription ReferringPhysicianName"
     ).split(),
     "SeriesInstanceUID": ["SeriesNumber", "SeriesDescription"],
     "FrameOfReferenceUID": ["FrameOfReferenceUID", "PositionReferenceIndicator"],
+    "SOPInstanceUID": [],
 }
+
+
+#: Values of ImageType of images that are made of several slices (PS3.3 C.8.16.1.4, and what vendors write).
+_SLABS = {"MAX_IP", "MIN_IP", "MIP", "MINIP", "PROJECTION IMAGE"}
 
 
 class Allowed(NamedTuple):
@@ -78,7 +85,7 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
         for i, header in enumerate(frame_headers(image, file))
     ]
     differing = check_same_grid(uid, slices)
-    slices = without_copies(slices, allowed.tell)
+    slices = without_copies(slices, differing, allowed.tell)
     order = np.argsort(heights([one.plane for one in slices]), kind="stable")
     slices = [slices[i] for i in order]
     if allowed.offer:
@@ -99,11 +106,15 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
             logger.warning("series %s: slices are lost, %s", uid, tell_losses(lost))
         _warn(uid, slices, odd, differing)
     file, _, header, plane = slices[0]
+    uids = [one.instance_uid for one in slices]
+    count = Counter((uid, one.frame) for uid, one in zip(uids, slices, strict=True))
     affine = affine_ras(planes, _single_spacing(header, file))
     return Series(
         series_instance_uid=uid,
         files=tuple(one.file for one in slices),
-        sop_instance_uids=tuple(one.instance_uid for one in slices),
+        sop_instance_uids=tuple(
+            uid if count[uid, one.frame] == 1 else "" for uid, one in zip(uids, slices, strict=True)
+        ),
         rows=plane.shape[0],
         columns=plane.shape[1],
         affine=affine,
@@ -126,7 +137,7 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
 
 
 def _check_positions(
-    uid: str, slices: Sequence[Slice], found: list[Found], differing: dict[str, tuple[str, str]], allowed: Allowed
+    uid: str, slices: Sequence[Slice], found: list[Found], differing: dict[str, str], allowed: Allowed
 ) -> None:
     """Raise where two slices share a position; say which phases could be chosen."""
     planes = [one.plane for one in slices]
@@ -146,7 +157,11 @@ def _check_positions(
             remedy = f"choose one phase with {every}"
         elif positions == 1:
             remedy = f"so have all {len(slices)}: they follow in time, or lost their positions; export the series again"
-    apart = f", which differ in {' and '.join(differing)}" if differing else what_differs(one, other)
+    apart = (
+        f", which differ in {' and '.join(differing)}"
+        if set(differing) - {"SOPInstanceUID"}
+        else what_differs(one, other)
+    )
     raise BioAttError(
         f"series {uid}: two different slices at one position, {one.name} and {other.name} ({along[i]:.2f} mm){apart}; "
         f"{remedy}"
@@ -162,18 +177,19 @@ def _is_stack(uid: str, part: list[Found]) -> bool:
     return True
 
 
-def _check_one_scan(uid: str, differing: dict[str, tuple[str, str]], is_odd: bool, one_scan: bool) -> None:
+def _check_one_scan(uid: str, differing: dict[str, str], is_odd: bool, one_scan: bool) -> None:
     """Raise where slices of several identities are no even stack, or nobody said that they are one scan."""
-    for keyword, (first, other) in differing.items():
-        where = f"series {uid}: {keyword} differs between {first} and {other}"
+    for keyword, what in differing.items():
+        where = f"series {uid}: {what}"
         if is_odd:
             raise BioAttError(
-                f"{where}, and slices are missing or their spacing changes; put slices of one scan in a folder"
+                f"{where}, and slices are missing or their spacing changes; put slices of one scan in a folder, or "
+                "export them again"
             )
         if keyword != "FrameOfReferenceUID" and not one_scan:
             raise BioAttError(
-                f"{where}, though patient, grid and positions make one even stack; if it is one scan, go on with "
-                "--one-scan, else put slices of one scan in a folder"
+                f"{where}, though grid and positions make one even stack; if it is one scan, go on with --one-scan, "
+                "else put slices of one scan in a folder"
             )
 
 
@@ -193,16 +209,15 @@ def _checked_plane(header: Dataset, file: Path, assume_hu: bool) -> Plane:
     return read_plane(header, file)
 
 
-def _warn(uid: str, slices: list[Slice], odd: list[str], differing: dict[str, tuple[str, str]]) -> None:
+def _warn(uid: str, slices: list[Slice], odd: list[str], differing: dict[str, str]) -> None:
     """Log what is unusual but can be worked with."""
     if differing:
-        logger.warning(
-            "series %s: %s %s between its slices; patient, grid and positions make one even stack: it is taken as "
-            "one scan",
-            uid,
-            " and ".join(differing),
-            "differs" if len(differing) == 1 else "differ",
-        )
+        words = "; ".join(differing.values())
+        logger.warning("series %s: %s; grid and positions make one even stack: it is taken as one scan", uid, words)
+    if mixed := what_is_mixed(slices):
+        logger.warning("series %s: its slices differ in %s, though they make one even stack", uid, ", ".join(mixed))
+    if any(_SLABS.intersection(label(one.header, "ImageType", one.file).upper().split("\\")) for one in slices):
+        logger.warning("series %s: ImageType says that it is a projection; its noise is not that of CT images", uid)
     if odd:
         logger.warning("series %s: irregular slice spacing, %s", uid, _first_five(odd))
     if any(lacks_rescale(one.header, one.file) for one in slices):

@@ -65,6 +65,8 @@ def _explicit(element: RawDataElement, signed: bool) -> RawDataElement:
     if not element.is_little_endian:
         width = _WORD_BYTES.get(vr, 1)
         content = np.frombuffer(content, np.uint8).reshape(-1, width)[:, ::-1].tobytes() if width > 1 else content
+    if len(content) % 2:  # which no element may have (PS3.5 7.1.1)
+        content += b"\0" if vr in ("UI", "OB", "UN") else b" "
     return element._replace(VR=vr, value=content, is_implicit_VR=False, is_little_endian=True)
 
 

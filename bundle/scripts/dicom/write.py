@@ -26,10 +26,11 @@ from ..staging import staged_folder
 from .child import END
 from .derived import describe
 from .enhanced import frame_headers
-from .headers import is_enhanced, lacks_rescale, open_header, quiet_pydicom, rescale, whole_number
+from .headers import is_enhanced, label, lacks_rescale, open_header, quiet_pydicom, rescale, whole_number
 from .padding import has_padding, is_signed, padding_limits, padding_mask, stored_range
 from .pixels import read_frames
 from .processes import FileProcesses
+from .quantity import SAME_IN_ALL_CT
 from .read import Progress
 from .rules import DerivedRules, Run
 from .series import Series
@@ -107,6 +108,11 @@ def write_derived_series(
     if overwrite:
         check_replaceable(folder)
     rules, sources = rules or DerivedRules(), series.by_file()
+    if rules.stable_uids and "" in series.sop_instance_uids:
+        raise BioAttError(
+            f"series {series.series_instance_uid}: stable UIDs are made of SOPInstanceUIDs, which are missing here or "
+            "shared by slices; leave out --stable-uids"
+        )
     values = _all_stored(sources, volume_hu) if rules.stable_uids else None
     run = Run.start(provenance, rules, series.series_instance_uid, values)
     unified = _unified(series, run)
@@ -261,6 +267,9 @@ def write_file(
         elif any(lacks_rescale(header, file) for header in headers):
             _set_rescale(derived, *rescale(headers[0], file))
         set_element(derived, "HighBit", "US", whole_number(derived, "BitsStored", file) - 1)
+        for keyword, (vr, default) in SAME_IN_ALL_CT.items():
+            if not label(derived, keyword, file):
+                set_element(derived, keyword, vr, default)
         bits, signed = whole_number(derived, "BitsStored", file), is_signed(derived, file)
         clipped, pixels = _stored_pixels(file, headers, frames_hu, kept, stored_range(bits, signed), read_stored)
         set_element(derived, "PixelData", "OW", pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ...errors import BioAttError
 NAME = "MetaImage or NRRD"
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 
+_MOST_HEADER = 1 << 16  # bytes
 #: ITK's axes run to left, posterior and superior, ours to right, anterior and superior.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -50,6 +52,7 @@ def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.nda
         )
     if math.prod(shape) > MAX_VOXELS:
         raise BioAttError(f"{path} has shape {shape}, 2**31 voxels or more; split it")
+    _check_lengths(Path(path))
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(header.GetDirection(), (3, 3)) * header.GetSpacing()
     affine[:3, 3] = header.GetOrigin()
@@ -94,6 +97,18 @@ def _header(path: str | os.PathLike[str]) -> Any:
     except RuntimeError as error:
         raise BioAttError(f"{path} is no readable {NAME} file ({_reason(error)}); copy or export it again") from error
     return reader
+
+
+def _check_lengths(path: Path) -> None:
+    """Refuse a header that says nothing of lengths, or not in mm: ITK would take both for mm."""
+    with open(path, "rb") as file:
+        header = file.read(_MOST_HEADER).partition(b"\n\n")[0].partition(b"ElementDataFile")[0].decode("latin-1")
+    entries = {key.strip().lower(): value.strip() for key, value in re.findall(r"^([\w ]+)[:=](.*)$", header, re.M)}
+    if not entries.keys() & {"space directions", "spacings", "elementspacing", "elementsize"}:
+        raise BioAttError(f"{path} does not say how far its voxels are apart; export it with its geometry")
+    units = set(re.findall(r"[^\s\"]+", entries.get("space units", "mm").lower()))
+    if not units <= {"mm", "millimeter", "millimeters", "millimetre", "millimetres"}:
+        raise BioAttError(f"{path}: space units are {', '.join(sorted(units))}, wanted mm; export it in mm")
 
 
 def _reason(error: RuntimeError) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import itertools
+import logging
 import math
 import os
 from pathlib import Path
@@ -10,11 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from ...dicom import MAX_VOXELS
+from ...dicom.instead import by_first_bytes
 from ...errors import BioAttError
 
 NAME = "NIfTI"
 SUFFIXES = (".nii.gz", ".nii")
 
+logger = logging.getLogger(__name__)
+
+_UNITS_MM = {1: ("meter", 1000.0), 3: ("micron", 0.001)}
+_VOXEL_MM = (0.001, 20.0)  # sides of voxels of CT, from specimens to thick slices
 _GZIP = b"\x1f\x8b"
 _MOST_BEHIND = 1 << 26  # bytes behind the voxels that are looked through for the check sum
 
@@ -28,6 +35,7 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     image = _open(path)
     shape, others = _checked_shape(image, path), (0,) * (len(image.shape) - 3)  # further axes have length 1
     _check_size(image, shape, Path(path))
+    affine = _checked_affine(image, path, tell=True)
     try:
         hu = np.empty(shape, np.float32, order="F")
         for i in range(hu.shape[-1]):  # slice by slice: the stored numbers would stand in memory beside these
@@ -35,7 +43,7 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         _check_sum(image)
     except Exception as error:
         raise BioAttError(f"{path} cannot be decoded ({error}); copy or export it again") from error
-    return hu, _checked_affine(image, path)
+    return hu, affine
 
 
 def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.ndarray]:
@@ -116,8 +124,11 @@ def _other_name(path: str | os.PathLike[str]) -> str:
         head = stream.read(4)
     if file.suffix.lower() == ".gz":
         is_plain = any(int.from_bytes(head, order) in (348, 540) for order in ("little", "big"))  # sizeof_hdr
-        return f"under this name: it is not packed by gzip; rename it to {file.stem}" if is_plain else ""
-    return f"under this name: it is packed by gzip; rename it to {file.name}.gz" if head[:2] == _GZIP else ""
+        if is_plain:
+            return f"under this name: it is not packed by gzip; rename it to {file.stem}"
+    elif head[:2] == _GZIP:
+        return f"under this name: it is packed by gzip; rename it to {file.name}.gz"
+    return f"under this name: it {what}" if (what := by_first_bytes(file)) else ""
 
 
 def _checked_shape(image, path: str | os.PathLike[str]) -> tuple[int, int, int]:  # noqa: ANN001 (nibabel has no types)
@@ -143,14 +154,48 @@ def _check_size(image, shape: tuple[int, int, int], path: Path) -> None:  # noqa
         raise BioAttError(f"{path} is cut short: its header promises {wanted} bytes, it has {size}; copy it again")
 
 
-def _checked_affine(image, path: str | os.PathLike[str]) -> np.ndarray:  # noqa: ANN001 (nibabel has no types)
+def _checked_affine(image, path: str | os.PathLike[str], tell: bool = False) -> np.ndarray:  # noqa: ANN001 (no types)
     """The affine, if the file says where its voxels lie: without it no slice is known to be axial."""
     from nibabel.nifti1 import Nifti1Pair
 
-    affine = np.asarray(image.affine, dtype=np.float64)
+    affine = np.array(image.affine, dtype=np.float64)
     voxel_mm3 = float(np.prod(np.linalg.norm(affine[:3, :3], axis=0)))  # a share of it: voxels may be micrometres
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * voxel_mm3:
         raise BioAttError(f"{path} has no usable affine (it is singular or not finite); export it with its geometry")
     if isinstance(image, Nifti1Pair) and not (image.header["qform_code"] or image.header["sform_code"]):
         raise BioAttError(f"{path} has no geometry (qform_code and sform_code are 0); export it with its orientation")
+    affine[:3] *= _mm_per_unit(image, path, tell)
+    if tell and isinstance(image, Nifti1Pair):
+        _warn_of_two_places(image, path)
     return affine
+
+
+def _mm_per_unit(image, path: str | os.PathLike[str], tell: bool) -> float:  # noqa: ANN001 (nibabel has no types)
+    """Millimetres of the unit of length that the header names (xyzt_units); 1 where voxels would be none of a CT."""
+    code = int(image.header["xyzt_units"]) & 7 if "xyzt_units" in image.header else 0
+    unit, mm = _UNITS_MM.get(code, ("mm", 1.0))
+    sides = np.linalg.norm(image.affine[:3, :3], axis=0)
+    if mm != 1.0:
+        believed = bool(np.all((sides * mm > _VOXEL_MM[0]) & (sides * mm < _VOXEL_MM[1])))
+        mm = mm if believed else 1.0
+        if tell:
+            voxel = " x ".join(f"{side * mm:.3g}" for side in sides)
+            what = "is converted to" if believed else "makes no voxels of CT; lengths are taken as"
+            logger.warning("%s: the unit of length (xyzt_units), %s, %s mm: voxels of %s mm", path, unit, what, voxel)
+    return mm
+
+
+def _warn_of_two_places(image, path: str | os.PathLike[str]) -> None:  # noqa: ANN001 (nibabel has no types)
+    """Tell where sform and qform place the voxels differently; readers do not agree on which one counts."""
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        sform, qform = image.get_sform(coded=True)[0], image.get_qform(coded=True)[0]
+    except (ValueError, HeaderDataError):  # a quaternion that is none, which counts only without sform
+        return
+    if sform is None or qform is None:
+        return
+    corners = np.array(list(itertools.product(*((0, side - 1) for side in (*image.shape, 1)[:3]), (1,)))).T
+    apart = float(np.abs((sform - qform) @ corners).max())
+    if apart > float(np.linalg.norm(sform[:3, :3], axis=0).min()):
+        logger.warning("%s: sform and qform differ (by %.3g at a corner); sform is taken", path, apart)
