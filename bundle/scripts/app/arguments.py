@@ -44,7 +44,7 @@ def add_series(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take images of several StudyInstanceUIDs or SeriesInstanceUIDs, of a PatientID a file, or without "
         "SOPInstanceUIDs of their own as one scan, as programs that remove "
-        "identities may leave them; patient, grid and positions must make one even stack",
+        "identities may leave them; grid and positions must make one even stack",
     )
 
 

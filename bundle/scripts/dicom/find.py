@@ -67,7 +67,8 @@ def select_series(
         allow_gaps: go on where slices are missing or their spacing changes.
         assume_hu: take values as HU where RescaleType is US (unspecified) or rescale is missing.
         one_scan: take images of several StudyInstanceUIDs or SeriesInstanceUIDs, of a PatientID a file, or without
-            SOPInstanceUIDs of their own as one scan, where grid and positions make one even stack; `series` then names a SeriesNumber that they share.
+            SOPInstanceUIDs of their own as one scan, where grid and positions make one even stack; `series` then names
+            a SeriesNumber that they share.
 
     Raises:
         BioAttError: several series and none named, no series of that name, or see `find_series`.
