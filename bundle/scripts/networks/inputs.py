@@ -1,9 +1,25 @@
-"""What every network asks of its input: the image's shape, and a prior where none was given."""
+"""What every network does with its input: its shape, a prior where none was given, and the first layer."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class ImageConv2d(nn.Conv2d):
+    """The first layer, which sees the image: autocast leaves it in float32.
+
+    bfloat16 has 8 significant bits: it would round the HU of soft tissue to steps of 2 to 4 HU before the network has seen
+    them, which is nearly all by which bf16 differs from fp32 (docs/performance.md).
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return what nn.Conv2d returns, in float32 under autocast."""
+        if not torch.jit.is_scripting():
+            if torch.is_autocast_enabled(image.device.type):
+                with torch.autocast(image.device.type, enabled=False):
+                    return self._conv_forward(image.float(), self.weight, self.bias)
+        return self._conv_forward(image, self.weight, self.bias)
 
 
 def check_image(image: Tensor) -> None:

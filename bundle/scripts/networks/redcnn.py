@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .attention import make_attention
 from .contract import Denoiser
-from .inputs import check_image, fill_prior
+from .inputs import ImageConv2d, check_image, fill_prior
 
 #: Five unpadded 5x5 convolutions take 20 pixels off each axis, so 21 is the least an image may have.
 SMALLEST_SIDE = 21
@@ -52,7 +52,7 @@ class BioAtt(Denoiser):
             smallest_side=SMALLEST_SIDE,
             margin={"channel": None, "none": 20}.get(attention, 26),  # ten 5x5 convolutions, two 7x7 of attention
         )
-        self.conv1 = nn.Conv2d(1, channels, 5)
+        self.conv1 = ImageConv2d(1, channels, 5)
         self.conv2 = nn.Conv2d(channels, channels, 5)
         self.conv3 = nn.Conv2d(channels, channels, 5)
         self.attention3 = make_attention(attention, channels, num_descriptors)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .attention import make_attention
 from .contract import Denoiser
-from .inputs import check_image, fill_prior
+from .inputs import ImageConv2d, check_image, fill_prior
 
 
 class ResidualBlock(nn.Module):
@@ -66,7 +66,7 @@ class BioAttUNet(Denoiser):
             margin=_margin(len(widths), fold, attention),
         )
         self.fold = fold
-        self.head = nn.Conv2d(fold**2, widths[0], 3, padding=1)
+        self.head = ImageConv2d(fold**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList([ResidualBlock(width) for width in widths])
         self.slots = nn.ModuleList([make_attention(attention, width, num_descriptors) for width in widths])
         pairs = list(zip(widths, widths[1:], strict=False))
