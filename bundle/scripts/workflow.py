@@ -178,7 +178,13 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message="NvImgCodec")
-    for name in ("monai.data.nvimgcodec_pydicom_plugin", "monai.bundle.workflows", "onnx_ir", "onnxscript"):
+    for name in (
+        "monai.data.nvimgcodec_pydicom_plugin",
+        "monai.bundle.workflows",
+        "onnx_ir",
+        "onnxscript",
+        "matplotlib.font_manager",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -267,6 +273,12 @@ def check_inference(
         raise BioAttError(f"report {report_file} exists; name another output folder, or replace both with --overwrite")
     if report_file:
         check_replaceable_report(report_file)
+        beside = next(p for p in Path(report_file).absolute().parents if p.exists())
+        if not os.access(beside, os.W_OK | os.X_OK):
+            raise BioAttError(
+                f"report {report_file} cannot be written in {beside}: no permission; name a folder within the output "
+                f"folder instead, such as {Path(output_dir) / 'denoised'}, or leave out --report"
+            )
     for path in inputs:
         is_file = format_of(path) is not None
         if is_file and (series or len(inputs) > 1):  # a lone file is read right away: one look is enough

@@ -28,15 +28,23 @@ logger = logging.getLogger("bioatt.mercure")
 def main() -> int:
     """Denoise what is there; 0 done, 1 some series failed, 2 folders or settings cannot be used."""
     from scripts.app.endings import exit_code
+    from scripts.workflow import quiet_libraries
 
+    quiet_libraries()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     return exit_code(_run)
 
 
 def _run() -> int:
+    from scripts.workflow import RepeatedInference
+
     source, target = _folder("MERCURE_IN_DIR"), _folder("MERCURE_OUT_DIR")
     settings, rules = read_task(source / "task.json")
-    told = [denoise_series(source, uid, files, target, settings, rules) for uid, files in series_of(source).items()]
+    inference = RepeatedInference()  # loads the network once for all series of the same settings
+    told = [
+        denoise_series(inference, source, uid, files, target, settings, rules)
+        for uid, files in series_of(source).items()
+    ]
     result = {"series": told, "__mercure_notification": notification(told)}
     (target / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(result["__mercure_notification"]["text"])
@@ -83,7 +91,13 @@ def series_of(folder: Path) -> dict[str, list[Path]]:
 
 
 def denoise_series(
-    source: Path, uid: str, files: Sequence[Path], target: Path, settings: Mapping[str, Any], rules: Sequence[Any]
+    inference: Any,
+    source: Path,
+    uid: str,
+    files: Sequence[Path],
+    target: Path,
+    settings: Mapping[str, Any],
+    rules: Sequence[Any],
 ) -> dict[str, Any]:
     """Denoise one series, or leave it out; what became of it, without values of the patient's."""
     from scripts.app.node.rules import choose
@@ -93,7 +107,8 @@ def denoise_series(
         choice = choose(files, rules)
         if choice.settings is None:
             return {"series": uid, "state": "left out", "why": choice.why}
-        return {"series": uid, "state": "denoised", **_denoise(source, uid, target, {**settings, **choice.settings})}
+        figures = _denoise(inference, source, uid, target, {**settings, **choice.settings})
+        return {"series": uid, "state": "denoised", **figures}
     except Exception as error:
         ours = find_bioatt_error(error)
         if ours is None:
@@ -117,14 +132,11 @@ def notification(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"text": "\n".join(lines), "requested": odd}
 
 
-def _denoise(source: Path, uid: str, target: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _denoise(inference: Any, source: Path, uid: str, target: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Run the inference workflow, and put its images into `target` when all are made."""
-    from scripts.workflow import RepeatedInference
-
     own = Path(tempfile.mkdtemp(prefix=".bioatt-", dir=target))
     try:
         places = {"dataset_dir": str(source), "series": uid, "output_dir": str(own / "made")}
-        inference = RepeatedInference()
         inference.load({**settings, "stable_uids": True, "progress": False, "summary": False})
         figures = inference.run(places)
         made = sorted((own / "made").glob("*.dcm"))

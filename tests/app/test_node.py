@@ -425,6 +425,29 @@ def test_associations_are_limited(tmp_path, receiver):
     node.end()
 
 
+def test_callers_that_stop_within_a_pdu_do_not_keep_the_others_out(tmp_path, receiver):
+    limits = Limits(free_bytes=0, associations=2, idle_s=0.5)
+    node = Running(tmp_path / "queue", receiver.destination, limits=limits)
+    held = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(2)]
+    for one in held:
+        one.sendall(b"\x01\0\0")  # half of the head of an A-ASSOCIATE-RQ
+    association = until(lambda: (one := associate(node.port)).is_established and one)
+    association.release()
+    for one in held:
+        assert one.recv(1) == b""
+        one.close()
+    node.end()
+
+
+def test_a_pdu_of_any_length_is_not_kept_in_memory(node):
+    with socket.create_connection(("127.0.0.1", node.port), timeout=60) as caller:
+        caller.sendall(b"\x01\0" + (1 << 31).to_bytes(4, "big"))
+        assert caller.recv(1) == b""
+    association = associate(node.port)
+    assert association.is_established
+    association.release()
+
+
 def test_an_image_that_says_something_else_is_refused(node, series, tmp_path):
     image = pydicom.dcmread(min(series.iterdir()))
     image.SeriesInstanceUID = "../../x"

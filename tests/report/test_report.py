@@ -19,6 +19,7 @@ from PIL import Image
 from scripts.app.command_line import main
 from scripts.dicom import select_series
 from scripts.dicom.phantom import write_ct_series
+from scripts.errors import BioAttError
 from scripts.evaluation.measures import flat_regions, measure_samples
 from scripts.evaluation.samples import MEASURED_SLICES, SliceSamples
 from scripts.evaluation.texture import noise_power_spectrum
@@ -260,6 +261,21 @@ def test_an_existing_report_is_refused_or_replaced(weights, tmp_path, capsys):
     (tmp_path / "out.html").write_text("<title>CT denoising report</title>")  # as one that is there from before
     assert denoise(source, tmp_path / "out", weights, "--prior", "uniform", "--overwrite") == 0
     assert "<html" in (tmp_path / "out.html").read_text() and f"{tmp_path}/out.html" in capsys.readouterr().out
+
+
+def test_a_report_beside_a_mount_in_a_closed_folder_is_refused_at_once(tmp_path, monkeypatch):
+    from scripts.workflow import check_inference
+
+    source = write_ct_series(tmp_path / "series", slices=2)
+    out = tmp_path / "closed" / "out"
+    out.mkdir(parents=True)
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != out.parent)
+    check_inference(str(source), str(out))
+    with pytest.raises(
+        BioAttError, match=f"name a folder within the output folder instead, such as {out / 'denoised'}"
+    ):
+        check_inference(str(source), str(out), report_file=f"{out}.html")
+    check_inference(str(source), str(out / "denoised"), report_file=f"{out / 'denoised'}.html")
 
 
 @pytest.mark.parametrize("form", ["dicom", "nifti"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,9 @@ STORAGE_CLASSES = [CT_IMAGE_STORAGE, *sorted(ENHANCED_CT)]
 # Statuses of C-STORE (PS3.4 B.2.3).
 SUCCESS, OUT_OF_RESOURCES, DOES_NOT_MATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 
+#: Of a PDU: we ask for 16 KiB (PS3.8 D.1), and the request for an association may be longer.
+_PDU_BYTES = 1 << 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -60,7 +64,7 @@ class Limits:
         associations: at a time; each holds one image in memory.
         object_bytes: size of an image; a larger one ends its association.
         free_bytes: room that stays on the disk; below it images are refused.
-        idle_s: seconds without a word after which an association is ended.
+        idle_s: seconds without a word, or for a single PDU, after which an association is ended.
     """
 
     associations: int = 10
@@ -110,10 +114,12 @@ class Receiver:
         node.require_called_aet = True
         node.maximum_associations = self.limits.associations
         node.network_timeout = self.limits.idle_s
+        node.acse_timeout = min(30.0, self.limits.idle_s)
         node.add_supported_context(Verification)
         for storage_class in STORAGE_CLASSES:
             node.add_supported_context(storage_class, TRANSFER_SYNTAXES)
         handlers = [
+            (evt.EVT_CONN_OPEN, self._limit),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_DATA_RECV, self._count_bytes),
             (evt.EVT_DIMSE_RECV, self._end_message),
@@ -152,6 +158,24 @@ class Receiver:
 
     def _end(self, event: evt.Event, released: bool) -> None:
         self._forget(self._peer(event.assoc), released=released)
+
+    def _limit(self, event: evt.Event) -> None:
+        """Bound what a PDU may take of time and memory: pynetdicom waits for all of it, whoever sends it."""
+        stream = event.assoc.dul.socket
+
+        def receive(count: int) -> bytearray:
+            if count > _PDU_BYTES:
+                raise OSError("a PDU is too long")
+            until_s, found = time.monotonic() + self.limits.idle_s, bytearray()
+            while len(found) < count:
+                stream.socket.settimeout(max(0.001, until_s - time.monotonic()))
+                part = stream.socket.recv(count - len(found))
+                if not part:
+                    break
+                found += part
+            return found
+
+        stream.recv = receive
 
     def _count_bytes(self, event: evt.Event) -> None:
         peer = self._peer(event.assoc)
