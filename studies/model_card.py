@@ -148,7 +148,8 @@ def broken_limits(limits: list[dict[str, Any]]) -> str:
         "patients.",
         f"BM3D, given the noise spectrum, has less error in the body on {bm3d[1]} of {bm3d[2]} patients: ours is "
         f"up to {bm3d[0] - 1:.0%} higher at high.",
-        f"A random prior changes the error by up to {prior[0]:.0%}, by over 2% on {prior[1]} of {prior[2]} patients.",
+        f"A random prior changes the error by up to {prior[0]:.1%}"
+        + (f", by over 2% on {prior[1]} of {prior[2]} patients." if prior[1] else f" on {prior[2]} patients."),
     ]
     return "\n".join(f"- {line}" for line in lines)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from scripts.dose.image_noise import TISSUES_HU
-from scripts.networks import weights_sha256
+from scripts.networks import read_recipe, weights_sha256
 from scripts.strengths import DEFAULT
 
 from studies.measures.plane import contrast_at_noise
@@ -94,12 +94,18 @@ class EvaluatedNetwork:
         self, name: str, weights: Path, config: str, prior: str, settings: Mapping[str, Any], numbers: Mapping[str, Any]
     ) -> None:
         self.name, self.settings = name, settings
-        self._key = f"{weights_sha256(weights)} {config} {prior} {sorted(numbers.items())}"
+        self._key = f"{weights_sha256(weights)} {config} {prior}{share_of(weights, prior)} {sorted(numbers.items())}"
         self._make = lambda: network_method(name, weights, settings, network_config=config, prior=prior)
 
     def evaluated(self, bench: Bench) -> dict[str, Figures]:
         """Setting to patient to figures."""
         return bench.figures(self._key, list(self.settings), self._make)
+
+
+def share_of(weights: Path, prior: str) -> str:
+    """What the recipe says about the prior's share, which the uniform prior does not depend on."""
+    share = (read_recipe(weights).network_def or {}).get("prior_share", 1.0)
+    return "" if prior == "uniform" or share == 1.0 else f" share {share}"
 
 
 def filter_figures(bench: Bench, method: Method) -> dict[str, Figures]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class ImageConv2d(nn.Conv2d):
     """The first layer, which sees the image: autocast leaves it in float32.
 
-    bfloat16 has 8 significant bits: it would round the HU of soft tissue to steps of 2 to 4 HU before the network has seen
+    bfloat16 has 8 significant bits: it would round the HU of soft tissue to steps of 2 to 4 HU before the network saw
     them, which is nearly all by which bf16 differs from fp32 (docs/performance.md).
     """
 
@@ -32,8 +32,13 @@ def check_image(image: Tensor) -> None:
         raise ValueError(f"image must be (B, 1, H, W), not empty, got {list(image.shape)}")
 
 
-def fill_prior(prior: Tensor | None, image: Tensor, num_descriptors: int) -> Tensor:
+def fill_prior(prior: Tensor | None, image: Tensor, num_descriptors: int, share: float = 1.0) -> Tensor:
     """Return `prior` in the image's data type, or the uniform one, (B, K), where it is None.
+
+    Args:
+        prior, image: see `Denoiser`.
+        num_descriptors: K.
+        share: of the prior in what is returned; the rest is uniform, so that a wrong prior can do so much and no more.
 
     Raises:
         ValueError: neither (B, K) nor dense (B, K, h, w).
@@ -46,4 +51,16 @@ def fill_prior(prior: Tensor | None, image: Tensor, num_descriptors: int) -> Ten
             f"prior must be ({image.shape[0]}, {num_descriptors}) or "
             f"({image.shape[0]}, {num_descriptors}, h, w), got {list(prior.shape)}"
         )
-    return prior.to(image.dtype)
+    prior = prior.to(image.dtype)
+    return prior if share == 1.0 else prior * share + (1.0 - share) / num_descriptors
+
+
+def checked_share(share: float) -> float:
+    """`share` of the prior if it is one.
+
+    Raises:
+        ValueError: it is not from 0 to 1.
+    """
+    if not 0.0 <= share <= 1.0:
+        raise ValueError(f"prior_share must be from 0 to 1, got {share}")
+    return float(share)

@@ -23,6 +23,10 @@ from .weights import weights_sha256
 logger = logging.getLogger(__name__)
 
 
+#: An argument of the bundle's own network that was chosen for its weights, and not for others (docs/adr/0019).
+_OF_THE_WEIGHTS = "prior_share"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What weights were trained as and with. Without arguments: of weights that nothing is known of.
@@ -101,7 +105,8 @@ def read_recipe(weights: str | os.PathLike[str]) -> Recipe:
         logger.warning(
             "%s has no recipe %s beside it: the prior it was trained with is unknown", Path(weights).name, path.name
         )
-    return Recipe(network_def=_parse(Path(__file__).parents[2] / "models" / "model.json").network_def)
+    own = _parse(Path(__file__).parents[2] / "models" / "model.json").network_def or {}
+    return Recipe(network_def={name: value for name, value in own.items() if name != _OF_THE_WEIGHTS})
 
 
 def _parse(path: Path) -> Recipe:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from .attention import make_attention
 from .contract import Denoiser
-from .inputs import ImageConv2d, check_image, fill_prior
+from .inputs import ImageConv2d, check_image, checked_share, fill_prior
 
 #: Five unpadded 5x5 convolutions take 20 pixels off each axis, so 21 is the least an image may have.
 SMALLEST_SIDE = 21
@@ -34,6 +34,7 @@ class BioAtt(Denoiser):
         channels: feature maps per layer; 96 in the paper.
         attention: what stands in the slot: ``prior`` (BioAtt), ``spatial``, ``channel`` or ``none`` (RED-CNN).
         num_descriptors: K, length of the prior; 11 in the paper.
+        prior_share: of the prior in what weights the maps, 1 in the paper; see `fill_prior`.
 
     Source: BioAtt, arXiv 2504.01662; RED-CNN, Chen et al., IEEE TMI 36 (2017) 2524. Differs from the paper in one
     place only: a missing prior is the uniform one.
@@ -44,7 +45,9 @@ class BioAtt(Denoiser):
         denoised = network(image, prior)  # image (B, 1, H, W) in network range, prior (B, 11)
     """
 
-    def __init__(self, channels: int = 96, attention: str = "prior", num_descriptors: int = 11) -> None:
+    def __init__(
+        self, channels: int = 96, attention: str = "prior", num_descriptors: int = 11, prior_share: float = 1.0
+    ) -> None:
         super().__init__(
             title=f"BioAtt(channels={channels}, attention={attention})",
             attention=attention,
@@ -52,6 +55,7 @@ class BioAtt(Denoiser):
             smallest_side=SMALLEST_SIDE,
             margin={"channel": None, "none": 20}.get(attention, 26),  # ten 5x5 convolutions, two 7x7 of attention
         )
+        self.prior_share = checked_share(prior_share)
         self.conv1 = ImageConv2d(1, channels, 5)
         self.conv2 = nn.Conv2d(channels, channels, 5)
         self.conv3 = nn.Conv2d(channels, channels, 5)
@@ -79,7 +83,7 @@ class BioAtt(Denoiser):
             ValueError: a shape that does not fit.
         """
         check_image(image)
-        prior = fill_prior(prior, image, self.num_descriptors)
+        prior = fill_prior(prior, image, self.num_descriptors, self.prior_share)
         height, width = image.shape[-2:]
         x0 = self.pad(image)
         x2 = self._encode2(x0)
@@ -105,7 +109,7 @@ class BioAtt(Denoiser):
             The maps are centred on the image. Channel attention has (B, C, 1, 1) instead.
         """
         check_image(image)
-        prior = fill_prior(prior, image, self.num_descriptors)
+        prior = fill_prior(prior, image, self.num_descriptors, self.prior_share)
         x0 = self.pad(image)
         x3 = self.conv3(self._encode2(x0)).relu_()
         maps3 = self.attention3.maps(x3)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .attention import make_attention
 from .contract import Denoiser
-from .inputs import ImageConv2d, check_image, fill_prior
+from .inputs import ImageConv2d, check_image, checked_share, fill_prior
 
 
 class ResidualBlock(nn.Module):
@@ -46,6 +46,7 @@ class BioAttUNet(Denoiser):
         fold: f, side of the square of pixels that becomes channels.
         attention: what stands in the slots: ``prior``, ``spatial``, ``channel`` or ``none``.
         num_descriptors: K, length of the prior.
+        prior_share: of the prior in what weights the maps, 1 in the paper; see `fill_prior`.
 
     Source: the attention block is that of BioAtt, arXiv 2504.01662; the U-shape is this project's.
 
@@ -56,7 +57,12 @@ class BioAttUNet(Denoiser):
     """
 
     def __init__(
-        self, widths: Sequence[int] = (48, 96, 192), fold: int = 2, attention: str = "prior", num_descriptors: int = 11
+        self,
+        widths: Sequence[int] = (48, 96, 192),
+        fold: int = 2,
+        attention: str = "prior",
+        num_descriptors: int = 11,
+        prior_share: float = 1.0,
     ) -> None:
         super().__init__(
             title=f"BioAttUNet(widths={'-'.join(map(str, widths))}, fold={fold}, attention={attention})",
@@ -66,6 +72,7 @@ class BioAttUNet(Denoiser):
             margin=_margin(len(widths), fold, attention),
         )
         self.fold = fold
+        self.prior_share = checked_share(prior_share)
         self.head = ImageConv2d(fold**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList([ResidualBlock(width) for width in widths])
         self.slots = nn.ModuleList([make_attention(attention, width, num_descriptors) for width in widths])
@@ -90,7 +97,8 @@ class BioAttUNet(Denoiser):
         """
         check_image(image)
         padded = self.pad(image)
-        x, skips = self._encode(padded, self._pad_prior(fill_prior(prior, image, self.num_descriptors), image))
+        prior = fill_prior(prior, image, self.num_descriptors, self.prior_share)
+        x, skips = self._encode(padded, self._pad_prior(prior, image))
         for index, (up, block) in enumerate(zip(self.up, self.decoder)):  # noqa: B905 (TorchScript knows no strict)
             x = block(up(x).add_(skips[len(skips) - 1 - index]))
         residual = F.pixel_shuffle(self.tail(x), self.fold)
@@ -109,7 +117,8 @@ class BioAttUNet(Denoiser):
             padded at its right and lower side. Channel attention has (B, C, 1, 1) instead.
         """
         check_image(image)
-        prior = self._pad_prior(fill_prior(prior, image, self.num_descriptors), image)
+        prior = fill_prior(prior, image, self.num_descriptors, self.prior_share)
+        prior = self._pad_prior(prior, image)
         x = self.head(F.pixel_unshuffle(self.pad(image), self.fold))
         maps: dict[str, Tensor] = {}
         for index, (block, slot) in enumerate(zip(self.encoder, self.slots)):  # noqa: B905
