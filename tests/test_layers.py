@@ -22,6 +22,8 @@ from import_graph import (
 
 STUDIES = SCRIPTS.parents[1] / "studies"
 HEAVY = {"open_clip", "transformers", "matplotlib", "highdicom", "skimage"}
+#: Functions that macOS has not, or that raise there.
+LINUX_ALONE = {"confstr", "sched_getaffinity", "CDLL", "posix_fadvise", "memfd_create", "pidfd_open", "prctl"}
 every_file = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SCRIPTS)))
 
 
@@ -75,6 +77,24 @@ def test_no_test_imports_another():
     names = {file.stem for file in tests if file.stem.startswith("test_")}
     assert {name: found & names for name, found in imported.items() if found & names} == {}
     assert len(names) > 50 and "meaning" in imported["test_docs.py"]
+
+
+def asked_at_import(tree):
+    """What of `LINUX_ALONE` a module asks for as soon as it is imported, decorators included."""
+    nodes = list(outside_functions(tree))
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            nodes += [node for one in function.decorator_list for node in ast.walk(one)]
+    called = {ast.unparse(node.func).split(".")[-1] for node in nodes if isinstance(node, ast.Call)}
+    return called & LINUX_ALONE
+
+
+def test_code_and_tests_can_be_imported_where_linux_is_not():
+    tests = Path(__file__).parent.rglob("*.py")
+    assert {file.name: asked_at_import(parse(file)) for file in [*FILES, *tests] if asked_at_import(parse(file))} == {}
+    assert asked_at_import(ast.parse("@skipif(os.confstr('CS_GNU_LIBC_VERSION'))\ndef test(): pass")) == {"confstr"}
+    assert asked_at_import(ast.parse("cores = len(os.sched_getaffinity(0))")) == {"sched_getaffinity"}
+    assert asked_at_import(ast.parse("def f():\n    os.confstr('x')")) == set()
 
 
 @every_file

@@ -279,6 +279,15 @@ def test_a_report_beside_a_mount_in_a_closed_folder_is_refused_at_once(tmp_path,
 
 
 @pytest.mark.parametrize("form", ["dicom", "nifti"])
+def test_folders_above_result_and_report_are_made(weights, tmp_path, form):
+    source = write_ct_series(tmp_path / "in", slices=1)
+    if form == "nifti":
+        source = as_nifti(source, tmp_path / "in" / "a.nii")
+    assert denoise(source, tmp_path / "a" / "b" / "out", weights, "--prior", "uniform") == 0
+    assert sorted(path.name for path in (tmp_path / "a" / "b").iterdir()) == ["out", "out.html"]
+
+
+@pytest.mark.parametrize("form", ["dicom", "nifti"])
 def test_a_report_that_fails_leaves_nothing(weights, tmp_path, capsys, monkeypatch, form):
     source = write_ct_series(tmp_path / "in", slices=1)
     if form == "nifti":
