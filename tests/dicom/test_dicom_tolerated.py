@@ -514,3 +514,38 @@ def test_slices_of_several_reconstructions_or_acquisitions_in_one_stack_are_told
 def test_projections_are_told(tmp_path, caplog, word):
     select_series(write_ct_series(tmp_path, modify=changed(ImageType=["DERIVED", "SECONDARY", word])))
     assert "ImageType says that it is a projection; its noise is not that of CT images" in caplog.text
+
+
+@pytest.mark.parametrize(("said", "is_told"), [("6", True), ("4", False), ("1", False), ("many", False)])
+def test_fewer_images_than_the_acquisition_has_are_told(tmp_path, caplog, said, is_told):
+    """The only word on slices that are lost at an end, where no gap shows."""
+
+    def modify(dataset, _):
+        dataset.add_new("ImagesInAcquisition", "LO", said)
+
+    select_series(write_ct_series(tmp_path, modify=modify))
+    assert ("ImagesInAcquisition is 6, and 4 images are here: some may be missing at an end" in caplog.text) == is_told
+
+
+@pytest.mark.parametrize(
+    ("kind", "shift", "is_believed"),
+    [
+        ({}, 0.0, True),
+        ({"signed": True, "padding": -2000}, 0.0, True),
+        ({}, -1024.0, False),  # taken off twice
+        ({}, -150.0, False),
+        ({"signed": True, "intercept": 0.0}, 0.0, False),  # nothing says that its values were shifted
+    ],
+)
+def test_a_phantom_of_water_in_air_is_believed_where_a_header_says_how_it_was_shifted(
+    tmp_path, kind, shift, is_believed
+):
+    def water(hu, i):
+        return np.where(hu > -900, 0.0, -980.0) + shift + np.random.default_rng(i).normal(0.0, 10.0, hu.shape)
+
+    folder = write_ct_series(tmp_path, degrade=water, **kind)
+    if is_believed:
+        load_volume(folder)
+        return
+    with pytest.raises(BioAttError, match="does not look like HU"):
+        load_volume(folder)

@@ -287,6 +287,12 @@ def test_two_places_in_one_nifti_are_told(tmp_path, caplog, shift, is_told):
     assert ("sform and qform differ (by 100 at a corner); sform is taken" in caplog.text) == is_told
 
 
+def test_dicom_under_the_name_of_a_nifti_is_told(tmp_path):
+    file = write_ct_series(tmp_path, slices=1) / "0001.dcm"
+    with pytest.raises(BioAttError, match="under this name: it is DICOM; name it .dcm"):
+        load_volume(file.rename(tmp_path / "a.nii"))
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [

@@ -29,7 +29,7 @@ _KEYWORDS = (
     "DerivationCodeSequence RealWorldValueMappingSequence AcquisitionNumber AcquisitionTime ContentTime "
     "TemporalPositionIdentifier NominalPercentageOfCardiacPhase ContributingEquipmentSequence TriggerTime FilterType "
     "ScanOptions ContrastBolusAgent ModalityLUTSequence GridFrameOffsetVector FrameIncrementPointer "
-    "IrradiationEventUID AcquisitionDateTime ProtocolName ReconstructionDiameter"
+    "IrradiationEventUID AcquisitionDateTime ProtocolName ReconstructionDiameter ImagesInAcquisition"
 ).split()
 _CT = ENHANCED_CT | {CT_IMAGE_STORAGE}
 _NAMED = 5  # files in a message

@@ -216,6 +216,14 @@ def _warn(uid: str, slices: list[Slice], odd: list[str], differing: dict[str, st
         logger.warning("series %s: %s; grid and positions make one even stack: it is taken as one scan", uid, words)
     if mixed := what_is_mixed(slices):
         logger.warning("series %s: its slices differ in %s, though they make one even stack", uid, ", ".join(mixed))
+    promised = {label(one.header, "ImagesInAcquisition", one.file) for one in slices}
+    if len(promised) == 1 and (said := promised.pop()).isdecimal() and int(said) > len(slices):
+        logger.warning(
+            "series %s: ImagesInAcquisition is %s, and %d images are here: some may be missing at an end",
+            uid,
+            int(said),
+            len(slices),
+        )
     if any(_SLABS.intersection(label(one.header, "ImageType", one.file).upper().split("\\")) for one in slices):
         logger.warning("series %s: ImageType says that it is a projection; its noise is not that of CT images", uid)
     if odd:

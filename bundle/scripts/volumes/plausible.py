@@ -13,6 +13,7 @@ _DENSE_HU, _MOST_DENSE = 800.0, 0.2  # dense bone and metal; no field of view is
 _MOST_DENSE_OF_SLICE = 0.6
 _BELOW_AIR_HU, _MOST_BELOW_AIR = -1100.0, 0.1  # what varies there is no air, and no filling, which is one value
 _LEAST_TISSUE_HU, _LEAST_TISSUE = -300.0, 0.1  # fat and what is denser: there is some, unless all of it was shifted
+_AIR_HU, _WATER_HU = -900.0, 100.0
 _MOST_CLIPPED = 0.1  # of all values at the lowest
 
 
@@ -25,7 +26,7 @@ def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = 
         hu: (X, Y, slices).
         path: names it in the message.
         is_offset: a header says how stored values were shifted (RescaleIntercept other than 0), so that a small field
-            of view without air or fat is believed.
+            of view without air or fat is believed, and a phantom of air and water.
         is_dicom: also refuse a volume of which more is dense than of any body, e.g. an inverted one.
 
     Raises:
@@ -58,7 +59,8 @@ def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = 
             lowest_within = min(lowest_within, image[image > VALID_RANGE_HU[0]].min(initial=np.inf))
     if lowest > highest:
         raise BioAttError(f"{path} holds no finite value; export it again in HU")
-    found = _oddity(float(lowest), float(highest), float(lowest_within), is_offset)
+    is_water = is_offset and not below and lowest_within < _AIR_HU and highest > -_WATER_HU  # a phantom has no bone
+    found = "" if is_water else _oddity(float(lowest), float(highest), float(lowest_within), is_offset)
     if not found and shifted:
         some = f"{len(shifted)} of {hu.shape[-1]} slices (the first is {shifted[0]}, from 0)"
         found = f"no value below 0 in {some}, perhaps stored with 1024 added"

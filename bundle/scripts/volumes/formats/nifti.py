@@ -121,9 +121,11 @@ def _other_name(path: str | os.PathLike[str]) -> str:
     """The remedy for a NIfTI file that is packed, or not, against its name; "" for any other."""
     file = Path(path)
     with open(file, "rb") as stream:
-        head = stream.read(4)
+        head = stream.read(132)
+    if head[128:] == b"DICM":
+        return "under this name: it is DICOM; name it .dcm, or name its folder"
     if file.suffix.lower() == ".gz":
-        is_plain = any(int.from_bytes(head, order) in (348, 540) for order in ("little", "big"))  # sizeof_hdr
+        is_plain = any(int.from_bytes(head[:4], order) in (348, 540) for order in ("little", "big"))  # sizeof_hdr
         if is_plain:
             return f"under this name: it is not packed by gzip; rename it to {file.stem}"
     elif head[:2] == _GZIP:
