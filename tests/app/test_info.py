@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import runpy
+import sys
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,6 +23,13 @@ def test_version_is_that_of_the_metadata(bundle_root, capsys):
         main(["--version"])
     known = json.loads((bundle_root / "configs" / "metadata.json").read_text())["version"]
     assert end.value.code == 0 and capsys.readouterr().out.strip() == f"bioatt {known}"
+
+
+def test_the_module_is_the_command(capsys):
+    """``python -m bioatt``, in this process."""
+    with patch.object(sys, "argv", ["bioatt", "--version"]), pytest.raises(SystemExit, match="0"):
+        runpy.run_module("bioatt", run_name="__main__", alter_sys=False)
+    assert capsys.readouterr().out.startswith("bioatt ")
 
 
 def test_info_tells_weights_and_device(bundle_root, capsys):
