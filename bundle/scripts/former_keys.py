@@ -28,7 +28,12 @@ FORMER_KEYS = {
 #: Options of the command that are gone, likewise.
 FORMER_OPTIONS = {
     "--bf16": "auto is the default now, else --precision bf16",
+    "--format": "the suffix of the file says it, .onnx or .pt2; for TorchScript see monai.bundle ckpt_export",
     "--projector": "there is one projector, the fast one",
+    **dict.fromkeys(
+        ("--network", "--prior-form", "--prior-temperature", "--prior-preparation", "--prior-window"),
+        "the recipe beside the weights says it",
+    ),
     "--validate": "it is --validation for `bioatt train`, --patients for `bioatt evaluate`",
 }
 #: Config files that are gone, likewise.

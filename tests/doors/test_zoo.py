@@ -326,7 +326,7 @@ def test_our_own_export_takes_the_prior_that_monais_leaves_out(bundle_root, else
     from scripts.app.command_line import main
 
     assert main(["export", "model.onnx"]) == 0
-    run = load_exported("model.onnx", "onnx")
+    run = load_exported("model.onnx")
     network = load_weights(network_of(bundle_root), bundle_root / "models" / "model.pt")
     ((image, prior),) = examples((40, 33))
     with torch.inference_mode():

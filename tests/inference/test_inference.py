@@ -13,8 +13,9 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import torch
 from dicom_cases import derive
-from made_studies import as_nifti
+from made_studies import as_nifti, lively_network
 from monai.bundle import ConfigWorkflow
 from scripts.app.command_line import main
 from scripts.dicom.phantom import write_ct_series
@@ -253,6 +254,8 @@ def bad_inputs(folder, weights):
     (folder / "text").mkdir()
     (folder / "text" / "notes.txt").write_text("no image")
     good = write_ct_series(folder / "good", slices=2)
+    other = folder / "other.pt"  # of another architecture, and without a recipe
+    torch.save(lively_network(channels=4).state_dict(), other)
     write_ct_series(folder / "two" / "a", slices=2)
     write_ct_series(folder / "two" / "b", slices=2, seed=1)
 
@@ -280,8 +283,7 @@ def bad_inputs(folder, weights):
         "onto itself": (["good", "--out", "good", "--overwrite"], "lie inside one another"),
         "weights": (["good", "--weights", "none.pt"], "weights file none.pt does not exist"),
         "prior": (["good", "--prior", "magic"], "magic"),
-        "network": (["good", "--network", "none"], "--network none: no such network; choose bioatt96, "),
-        "other architecture": (["good", "--network", "bioatt96"], "does not fit BioAtt; choose the network_def"),
+        "other architecture": (["good", "--weights", str(other)], "does not fit BioAttUNet; choose the network_def"),
         "device": (["good", "--device", "abacus"], "device 'abacus' is not one; wanted cpu or cuda or mps"),
         "batch": (["good", "--batch-size", "0"], "batch_size must be at least 1"),
     }, good

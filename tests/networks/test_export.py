@@ -9,8 +9,8 @@ import torch
 from made_studies import lively_network, save_network
 from scripts.app.command_line import main
 from scripts.errors import BioAttError
-from scripts.networks import BioAttUNet, export
-from scripts.networks.export import SUFFIXES, TOLERANCE, export_network, load_exported
+from scripts.networks import BioAttUNet, Recipe, export, write_recipe
+from scripts.networks.export import EXPORTED, ONNX, TOLERANCE, export_network, load_exported
 
 NETWORKS = {"fast": lambda: lively_unet(), "RED-CNN form": lambda: lively_network(channels=4)}
 SHAPES = [(1, 1, 1), (1, 8, 8), (1, 16, 24), (3, 7, 30), (1, 21, 22), (2, 33, 40)]
@@ -27,13 +27,13 @@ def lively_unet():
     return network
 
 
-@pytest.mark.parametrize("form", SUFFIXES)
+@pytest.mark.parametrize("suffix", [ONNX, EXPORTED])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_exported_network_equals_the_eager_one_at_every_size_and_batch(form, name, tmp_path):
+def test_exported_network_equals_the_eager_one_at_every_size_and_batch(suffix, name, tmp_path):
     network = NETWORKS[name]()
-    file = tmp_path / f"network{SUFFIXES[form]}"
-    assert export_network(network, file, form, record={"version": "1"}) <= TOLERANCE
-    run = load_exported(file, form)
+    file = tmp_path / f"network{suffix}"
+    assert export_network(network, file, record={"version": "1"}) <= TOLERANCE
+    run = load_exported(file)
     for shape in SHAPES:
         generator = torch.Generator().manual_seed(sum(shape))
         image = torch.rand(shape[0], 1, *shape[1:], generator=generator)
@@ -50,7 +50,7 @@ def test_exported_network_equals_the_eager_one_at_every_size_and_batch(form, nam
 def test_onnx_names_its_inputs_and_axes_and_is_valid(tmp_path):
     import onnx
 
-    export_network(lively_unet(), tmp_path / "n.onnx", "onnx", record={"network": "tiny", "weights_sha256": "ab"})
+    export_network(lively_unet(), tmp_path / "n.onnx", record={"network": "tiny", "weights_sha256": "ab"})
     model = onnx.load(tmp_path / "n.onnx")
     onnx.checker.check_model(model, full_check=True)
     axes = {
@@ -65,51 +65,48 @@ def test_onnx_names_its_inputs_and_axes_and_is_valid(tmp_path):
     assert {one.key: one.value for one in model.metadata_props} == {"network": "tiny", "weights_sha256": "ab"}
 
 
-def test_torch_formats_keep_the_record(tmp_path):
-    for form, load in (("exported", torch.export.load), ("torchscript", torch.jit.load)):
-        export_network(lively_unet(), tmp_path / f"n{SUFFIXES[form]}", form, record={"weights_sha256": "ab"})
-        kept = {"record.json": ""}
-        load(str(tmp_path / f"n{SUFFIXES[form]}"), **{"extra_files" if form == "exported" else "_extra_files": kept})
-        assert json.loads(kept["record.json"]) == {"weights_sha256": "ab"}
+def test_torch_export_keeps_the_record(tmp_path):
+    export_network(lively_unet(), tmp_path / "n.pt2", record={"weights_sha256": "ab"})
+    kept = {"record.json": ""}
+    torch.export.load(str(tmp_path / "n.pt2"), extra_files=kept)
+    assert json.loads(kept["record.json"]) == {"weights_sha256": "ab"}
 
 
 def test_a_file_that_gives_another_result_is_refused_and_not_left(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_compare", lambda network, run: float("nan"))
     with pytest.raises(BioAttError, match="differs from PyTorch by nan"):
-        export_network(lively_unet(), tmp_path / "n.ts", "torchscript")
+        export_network(lively_unet(), tmp_path / "n.pt2")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("file", "form", "what"), [("n.bin", "onnx", "must end in .onnx"), ("n.x", "tf", "wanted one")]
-)
-def test_wrong_names_are_refused(tmp_path, file, form, what):
-    with pytest.raises(BioAttError, match=what):
-        export_network(lively_unet(), tmp_path / file, form)
+@pytest.mark.parametrize("file", ["n.bin", "n.ts", "n"])
+def test_wrong_names_are_refused(tmp_path, file):
+    with pytest.raises(BioAttError, match=rf"{file} must end in .onnx or .pt2"):
+        export_network(lively_unet(), tmp_path / file)
 
 
 def test_missing_package_is_told_with_its_install_line(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(BioAttError, match=r"needs onnxruntime; python -m pip install 'bioatt\[export\]'"):
-        export_network(lively_unet(), tmp_path / "n.onnx", "onnx")
+        export_network(lively_unet(), tmp_path / "n.onnx")
 
 
 def test_command_exports_weights_with_their_record(tmp_path, capsys, bundle_root):
-    weights = save_network(tmp_path / "w.pt", channels=96)
-    words = ["--weights", str(weights), "--network", "bioatt96", "--format", "torchscript"]
-    assert main(["export", str(tmp_path / "n.ts"), *words]) == 0
-    assert "BioAtt(channels=96, attention=prior)" in capsys.readouterr().out
+    weights = save_network(tmp_path / "w.pt", channels=4)
+    words = ["--weights", str(weights)]
+    assert main(["export", str(tmp_path / "n.pt2"), *words]) == 0
+    assert "BioAtt(channels=4, attention=prior)" in capsys.readouterr().out
     kept = {"record.json": ""}
-    torch.jit.load(str(tmp_path / "n.ts"), _extra_files=kept)
+    torch.export.load(str(tmp_path / "n.pt2"), extra_files=kept)
     record = json.loads(kept["record.json"])
     assert len(record["weights_sha256"]) == 64 and "not a medical device" in record["notice"]
-    assert main(["export", str(tmp_path / "n.ts"), *words]) == 2
+    assert main(["export", str(tmp_path / "n.pt2"), *words]) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert main(["export", str(tmp_path / "n.ts"), *words, "--overwrite"]) == 0
+    assert main(["export", str(tmp_path / "n.pt2"), *words, "--overwrite"]) == 0
 
 
 def test_command_refuses_weights_of_another_architecture(tmp_path, capsys):
     weights = save_network(tmp_path / "w.pt", channels=4)
-    words = ["--weights", str(weights), "--network", "bioatt96", "--format", "torchscript"]
-    assert main(["export", str(tmp_path / "n.ts"), *words]) == 2
+    write_recipe(weights, Recipe(network_def=lively_network(channels=8).definition))
+    assert main(["export", str(tmp_path / "n.pt2"), "--weights", str(weights)]) == 2
     assert "choose the network_def it was trained with" in capsys.readouterr().err

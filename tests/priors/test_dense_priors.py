@@ -212,8 +212,7 @@ def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path, wei
     words = ["--weights", str(weights), "--quiet", "--prior", "compact"]
     assert main(["denoise", str(series), str(tmp_path / "vector"), *words]) == 0
     taught = taught_with(tmp_path / "taught.pt", weights, prior_form="dense", prior_temperature=2.5)
-    dense = ["--prior-form", "dense", "--prior-temperature", "2.5"]
-    assert main(["denoise", str(series), str(tmp_path / "dense"), *words[2:], "--weights", str(taught), *dense]) == 0
+    assert main(["denoise", str(series), str(tmp_path / "dense"), *words[2:], "--weights", str(taught)]) == 0
     first, second = (
         [pydicom.dcmread(path) for path in sorted((tmp_path / name).iterdir())] for name in ("vector", "dense")
     )
@@ -225,7 +224,7 @@ def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path, wei
 def test_a_report_and_an_explanation_show_the_mean_over_places_of_a_dense_prior(tmp_path, weights, dense):
     series = write_ct_series(tmp_path / "series", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=30.0)
     taught = taught_with(tmp_path / "taught.pt", weights, prior_form="dense")
-    words = ["--weights", str(taught), "--quiet", "--prior", "compact", "--prior-form", "dense"]
+    words = ["--weights", str(taught), "--quiet", "--prior", "compact"]
     assert main(["denoise", str(series), str(tmp_path / "out"), *words, "--report"]) == 0
     page = (tmp_path / "out.html").read_text()
     assert "the mean over the places of a dense prior" in page

@@ -10,7 +10,6 @@ from typing import Any
 from ..device import PRECISIONS, find_device
 from ..errors import BioAttError
 from ..strengths import DEFAULT, table_in_words
-from .entry import BUNDLE_ROOT
 
 PRIORS = """\
 prior, one of (default: the one the weights were trained with):
@@ -52,40 +51,12 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     """A series, and what makes the prior of its slices."""
     add_series(parser)
     parser.add_argument("--prior", metavar="PRIOR", help="where the anatomical prior comes from")
-    parser.add_argument(
-        "--prior-preparation",
-        choices=("window", "minmax"),
-        help="how a slice is shown to the prior model: in a HU window, or min-max scaled as in the paper",
-    )
-    parser.add_argument("--prior-window", nargs=2, type=float, metavar=("LOWER", "UPPER"), help="that HU window")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: cuda if there is one)")
 
 
-def add_prior_form(parser: argparse.ArgumentParser) -> None:
-    """How the prior is shown to the network."""
-    parser.add_argument(
-        "--prior-form",
-        choices=("vector", "dense"),
-        help="one prior for a slice (the paper's), or one at each place of it (default: as the weights were trained)",
-    )
-    parser.add_argument(
-        "--prior-temperature",
-        type=float,
-        metavar="T",
-        help="flatten (above 1) or sharpen the prior (default: as the weights were trained; 1 is the paper's)",
-    )
-
-
-def prior_overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """What is said of the prior; what is not is as the weights were trained."""
-    said = {
-        "prior": options.prior,
-        "prior_preparation": options.prior_preparation,
-        "prior_window_hu": options.prior_window and list(options.prior_window),
-        "prior_form": options.prior_form,
-        "prior_temperature": options.prior_temperature,
-    }
-    return {key: value for key, value in said.items() if value is not None}
+def reading(options: argparse.Namespace) -> dict[str, Any]:
+    """How the series of `add_series` is read, as the reader's arguments and the config's keys."""
+    return {name: getattr(options, name) for name in ("series", "assume_hu", "allow_gaps", "one_scan")}
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -99,37 +70,19 @@ def inference_overrides(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "dataset_dir": options.input,
         "output_dir": options.output,
-        "series": options.series,
-        "assume_hu": options.assume_hu,
-        "allow_gaps": options.allow_gaps,
-        "one_scan": options.one_scan,
         "overwrite": options.overwrite,
-        **prior_overrides(options),
+        **reading(options),
+        **{name: getattr(options, name) for name in ("prior", "weights") if getattr(options, name) is not None},
         **result_overrides(options),
-        **({"weights": options.weights} if options.weights is not None else {}),
         **({"device": find_device(options.device)} if options.device else {}),
     }
 
 
-def add_network(parser: argparse.ArgumentParser) -> None:
-    """The network, where the weights do not say it."""
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """The weights, whose recipe names their network."""
     parser.add_argument(
-        "--network",
-        metavar="NAME",
-        help="use configs/network_NAME.json, e.g. bioatt96 or redcnn (weights with a recipe beside them name theirs)",
+        "--weights", metavar="FILE", help="weights, with their recipe beside them (default: the bundle's own)"
     )
-
-
-def network_config(options: argparse.Namespace) -> list[str]:
-    """The config that `--network` names, if it was given.
-
-    Raises:
-        BioAttError: the bundle has no such network.
-    """
-    known = sorted(path.stem.removeprefix("network_") for path in (BUNDLE_ROOT / "configs").glob("network_*.json"))
-    if options.network and options.network not in known:
-        raise BioAttError(f"--network {options.network}: no such network; choose {', '.join(known)}")
-    return [f"network_{options.network}.json"] if options.network else []
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +121,6 @@ def add_workflow(parser: argparse.ArgumentParser) -> None:
     """What `train` and `evaluate` both take."""
     add_data_set(parser)
     parser.add_argument("output", metavar="OUT", help="folder for checkpoints, curve and figures")
-    add_network(parser)
     add_settings(parser)
 
 

@@ -277,10 +277,10 @@ def _in_onnxruntime(network: nn.Module, scratch: Path) -> Callable[[Tensor, Tens
     from ..networks.export import export_network, load_exported
 
     try:
-        export_network(network, scratch / "default.onnx", "onnx")
+        export_network(network, scratch / "default.onnx")
     except BioAttError:
         return None
-    return load_exported(scratch / "default.onnx", "onnx", threads=torch.get_num_threads())
+    return load_exported(scratch / "default.onnx", threads=torch.get_num_threads())
 
 
 def _measure(rooflines: Sequence[Candidate], networks: Sequence[Candidate], repeats: int) -> dict[str, Any]:

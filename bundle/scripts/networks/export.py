@@ -1,4 +1,4 @@
-"""The network as a file for other runtimes: ONNX, torch.export or TorchScript, checked against PyTorch."""
+"""The network as a file for other runtimes: ONNX or torch.export, checked against PyTorch."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..staging import staged_file
 
 logger = logging.getLogger(__name__)
 
-#: Format to the suffix that its runtimes expect.
-SUFFIXES = {"onnx": ".onnx", "exported": ".pt2", "torchscript": ".ts"}
+#: ONNX, and torch.export.
+ONNX, EXPORTED = ".onnx", ".pt2"
 #: Largest difference from PyTorch, in network range; 0.05 HU.
 TOLERANCE = 1e-4
 _AXES = {"image": {0: "batch", 2: "height", 3: "width"}, "prior": {0: "batch"}}
@@ -29,7 +29,7 @@ Runner = Callable[[Tensor, Tensor], Tensor]
 
 
 def export_network(
-    network: nn.Module, path: str | os.PathLike[str], file_format: str, *, record: Mapping[str, str] | None = None
+    network: nn.Module, path: str | os.PathLike[str], *, record: Mapping[str, str] | None = None
 ) -> float:
     """Write `network` as a file that needs none of this bundle's code, and compare it with PyTorch.
 
@@ -38,51 +38,35 @@ def export_network(
 
     Args:
         network: in eval mode, on the CPU.
-        path: the file, ending in the format's suffix (`SUFFIXES`); replaced if it exists.
-        file_format: ``onnx``, ``exported`` (torch.export) or ``torchscript``.
-        record: what made the weights, kept inside the file: metadata of ONNX, ``record.json`` of the others.
+        path: the file, .onnx, or .pt2 for torch.export; replaced if it exists.
+        record: what made the weights, kept inside the file: metadata of ONNX, ``record.json`` of torch.export.
 
     Returns:
         Largest difference from PyTorch over images of several sizes, in network range.
 
     Raises:
-        BioAttError: an unknown format or suffix, a package is missing, or the file gives another result.
+        BioAttError: another suffix, a package is missing, or the file gives another result.
     """
-    if file_format not in SUFFIXES:
-        raise BioAttError(f"format is {file_format!r}, wanted one of {', '.join(SUFFIXES)}")
-    if Path(path).suffix != SUFFIXES[file_format]:
-        raise BioAttError(f"{path} must end in {SUFFIXES[file_format]} for the format {file_format}; name the file so")
-    if file_format == "onnx":
+    suffix = Path(path).suffix
+    if suffix not in (ONNX, EXPORTED):
+        raise BioAttError(f"{path} must end in {ONNX} or {EXPORTED}, the formats there are; name the file so")
+    if suffix == ONNX:
         _need_onnx()
     with staged_file(path) as file:
-        kept = {key: str(text) for key, text in (record or {}).items()}
-        {"onnx": _write_onnx, "exported": _write_exported, "torchscript": _write_torchscript}[file_format](
-            network, file, kept
-        )
-        difference = _compare(network, load_exported(file, file_format))
+        write, load = (_write_onnx, _load_onnx) if suffix == ONNX else (_write_exported, _load_exported)
+        write(network, file, {key: str(text) for key, text in (record or {}).items()})
+        difference = _compare(network, load(file))
         if not difference <= TOLERANCE:
             raise BioAttError(
                 f"{path} differs from PyTorch by {difference:.2g} (network range), more than {TOLERANCE:g}; "
-                "take another format, or the versions of constraints.txt"
+                "take the other format, or the versions of constraints.txt"
             )
     return difference
 
 
-def load_exported(path: str | os.PathLike[str], file_format: str, *, threads: int = 0) -> Runner:
-    """A file of `export_network` as a function of image and prior, on the CPU.
-
-    Args:
-        path: the file.
-        file_format: its format.
-        threads: of onnxruntime; 0 lets it choose.
-    """
-    if file_format == "onnx":
-        _need_onnx()
-        return _load_onnx(path, threads)
-    if file_format == "torchscript":
-        return torch.jit.load(path)
-    # The guards of torch.export speak of the sizes it was traced with; the graph is right for all (and tested so).
-    return torch.export.load(path).module(check_guards=False)
+def load_exported(path: str | os.PathLike[str], *, threads: int = 0) -> Runner:
+    """A file of `export_network` as a function of image and prior, on the CPU; `threads` of onnxruntime, 0: its own choice."""
+    return _load_onnx(path, threads) if Path(path).suffix == ONNX else _load_exported(path)
 
 
 def _write_onnx(network: nn.Module, file: Path, record: dict[str, str]) -> None:
@@ -110,11 +94,13 @@ def _write_exported(network: nn.Module, file: Path, record: dict[str, str]) -> N
         torch.export.save(program, stream, extra_files={"record.json": json.dumps(record)})
 
 
-def _write_torchscript(network: nn.Module, file: Path, record: dict[str, str]) -> None:
-    torch.jit.save(torch.jit.script(network), str(file), _extra_files={"record.json": json.dumps(record)})
+def _load_exported(path: str | os.PathLike[str]) -> Runner:
+    # The guards of torch.export speak of the sizes it was traced with; the graph is right for all (and tested so).
+    return torch.export.load(path).module(check_guards=False)
 
 
-def _load_onnx(path: str | os.PathLike[str], threads: int) -> Runner:
+def _load_onnx(path: str | os.PathLike[str], threads: int = 0) -> Runner:
+    _need_onnx()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -86,7 +86,7 @@ def make_prior(
         source.name = prior if folder == prior else f"local-dir:{Path(folder).name}"  # no path leaves this machine
     else:
         source = _without_clip(prior, descriptors)
-        if form != "vector":
+        if form != "vector" and not (recipe is not None and _is_control(prior)):
             raise BioAttError(f"the prior {source.name} has no form {form!r}: only a CLIP sees places; use vector")
     source = source if temperature == 1 else TemperedPrior(source, temperature)
     if recipe is not None and recipe.prior_digest not in ("", source.digest):
@@ -104,7 +104,7 @@ def _check_recipe(recipe: Recipe, prior: str, descriptors: Sequence[str], **aske
             f"the weights were trained with the descriptors {', '.join(recipe.descriptors)}, not with "
             f"{', '.join(descriptors)}; leave prior_descriptors out"
         )
-    if prior == "uniform" or prior.startswith("random:"):
+    if _is_control(prior):
         return
     for name, value in asked.items():
         trained = getattr(recipe, f"prior_{name}")
@@ -114,6 +114,10 @@ def _check_recipe(recipe: Recipe, prior: str, descriptors: Sequence[str], **aske
                 f"the weights were trained with prior_{name} {trained}, not {value}; leave it out, or take weights "
                 "trained so"
             )
+
+
+def _is_control(prior: str) -> bool:
+    return prior == "uniform" or prior.startswith("random:")
 
 
 def _without_clip(prior: str, descriptors: Sequence[str]) -> PriorSource:

@@ -11,13 +11,11 @@ from ..arguments import (
     NOTICE,
     PRIORS,
     add_input,
-    add_network,
     add_output,
     add_precision,
-    add_prior_form,
     add_strength,
+    add_weights,
     inference_overrides,
-    network_config,
 )
 
 if TYPE_CHECKING:
@@ -36,12 +34,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     add_input(parser)
     add_output(parser)
-    add_prior_form(parser)
     parser.add_argument(
         "--report", action="store_true", help="write OUT.html beside OUT: pictures, noise, HU, prior, attention maps"
     )
-    parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
-    add_network(parser)
+    add_weights(parser)
     parser.add_argument("--batch-size", type=int, metavar="N", help="slices at a time")
     add_precision(parser)
     parser.add_argument(
@@ -99,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     for name in ("batch_size", "series_description", "series_number_step"):
         if getattr(options, name) is not None:
             overrides[name] = getattr(options, name)
-    configs = ["inference.json", *network_config(options)]
+    configs = ["inference.json"]
     if options.scheduler and device:
         overrides["device"] = device
     if options.all_series:

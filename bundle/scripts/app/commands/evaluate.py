@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ...errors import BioAttError
-from ..arguments import add_precision, add_strength, add_workflow, network_config, result_overrides, training_overrides
+from ..arguments import add_precision, add_strength, add_weights, add_workflow, result_overrides, training_overrides
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="patients to evaluate on, folders or pseudonyms (default: the test split of the split.json beside the "
         "weights)",
     )
-    parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
+    add_weights(parser)
     add_precision(parser)
     add_strength(parser)
 
@@ -44,6 +44,4 @@ def run(options: argparse.Namespace) -> None:
         if not kept.exists():
             raise BioAttError(f"no patients to evaluate on: there is no {kept}; name some with --patients")
         overrides["split_file"] = str(kept)
-    if options.network:
-        overrides["network#network"] = "@network_def"
-    run_workflow("evaluation", ["train.json", "evaluate.json", *network_config(options)], overrides)
+    run_workflow("evaluation", ["train.json", "evaluate.json"], overrides)

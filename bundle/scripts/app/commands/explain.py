@@ -8,13 +8,11 @@ from ..arguments import (
     NOTICE,
     PRIORS,
     add_input,
-    add_network,
     add_output,
     add_precision,
-    add_prior_form,
     add_strength,
+    add_weights,
     inference_overrides,
-    network_config,
 )
 
 
@@ -34,9 +32,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--other", default="", metavar="WORD", help="descriptor of the other region (default: the least likely one)"
     )
-    add_prior_form(parser)
-    parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
-    add_network(parser)
+    add_weights(parser)
     add_precision(parser)
     add_strength(parser)
 
@@ -47,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     from ...workflow import open_workflow
 
     overrides = inference_overrides(options) | {"progress": False}
-    parser = open_workflow("inference", ["inference.json", *network_config(options)], overrides).parser
+    parser = open_workflow("inference", ["inference.json"], overrides).parser
     names = ("data_list", "network", "provenance", "inferer", "reader")
     parts = {name: parser.get_parsed_content(name) for name in names}
     lines = run_explain(parts, options.output, options.slice, other=options.other, overwrite=options.overwrite)

@@ -6,22 +6,20 @@ import argparse
 
 from ...device import find_device
 from ...staging import check_output_file
-from ..arguments import NOTICE, add_network, network_config
+from ..arguments import NOTICE, add_weights
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
         "export",
-        help="write the network as ONNX, torch.export or TorchScript",
+        help="write the network as ONNX or for torch.export",
         description="Write the network for other runtimes, and compare it with PyTorch. Inputs are image "
         "(B, 1, H, W) in network range, (HU + 500) / 500, and prior (B, 11); B, H and W are free.",
         epilog=NOTICE,
     )
-    parser.add_argument("output", metavar="OUT", help="the file: .onnx, .pt2 (exported) or .ts (torchscript)")
-    parser.add_argument("--format", choices=("onnx", "exported", "torchscript"), default="onnx", help="(default: onnx)")
-    parser.add_argument("--weights", metavar="FILE", help="weights (default: the bundle's models/model.pt)")
-    add_network(parser)
+    parser.add_argument("output", metavar="OUT", help="the file: .onnx, or .pt2 for torch.export")
+    add_weights(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
 
 
@@ -33,9 +31,9 @@ def run(options: argparse.Namespace) -> None:
     target = check_output_file(options.output, options.overwrite)
     overrides = {"device": find_device("cpu"), "prior": "uniform"}  # the prior comes in from outside
     overrides |= {"weights": options.weights} if options.weights else {}
-    workflow = open_workflow("inference", ["inference.json", *network_config(options)], overrides)
+    workflow = open_workflow("inference", ["inference.json"], overrides)
     network = workflow.parser.get_parsed_content("network")
     made_by = workflow.parser.get_parsed_content("provenance").as_dict()
     record = {key: made_by[key] for key in ("bundle", "version", "network", "weights_sha256", "notice")}
-    difference = export_network(network, target, options.format, record=record)
+    difference = export_network(network, target, record=record)
     print(f"{network.title}: {target}, within {difference:.1g} of PyTorch (network range)")

@@ -8,7 +8,7 @@ from ...device import find_device
 from ...errors import BioAttError
 from ...progress import bar
 from ...staging import check_output_file
-from ..arguments import PRIORS, add_input
+from ..arguments import PRIORS, add_input, reading
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -21,6 +21,12 @@ def add(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_input(parser)
+    parser.add_argument(
+        "--prior-preparation",
+        choices=("window", "minmax"),
+        help="how a slice is shown to the prior model: in a HU window, or min-max scaled as in the paper",
+    )
+    parser.add_argument("--prior-window", nargs=2, type=float, metavar=("LOWER", "UPPER"), help="that HU window")
     parser.add_argument("output", metavar="TABLE.csv", help="the table to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the table")
 
@@ -48,14 +54,7 @@ def run(options: argparse.Namespace) -> None:
     )
     rows = []
     for path in inputs:
-        volume = radiological_slices(
-            path,
-            series=options.series,
-            assume_hu=options.assume_hu,
-            allow_gaps=options.allow_gaps,
-            one_scan=options.one_scan,
-            progress=True,
-        )
+        volume = radiological_slices(path, **reading(options), progress=True)
         keys = slice_keys_from_meta(volume.meta, len(volume))
         with bar(len(volume), "priors") as advance:
             for i, key in enumerate(keys):  # one at a time, as inference on a CPU: batches differ in the last digits

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from ..arguments import add_workflow, network_config, training_overrides
+from ...errors import BioAttError
+from ..arguments import add_workflow, training_overrides
+from ..entry import BUNDLE_ROOT
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -15,6 +17,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Start the training workflow (configs/train.json).",
     )
     add_workflow(parser)
+    parser.add_argument("--network", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 or redcnn")
     parser.add_argument("--tracking", metavar="NAME", help="mlflow: keep the curve in OUT/mlruns.db too")
     parser.add_argument(
         "--validation",
@@ -29,6 +32,9 @@ def run(options: argparse.Namespace) -> None:
     """`bioatt train`: the training workflow."""
     from ...workflow import run_workflow
 
-    configs = ["train.json", *network_config(options)]
+    known = sorted(path.stem.removeprefix("network_") for path in (BUNDLE_ROOT / "configs").glob("network_*.json"))
+    if options.network and options.network not in known:
+        raise BioAttError(f"--network {options.network}: no such network; choose {', '.join(known)}")
+    configs = ["train.json", *([f"network_{options.network}.json"] if options.network else [])]
     named = {"validation_patients": options.validation} if options.validation else {}
     run_workflow("training", configs, named | training_overrides(options), options.tracking)
