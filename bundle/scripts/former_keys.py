@@ -28,6 +28,7 @@ FORMER_KEYS = {
 #: Options of the command that are gone, likewise.
 FORMER_OPTIONS = {
     "--bf16": "auto is the default now, else --precision bf16",
+    **dict.fromkeys(("--networks", "--priors", "--backbone"), "--study names the arms, of the bundle or a JSON file"),
     "--format": "the suffix of the file says it, .onnx or .pt2; for TorchScript see monai.bundle ckpt_export",
     "--projector": "there is one projector, the fast one",
     **dict.fromkeys(

@@ -11,7 +11,7 @@ import pytest
 from made_studies import write_patients
 from scripts.ablation import run as ablation
 from scripts.ablation.report import MEASURES, summarise, verdict
-from scripts.ablation.run import Matrix, Run, matrix_of, plan, read_matrix, swap_priors
+from scripts.ablation.run import Matrix, Run, plan, read_matrix, swap_priors
 from scripts.app.command_line import main
 from scripts.errors import BioAttError
 from scripts.networks import weights_sha256
@@ -26,9 +26,16 @@ SMALL = [
 ]  # fmt: skip
 
 
-def words(dataset, out, *more, networks="redcnn,bioatt", priors="uniform,random:0", seeds=2):
-    matrix = ["--networks", networks, "--priors", priors, "--seeds", str(seeds)]
-    return ["ablate", str(dataset), str(out), *matrix, "--leave-out", "A", *more]
+ATTENTION = {"redcnn": "none", "channel": "channel", "spatial": "spatial"}
+ARMS = {name: {"network_def#attention": kind, "prior": "uniform"} for name, kind in ATTENTION.items()}
+ARMS |= {f"bioatt / {prior}": {"network_def#attention": "prior", "prior": prior} for prior in ("uniform", "random:0")}
+
+
+def words(dataset, out, *more, arms=("redcnn", "bioatt / uniform", "bioatt / random:0"), seeds=2):
+    study = {"arms": {name: ARMS[name] for name in arms}, "baselines": [arms[0]], "settings": {}}
+    file = dataset.parent / f"{'_'.join(arms).replace('/', '')}.json"
+    file.write_text(json.dumps(study))
+    return ["ablate", str(dataset), str(out), "--study", str(file), "--seeds", str(seeds), "--leave-out", "A", *more]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +120,7 @@ def test_an_interrupted_matrix_goes_on_with_what_is_missing(dataset, tmp_path, m
         return run(run_id, *rest)
 
     monkeypatch.setattr(ablation, "run_workflow", stop_at_third)
-    few = words(dataset, tmp_path / "out", "--set", *SMALL, networks="redcnn,spatial,channel", seeds=1)
+    few = words(dataset, tmp_path / "out", "--set", *SMALL, arms=("redcnn", "spatial", "channel"), seeds=1)
     assert main(few) == 130
     assert len(list((tmp_path / "out" / "runs").glob("*.json"))) == 2
     assert main(few) == 0
@@ -149,32 +156,26 @@ def test_a_finished_run_tells_what_made_it(finished):
     assert by_arm["bioatt / random:0"] == "random:0" and by_arm["bioatt / uniform"] == "uniform"
 
 
-def test_priors_matter_only_to_prior_attention():
-    matrix = matrix_of(["redcnn", "bioatt"], ["compact", "uniform"], {})
+def test_a_plan_has_every_arm_seed_and_patient():
+    matrix = Matrix(arms=ARMS, baselines=["redcnn"], settings={})
     runs = plan(matrix, 2, ["P-1", "P-2"])
-    assert len(runs) == 2 * 2 * (1 + 2)
-    assert {run.settings["prior"] for run in runs if run.arm == "redcnn"} == {"uniform"}
-    assert {run.arm for run in runs} == {"redcnn", "bioatt / compact", "bioatt / uniform"}
+    assert len(runs) == 2 * 2 * len(ARMS) and {run.arm for run in runs[: len(ARMS)]} == set(ARMS)
     assert {run.has_prior for run in runs if run.arm == "redcnn"} == {False}
-    assert matrix.baselines == ["redcnn"]
 
 
-@pytest.mark.parametrize(
-    ("networks", "priors", "seeds", "message"),
-    [
-        (["unet"], ["uniform"], 1, "unet is unknown"),
-        (["redcnn"], [], 1, "needs"),
-        (["redcnn"], ["uniform"], 0, "needs"),
-    ],
-)
-def test_a_matrix_of_nothing_is_refused(networks, priors, seeds, message):
-    with pytest.raises(BioAttError, match=message):
-        plan(matrix_of(networks, priors, {}), seeds, ["P-1"])
+@pytest.mark.parametrize(("arms", "seeds"), [({}, 1), (ARMS, 0)])
+def test_a_matrix_of_nothing_is_refused(arms, seeds):
+    with pytest.raises(BioAttError, match="needs"):
+        plan(Matrix(arms=arms, baselines=[], settings={}), seeds, ["P-1"])
 
 
-def test_an_unknown_study_lists_the_known_ones():
-    with pytest.raises(BioAttError, match="no study none in the bundle; it has .*priors"):
+def test_an_unknown_study_lists_the_known_ones(tmp_path):
+    with pytest.raises(BioAttError, match="no study none; the bundle has .*priors"):
         read_matrix("none", {})
+    for text in ("[", "[]", '{"arms": {}}', '{"settings": {}, "colour": 1}'):
+        (tmp_path / "own.json").write_text(text)
+        with pytest.raises(BioAttError, match="own.json is no study"):
+            read_matrix(str(tmp_path / "own.json"), {})
 
 
 def test_the_study_of_priors_has_the_planned_arms_and_fits_the_configs(bundle_root):
@@ -224,27 +225,16 @@ def test_settings_name_the_folder_and_the_patient_left_out(dataset, tmp_path, mo
     assert seen[0]["test_patients"] == [pseudonym_of("B")]
 
 
-def test_records_and_page_may_lie_elsewhere_and_are_used_again(dataset, finished, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ablation, "run_workflow", lambda *_: pytest.fail("a finished run was done again"))
-    places = ["--records", str(finished / "runs"), "--page", str(tmp_path / "docs" / "priors.md")]
-    assert main(words(dataset, tmp_path / "out", *places, "--set", *SMALL)) == 0
-    assert (tmp_path / "docs" / "priors.md").read_text() == (finished / "README.md").read_text().replace(
-        "README.png", "priors.png"
-    )
-    assert (tmp_path / "docs" / "priors.png").exists() and "bioatt / uniform" in capsys.readouterr().out
-
-
 def test_other_configs_stop_new_runs_but_not_the_page(dataset, finished, tmp_path, monkeypatch, capsys):
-    kept = tmp_path / "runs"
-    kept.mkdir()
+    kept = tmp_path / "out" / "runs"
+    kept.mkdir(parents=True)
     for path in (finished / "runs").glob("*.json"):
         record = json.loads(path.read_text())
         record["configs"]["train.json"] = "0" * 64
         (kept / path.name).write_text(json.dumps(record))
     monkeypatch.setattr(ablation, "run_workflow", lambda *_: pytest.fail("a run was begun"))
-    places = ["--records", str(kept)]
-    assert main(words(dataset, tmp_path / "out", *places, "--set", *SMALL)) == 0
-    assert main(words(dataset, tmp_path / "out", *places, "--set", *SMALL, seeds=3)) == 2
+    assert main(words(dataset, tmp_path / "out", "--set", *SMALL)) == 0
+    assert main(words(dataset, tmp_path / "out", "--set", *SMALL, seeds=3)) == 2
     assert "holds runs with other configs" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -263,19 +253,6 @@ def test_differences_are_of_shared_runs_over_patients():
     assert difference["mean"] == pytest.approx(0.2) and difference["patients"] == pytest.approx(gains)
     half = 4.302653 * 0.1 / 3**0.5  # Student's t, 2 degrees of freedom
     assert difference["interval_95"] == pytest.approx([0.2 - half, 0.2 + half])
-
-
-def test_each_patient_is_left_out_of_the_mean_in_turn():
-    records = [record("base", 0, patient, 31.0) for patient in "ABCD"]
-    gains = {"A": 0.1, "B": 0.2, "C": 0.3, "D": -9.0}
-    records += [record("new", 0, patient, 31.0 + gain) for patient, gain in gains.items()]
-    row = {one["arm"]: one for one in summarise(records, ["base"])["rows"]}["new"]
-    without = row["differences"]["base"]["psnr_db"]["without"]
-    assert without["D"]["n"] == 3 and without["D"]["mean"] == pytest.approx(0.2)
-    assert without["A"]["mean"] == pytest.approx((0.2 + 0.3 - 9.0) / 3)
-    three = [one for one in records if one["left_out"] != "D"]
-    few = {one["arm"]: one for one in summarise(three, ["base"])["rows"]}["new"]
-    assert few["differences"]["base"]["psnr_db"]["without"] == {}  # two give no interval
 
 
 def test_another_prior_at_test_is_compared_with_the_right_one():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BioAttError
-from ..evaluation.intervals import FEWEST_PATIENTS, patient_interval
+from ..evaluation.intervals import patient_interval
 from ..evaluation.results import write_json
 from ..markdown import table
 from ..staging import staged_file
@@ -18,8 +18,7 @@ from ..staging import staged_file
 MEASURES = {"psnr_db": 2, "ssim": 4, "rmse_hu": 2}
 LOW = "low dose"
 #: What every record tells.
-RECORDED = {"arm", "settings", "seed", "left_out", "prior", "patients", "shared_settings", "backbone", "configs"}
-RECORDED |= {"versions", "figures"}
+RECORDED = set("arm settings seed left_out prior patients shared_settings configs versions figures".split())
 #: Values of an arm under a test prior: measure -> (patient, seed) -> value.
 Values = dict[str, dict[tuple[str, int], float]]
 
@@ -43,17 +42,16 @@ def read_records(files: Sequence[Path]) -> list[dict[str, Any]]:
     return records
 
 
-def write_report(planned: Sequence[Path], baselines: Sequence[str], page: Path, summary_path: Path) -> None:
-    """Write page, plot (beside it, .png) and summary of those of the planned runs whose records are there."""
+def write_report(planned: Sequence[Path], baselines: Sequence[str], folder: Path) -> None:
+    """Write README.md with its plot and summary.json of those of the planned runs whose records are there."""
     records = read_records([file for file in planned if file.exists()])
     summary = {"planned_runs": len(planned), "finished_runs": len(records), **summarise(records, baselines)}
-    write_json(summary_path, summary)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    plot = page.with_suffix(".png")
+    write_json(folder / "summary.json", summary)
+    plot = folder / "README.png"
     has_plot = any(row["differences"] or row["to_right"] for row in summary["rows"])
     if has_plot:
         _plot(summary, plot)
-    with staged_file(page) as partial:
+    with staged_file(folder / "README.md") as partial:
         partial.write_text(_page(summary, records, plot.name if has_plot else ""))
     print(_quality_table(summary))
 
@@ -67,8 +65,7 @@ def summarise(records: Sequence[Mapping[str, Any]], baselines: Sequence[str]) ->
     Returns:
         ``baselines`` that have runs, and ``rows``: ``arm``, ``test_prior``, ``seeds``, per measure ``mean`` and
         ``patients``; ``differences`` to each baseline tested with its right prior, and ``to_right``, to the same arm
-        with its right prior, each per measure as `patient_interval` with ``patients`` and, from four patients on,
-        ``without``: the same with each of them left out.
+        with its right prior, each per measure as `patient_interval` with ``patients``.
     """
     values = _values(records)
     known = [name for name in baselines if (name, "right") in values]
@@ -122,13 +119,8 @@ def _difference(own: Values, other: Values) -> dict[str, Any]:
         shared = {key: value - other[measure][key] for key, value in own[measure].items() if key in other[measure]}
         if shared:
             patients = _by_patient(shared)
-            without = {} if len(patients) <= FEWEST_PATIENTS else {left: _rest(patients, left) for left in patients}
-            differences[measure] = patient_interval(patients) | {"patients": patients, "without": without}
+            differences[measure] = patient_interval(patients) | {"patients": patients}
     return differences
-
-
-def _rest(patients: Mapping[str, float], left: str) -> dict[str, Any]:
-    return patient_interval({name: value for name, value in patients.items() if name != left})
 
 
 def _quality_table(summary: Mapping[str, Any]) -> str:
@@ -166,31 +158,6 @@ def _patient_table(summary: Mapping[str, Any]) -> str:
     known = [(row["arm"], row["psnr_db"]["patients"]) for row in rows]
     cells = [(arm, *(f"{of[patient]:.2f}" if patient in of else "-" for patient in patients)) for arm, of in known]
     return table(("arm", *patients), cells)
-
-
-def _without(summary: Mapping[str, Any]) -> str:
-    """Differences with each patient left out in turn; empty below four patients."""
-    tables = {name: _without_table(summary, name) for name in summary["baselines"]}
-    told = [f"PSNR (dB) minus {name}:\n\n{text}\n\n" for name, text in tables.items() if text]
-    if not told:
-        return ""
-    return f"""## Sensitivity to single patients
-
-One patient can decide a mean over few. The same differences, with each patient left out of the mean in turn; choosing
-the most favourable column would bias the result.
-
-{"".join(told)}"""
-
-
-def _without_table(summary: Mapping[str, Any], baseline: str) -> str:
-    rows = [(row["arm"], row["differences"][baseline]) for row in summary["rows"] if row["differences"].get(baseline)]
-    patients = sorted({patient for _, difference in rows for patient in difference["psnr_db"]["without"]})
-    rests = [(arm, difference["psnr_db"]["without"]) for arm, difference in rows]
-    cells = [
-        (arm, *(_cell({"psnr_db": rest[one]}, "psnr_db") if one in rest else "-" for one in patients))
-        for arm, rest in rests
-    ]
-    return table(("arm", *(f"without {one}" for one in patients)), cells) if patients else ""
 
 
 def _cell(difference: Mapping[str, Any], measure: str) -> str:
@@ -235,7 +202,7 @@ priors tell regions, of another region. A network whose figures stay the same do
 
 {_patient_table(summary)}
 
-{_without(summary)}## Made by
+## Made by
 
 `bioatt ablate`, settings of all runs `{settings}`; versions {"; ".join(versions)}; configs {", ".join(configs)}.
 Settings of each arm:

@@ -26,8 +26,6 @@ from .report import read_records, write_report
 
 logger = logging.getLogger(__name__)
 
-#: Networks by the names of the paper's tables: the attention in the slot.
-NETWORKS = {"redcnn": "none", "channel": "channel", "spatial": "spatial", "bioatt": "prior"}
 #: Which priors a trained prior-attention network is tested with, and what of its config each of them changes.
 TEST_PRIORS: dict[str, dict[str, Any]] = {
     "right": {},
@@ -47,20 +45,18 @@ class Matrix:
             of the patient left out, so that a prior model may be one that never saw that patient.
         baselines: names of arms that the others are compared with.
         settings: config overrides of all arms, their equal budget.
-        backbone: name of a configs/network_NAME.json; train.json's own network if empty.
         configs: names of configs that all arms are trained with, over train.json.
     """
 
     arms: Mapping[str, Mapping[str, Any]]
     baselines: Sequence[str]
     settings: Mapping[str, Any]
-    backbone: str = ""
     configs: Sequence[str] = ()
 
     @property
     def files(self) -> list[str]:
         """The configs of a training, those behind override those before."""
-        return ["train.json", *self.configs, *([f"network_{self.backbone}.json"] if self.backbone else [])]
+        return ["train.json", *self.configs]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,47 +74,23 @@ class Run:
         return self.settings.get("network_def#attention", "prior") == "prior"
 
 
-def matrix_of(
-    networks: Sequence[str], priors: Sequence[str], settings: Mapping[str, Any], backbone: str = ""
-) -> Matrix:
-    """Every network with every prior; one without prior attention is trained once, whatever the priors.
+def read_matrix(study: str, settings: Mapping[str, Any]) -> Matrix:
+    """The matrix of a study, configs/study_NAME.json of the bundle or a file of one's own; `settings` override its own.
 
     Raises:
-        BioAttError: a network is unknown, or nothing is asked for.
+        BioAttError: there is no such file, or it is no study.
     """
-    unknown = [name for name in networks if name not in NETWORKS]
-    if unknown:
-        raise BioAttError(f"networks: {', '.join(unknown)} is unknown; name some of {', '.join(NETWORKS)}")
-    if not networks or not priors:
-        raise BioAttError("an ablation needs networks and priors; name some")
-    arms: dict[str, dict[str, Any]] = {}
-    for network in networks:
-        attention = {"network_def#attention": NETWORKS[network]}
-        if NETWORKS[network] == "prior":
-            arms |= {f"{network} / {prior}": attention | {"prior": prior} for prior in priors}
-        else:
-            arms[network] = attention | {"prior": "uniform"}
-    return Matrix(arms=arms, baselines=[next(iter(arms))], settings=settings, backbone=backbone)
-
-
-def read_matrix(name: str, settings: Mapping[str, Any], backbone: str = "") -> Matrix:
-    """The matrix of configs/study_NAME.json; `settings` override its own.
-
-    Raises:
-        BioAttError: there is no such file, or it lacks a part.
-    """
-    path = CONFIGS / f"study_{name}.json"
+    path = Path(study) if study.endswith(".json") else CONFIGS / f"study_{study}.json"
     if not path.is_file():
         known = ", ".join(sorted(one.stem.removeprefix("study_") for one in CONFIGS.glob("study_*.json")))
-        raise BioAttError(f"no study {name} in the bundle; it has {known}")
-    known = json.loads(path.read_text(encoding="utf-8"))
-    return Matrix(
-        arms=known["arms"],
-        baselines=known["baselines"],
-        settings=known["settings"] | settings,
-        backbone=backbone,
-        configs=known.get("configs", []),
-    )
+        raise BioAttError(f"no study {study}; the bundle has {known}, or name a JSON file of your own")
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return Matrix(**known | {"settings": known["settings"] | settings})
+    except (ValueError, TypeError, KeyError) as error:
+        raise BioAttError(
+            f"{path} is no study ({error}); it has arms, baselines, settings and perhaps configs"
+        ) from error
 
 
 def plan(matrix: Matrix, seeds: int, left_out: Sequence[str]) -> list[Run]:
@@ -138,20 +110,13 @@ def plan(matrix: Matrix, seeds: int, left_out: Sequence[str]) -> list[Run]:
 
 
 def run_ablation(
-    dataset_dir: str,
-    output_dir: Path,
-    matrix: Matrix,
-    *,
-    seeds: int,
-    left_out: Sequence[str] = (),
-    records_dir: Path | None = None,
-    page: Path | None = None,
+    dataset_dir: str, output_dir: Path, matrix: Matrix, *, seeds: int, left_out: Sequence[str] = ()
 ) -> None:
     """Train and evaluate what is missing of the matrix, and write the table and the plot of what is there.
 
     ::
 
-        RECORDS/*.json        one finished run each: arm, prior, settings, versions, figures per patient, test prior
+        OUT/runs/*.json       one finished run each: arm, prior, settings, versions, figures per patient, test prior
         OUT/work/RUN/         its training: checkpoint, curve, weights
         OUT/cache/            pairs and priors, shared by all
         OUT/README.md         the page with its plot (README.png) beside it, and OUT/summary.json
@@ -164,8 +129,6 @@ def run_ablation(
         matrix: the arms and what they share.
         seeds: trainings of each arm and patient.
         left_out: patients to leave out in turn; all if empty.
-        records_dir: where finished runs are kept; OUT/runs by default.
-        page: write the page here in place of OUT/README.md.
 
     Raises:
         BioAttError: the records are of another matrix, or a run fails.
@@ -179,15 +142,15 @@ def run_ablation(
         )
     runs = plan(matrix, seeds, chosen)
     shared = _shared(everyone, matrix)
-    records_dir = records_dir or output_dir / "runs"
+    records_dir = output_dir / "runs"
     files = {_file(records_dir, run, shared): run for run in runs}
     missing = [file for file in files if not file.exists()]
-    _check_shared(records_dir, shared, ("patients", "settings", "backbone", *(("configs",) if missing else ())))
+    _check_shared(records_dir, shared, ("patients", "settings", *(("configs",) if missing else ())))
     for number, (file, run) in enumerate(files.items(), 1):
         if file in missing:
             print(f"run {number} of {len(runs)}: {run.arm}, seed {run.seed}, without {run.left_out}", flush=True)
             _run(run, studies, output_dir, file, matrix, shared)
-    write_report(list(files), matrix.baselines, page or output_dir / "README.md", output_dir / "summary.json")
+    write_report(list(files), matrix.baselines, output_dir)
 
 
 def swap_priors(
@@ -278,7 +241,6 @@ def _shared(everyone: Sequence[str], matrix: Matrix) -> dict[str, Any]:
     return {
         "patients": list(everyone),
         "shared_settings": dict(matrix.settings),
-        "backbone": matrix.backbone,
         "configs": {name: hashlib.sha256((CONFIGS / name).read_bytes()).hexdigest() for name in names},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "monai": monai.__version__},
     }
@@ -286,7 +248,7 @@ def _shared(everyone: Sequence[str], matrix: Matrix) -> dict[str, Any]:
 
 def _file(records_dir: Path, run: Run, shared: Mapping[str, Any]) -> Path:
     """Where the record of a run is."""
-    decides = [dataclasses.asdict(run), *(shared[key] for key in ("patients", "shared_settings", "backbone"))]
+    decides = [dataclasses.asdict(run), shared["patients"], shared["shared_settings"]]
     return records_dir / record_name(run.arm, run.left_out, run.seed, decides)
 
 
