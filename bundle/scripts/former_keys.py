@@ -29,6 +29,7 @@ FORMER_KEYS = {
 FORMER_OPTIONS = {
     "--bf16": "auto is the default now, else --precision bf16",
     **dict.fromkeys(("--networks", "--priors", "--backbone"), "--study names the arms, of the bundle or a JSON file"),
+    "--realisations": "each --seed is another realisation",
     "--format": "the suffix of the file says it, .onnx or .pt2; for TorchScript see monai.bundle ckpt_export",
     "--projector": "there is one projector, the fast one",
     **dict.fromkeys(

@@ -16,14 +16,13 @@ REPORT_TITLE = "CT denoising report"  # of the page that lies beside a result
 _HEADERS = {".zraw": ".mhd", ".raw.gz": ".nhdr"}  # of files that hold the values alone
 _SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # of file browsers
 _DERIVED = re.compile(r"\d{4,}\.dcm")
-_REALISATION = re.compile(r"realisation_\d+")
 
 
 def check_replaceable(target: str | os.PathLike[str]) -> None:
     """Raise if replacing the folder `target`, where there is one, would delete what BioAtt did not write.
 
     Results are derived DICOM files that name BioAtt among their equipment, files of other formats with the .json that
-    tells what made them, the files of `bioatt explain`, and folders of these for several realisations.
+    tells what made them, and the files of `bioatt explain`.
 
     Raises:
         BioAttError: names the first file that is none of these.
@@ -63,11 +62,7 @@ def first_foreign(folder: Path) -> Path | None:
         is_of_system = entry.name in _SYSTEM_FILES or (entry.name.startswith("._") and entry.name[2:] in names)
         if is_of_system and entry.is_file():
             continue
-        if entry.is_dir() and not entry.is_symlink() and _REALISATION.fullmatch(entry.name):
-            foreign = first_foreign(entry)
-            if foreign is not None:
-                return foreign
-        elif not entry.is_file() or entry.is_symlink() or not (entry.name in explained or _is_result(entry)):
+        if not entry.is_file() or entry.is_symlink() or not (entry.name in explained or _is_result(entry)):
             return entry
     return None
 

@@ -127,7 +127,7 @@ class SimulatedDose(Derivation):
         views: projection angles over 180 degrees.
         filter_name: reconstruction filter of the noise.
         tube_current: where its profile came from; empty for none.
-        seed, realisation: of the noise.
+        seed: of the noise.
     """
 
     dose_fraction: float
@@ -137,7 +137,6 @@ class SimulatedDose(Derivation):
     filter_name: str
     tube_current: str
     seed: int
-    realisation: int
 
     derivation_code = ("113042", "Pixel by pixel addition")
 
@@ -151,7 +150,7 @@ class SimulatedDose(Derivation):
         return (
             f"noise of {self.photons:.4g} photons per ray at the source's dose{profile} and electronic noise of SD "
             f"{self.electronic_sd:g}, {self.views} parallel-beam views, "
-            f"filter {self.filter_name}, seed {self.seed}, realisation {self.realisation}"
+            f"filter {self.filter_name}, seed {self.seed}"
         )
 
     def sentence(self) -> str:

@@ -98,17 +98,12 @@ def test_a_series_that_broke_off_waits_for_its_sender(queue, clock):
     assert names(queue.waiting / "1.2" / "source") == ["1.2.1.dcm", "1.2.2.dcm"]
 
 
-@pytest.mark.parametrize("hold", [False, True])
-def test_patience_ends_with_what_is_there_or_among_the_failed(queue, clock, hold):
+def test_patience_ends_with_what_is_there(queue, clock):
     put(queue, "1.2", "1.2.1")
     queue.end_association(1, released=False)
     clock.now = 100.0
-    queue.take_complete(Completeness(patience_s=100.0, hold_broken=hold))
-    assert names(queue.waiting) == ([] if hold else ["1.2"])
-    assert names(queue.failed) == (["1.2"] if hold else [])
-    if hold:
-        assert "was aborted" in json.loads((queue.failed / "1.2" / "why.json").read_text())["why"]
-        assert queue.retry_failed() == 1 and names(queue.waiting / "1.2" / "source") == ["1.2.1.dcm"]
+    queue.take_complete(Completeness(patience_s=100.0))
+    assert names(queue.waiting) == ["1.2"] and names(queue.failed) == []
 
 
 def test_a_restart_finds_what_was_received_and_what_was_open(queue, clock, tmp_path):

@@ -15,8 +15,8 @@ import pydicom
 import pytest
 from pydicom.uid import JPEGLSLossless
 from scripts.app.command_line import main
+from scripts.dicom import FileProcesses, find_series, read_volume, select_series
 from scripts.dicom import archive as archive_module
-from scripts.dicom import find_series, read_volume, read_volume_isolated, select_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
@@ -66,7 +66,7 @@ def test_a_zip_gives_the_series_of_its_folder(folder, tmp_path, no_writing, comp
     assert ours.files[0].parent == packed / "study"
     assert np.array_equal(ours.affine, plain.affine)
     assert np.array_equal(read_volume(ours), read_volume(plain))
-    assert np.array_equal(read_volume_isolated(ours), read_volume(plain))
+    assert np.array_equal(read_volume(ours, processes=FileProcesses(isolated=True)), read_volume(plain))
     assert [one.series_instance_uid for one in find_series(packed)] == [plain.series_instance_uid]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "temporary"])
 
@@ -125,7 +125,9 @@ def test_a_compressed_transfer_syntax_is_decoded_out_of_a_zip(tmp_path):
         dataset.compress(JPEGLSLossless)
         dataset.save_as(file)
     packed = pack(source, tmp_path / "study.zip")
-    assert np.array_equal(read_volume_isolated(select_series(packed)), read_volume(select_series(source)))
+    assert np.array_equal(
+        read_volume(select_series(packed), processes=FileProcesses(isolated=True)), read_volume(select_series(source))
+    )
 
 
 # What is refused

@@ -15,7 +15,7 @@ import pytest
 from dicom_cases import PROVENANCE, SYNTAXES, write_enhanced_ct
 from distributed import LocalCluster
 from scripts.app.command_line import main
-from scripts.dicom import FileProcesses, child, read_volume, read_volume_isolated, select_series, write_derived_series
+from scripts.dicom import FileProcesses, child, read_volume, select_series, write_derived_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import SeriesReader, load_volume
@@ -28,6 +28,11 @@ CRASHES = {
     "hang": "import time; time.sleep(60)",
     "memory": "import numpy; numpy.ones(1 << 40, numpy.uint8)",
 }
+
+
+def read_volume_isolated(series, progress=None, **limits):
+    """The volume, decoded in a process of its own."""
+    return read_volume(series, progress, FileProcesses(isolated=True, **limits))
 
 
 @pytest.fixture
@@ -239,10 +244,10 @@ def test_results_are_written_as_they_are_read(tmp_path, weights, monkeypatch, sw
 def test_reader_and_volume_take_the_switch(tmp_path, decoder):
     source = write_ct_series(tmp_path / "in", slices=3)
     expected = load_volume(source)
-    np.testing.assert_array_equal(load_volume(source, isolated=True).hu, expected.hu)
+    np.testing.assert_array_equal(load_volume(source, processes=FileProcesses(isolated=True)).hu, expected.hu)
     decoder(CRASHES["abort"])
     with pytest.raises(BioAttError, match="0002.dcm ended the process"):
-        SeriesReader(isolated=True).read(source)
+        SeriesReader(processes=FileProcesses(isolated=True)).read(source)
     np.testing.assert_array_equal(SeriesReader().read(source).hu, expected.hu)
 
 

@@ -81,16 +81,6 @@ def test_a_folder_of_sources_is_not_replaced(results):
         check_replaceable(results / "in")
 
 
-def test_foreign_files_below_a_realisation_are_seen(results):
-    (results / "dicom").rename(results / "realisation_1")
-    (results / "out").mkdir()
-    (results / "realisation_1").rename(results / "out" / "realisation_1")
-    check_replaceable(results / "out")
-    (results / "out" / "realisation_1" / "notes.txt").touch()
-    with pytest.raises(BioAttError, match="holds realisation_1/notes.txt"):
-        check_replaceable(results / "out")
-
-
 PAGES = {
     "a page of someone else": lambda page: page.write_text("<!DOCTYPE html><title>Budget</title>mine"),
     "an empty file": lambda page: page.touch(),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,6 @@ from ..volumes.volume import Volume, find_inputs, load_volume
 
 AIR_HU = -1000.0
 
-#: `tube_current` that takes the profile from XRayTubeCurrent of the slices.
-FROM_HEADER = "header"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Simulation:
@@ -39,10 +37,8 @@ class Simulation:
         photons: per ray at the source's dose and mean tube current; None finds them from the noise of the source.
         electronic_sd: SD of the electronic noise in photons.
         views: projection angles over 180 degrees.
-        tube_current: ``header`` (XRayTubeCurrent of each slice), a text file of one relative number per slice from
-            inferior to superior, or empty: the same for all slices.
+        by_tube_current: scale the photons of each slice by its XRayTubeCurrent; else they are the same for all.
         seed: of the noise.
-        realisations: how many series to make.
 
     Raises:
         BioAttError: a value is out of its range.
@@ -53,15 +49,14 @@ class Simulation:
     photons: float | None = None
     electronic_sd: float = 1.0
     views: int = 1000
-    tube_current: str = ""
+    by_tube_current: bool = False
     seed: int = 0
-    realisations: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be simulated before anything is read."""
         if not 0.0 < self.dose_fraction <= 1.0:
             raise BioAttError(f"dose is {self.dose_fraction:g}, wanted a fraction in (0, 1] of the source's dose")
-        for name, smallest in ("views", 1), ("realisations", 1), ("seed", 0):
+        for name, smallest in ("views", 1), ("seed", 0):
             if getattr(self, name) < smallest:
                 raise BioAttError(f"{name} is {getattr(self, name)}, wanted a whole number from {smallest}")
         if self.photons is not None and not 0.0 < self.photons < 1e15:
@@ -73,7 +68,7 @@ class Simulation:
         except ValueError as error:
             raise BioAttError(f"{error}; choose one of them with --filter") from error
 
-    def record(self, simulator: DoseSimulator, realisation: int, version: str) -> SimulatedDose:
+    def record(self, simulator: DoseSimulator, version: str) -> SimulatedDose:
         """What is written into the results."""
         return SimulatedDose(
             version=version,
@@ -82,9 +77,8 @@ class Simulation:
             electronic_sd=self.electronic_sd,
             views=self.views,
             filter_name=self.filter_name,
-            tube_current="XRayTubeCurrent" if self.tube_current == FROM_HEADER else self.tube_current and "a file",
+            tube_current="XRayTubeCurrent" if self.by_tube_current else "",
             seed=self.seed,
-            realisation=realisation,
         )
 
 
@@ -94,53 +88,42 @@ def simulate_series(
     simulation: Simulation,
     *,
     version: str,
-    series: str = "",
-    assume_hu: bool = False,
-    allow_gaps: bool = False,
-    one_scan: bool = False,
     overwrite: bool = False,
     progress: bool = False,
+    **reading: Any,
 ) -> list[str]:
     """Write `source` as it would look at a lower dose, in the form it has, and return a line of figures for each input.
 
-    A DICOM series becomes a derived series, NIfTI files become NIfTI files with a .json beside each. ``OUT`` holds
-    them, or one folder ``realisation_1``, ``realisation_2``, ... for each of several realisations; it appears whole.
-    Noise is added inside the circle that fits the slice; padding and what lies outside keep their values.
+    A DICOM series becomes a derived series, NIfTI files become NIfTI files with a .json beside each; ``OUT`` appears
+    whole. Noise is added inside the circle that fits the slice; padding and what lies outside keep their values.
 
     Args:
         source: folder of a DICOM series, DICOM file, NIfTI file or folder of them.
         output_dir: a folder that does not exist yet, or is replaced whole with `overwrite`.
         simulation: the choices.
         version: the bundle's, for the record.
-        series: SeriesInstanceUID, where a folder holds several.
-        assume_hu: take a NIfTI's numbers as HU although they do not look like it.
-        allow_gaps, one_scan: see `load_volume`.
         overwrite: replace an existing folder.
         progress: show bars on the terminal.
+        reading: series, assume_hu, allow_gaps and one_scan of `load_volume`.
 
     Raises:
         BioAttError: input, output or choices cannot be used.
     """
-    inputs = find_inputs(source, series)
+    inputs = find_inputs(source, reading.get("series", ""))
     check_places(source, output_dir, overwrite)
     # One DICOM series is moved to its place by its writer, all else by us.
-    alone = simulation.realisations == 1 and format_of(inputs[0]) is None
+    alone = format_of(inputs[0]) is None
     lines = []
     with nullcontext(Path(output_dir)) if alone else staged_folder(output_dir, overwrite) as folder:
         for path in inputs:
-            volume = load_volume(
-                path, series=series, assume_hu=assume_hu, allow_gaps=allow_gaps, one_scan=one_scan, progress=progress
-            )
+            volume = load_volume(path, **reading, progress=progress)
             slices = _AxialSlices(volume.hu, volume.affine)
-            current = _tube_current(volume, simulation.tube_current, len(slices))
+            current = _tube_current(volume, len(slices)) if simulation.by_tube_current else np.ones(len(slices))
             simulator = _calibrated(volume, slices, current, simulation)
             figures = _Figures()
-            with bar(len(slices) * simulation.realisations, "simulating", progress) as advance:
-                for realisation in range(1, simulation.realisations + 1):
-                    low_hu = _low_dose(volume, simulator, current, simulation, realisation, figures, advance)
-                    target = folder if simulation.realisations == 1 else folder / f"realisation_{realisation}"
-                    record = simulation.record(simulator, realisation, version)
-                    _write(volume, low_hu, target, record, overwrite=overwrite and alone)
+            with bar(len(slices), "simulating", progress) as advance:
+                low_hu = _low_dose(volume, simulator, current, simulation, figures, advance)
+            _write(volume, low_hu, folder, simulation.record(simulator, version), overwrite=overwrite and alone)
             lines.append(f"{path.name}: {figures.line(simulation, simulator)}")
     return lines
 
@@ -236,31 +219,15 @@ def _calibrated(volume: Volume, slices: _AxialSlices, current: np.ndarray, simul
         raise BioAttError(f"{volume.source}: {error}; give the photons per ray with --photons") from error
 
 
-def _tube_current(volume: Volume, profile: str, count: int) -> np.ndarray:
-    """Tube current of each slice relative to their mean, (count,)."""
-    if not profile:
-        return np.ones(count)
-    if profile == FROM_HEADER:
-        if len(volume.files) != count:
-            raise BioAttError(f"{volume.source} has no tube current per axial slice; name a file with --tube-current")
-        values = np.array([_header_current(Path(file)) for file in volume.files])
-    else:
-        try:
-            values = np.loadtxt(profile, dtype=np.float64, ndmin=1)
-        except (OSError, ValueError) as error:
-            raise BioAttError(f"tube current {profile} is no file of numbers ({error}); write one per line") from error
-        if values.shape != (count,):
-            raise BioAttError(
-                f"tube current {profile} has {values.size} numbers for {count} slices; write one per slice"
-            )
-    if not np.all(np.isfinite(values)) or not np.all(values > 0):
-        raise BioAttError(f"tube current from {profile} is not positive everywhere; leave --tube-current out")
-    return values / values.mean()
-
-
-def _header_current(file: Path) -> float:
-    """XRayTubeCurrent in mA."""
-    return float(numbers(open_dicom(file, specific_tags=["XRayTubeCurrent"]), "XRayTubeCurrent", 1, file)[0])
+def _tube_current(volume: Volume, count: int) -> np.ndarray:
+    """XRayTubeCurrent of each slice relative to their mean, (count,)."""
+    if len(volume.files) != count:
+        raise BioAttError(f"{volume.source} has no tube current per axial slice; leave --tube-current out")
+    keyword = "XRayTubeCurrent"
+    values = [numbers(open_dicom(Path(one), specific_tags=[keyword]), keyword, 1, one)[0] for one in volume.files]
+    if min(values) <= 0:
+        raise BioAttError(f"{volume.source}: {keyword} is not positive everywhere; leave --tube-current out")
+    return np.array(values) / np.mean(values)
 
 
 def _low_dose(
@@ -268,7 +235,6 @@ def _low_dose(
     simulator: DoseSimulator,
     current: np.ndarray,
     simulation: Simulation,
-    realisation: int,
     figures: _Figures,
     advance: Callable[[int], object],
 ) -> np.ndarray:
@@ -283,7 +249,7 @@ def _low_dose(
         noisy = simulator.low_dose(
             square,
             dose,
-            np.random.default_rng([simulation.seed, realisation, i]),
+            np.random.default_rng([simulation.seed, i]),
             simulation.filter_name,
             line_integrals,
             current[i],
@@ -298,10 +264,9 @@ def _low_dose(
 
 
 def _write(volume: Volume, low_hu: np.ndarray, folder: Path, record: SimulatedDose, *, overwrite: bool) -> None:
-    """Write one realisation in the form of its source."""
+    """Write the result in the form of its source."""
     if volume.kind == "dicom":
         selection = {"series": volume.selector, "one_scan": volume.one_scan}
         write_dicom_result(volume.source, selection, low_hu, folder, record, overwrite=overwrite)
         return
-    folder.mkdir(exist_ok=True)
     write_file_result(volume.source, low_hu, folder, record)

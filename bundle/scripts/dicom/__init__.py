@@ -5,7 +5,6 @@ Nothing here logs or shows a value of the Patient or Study modules; UIDs of seri
 """
 
 from .find import KnownSeries, find_series, select_series
-from .isolated import read_volume_isolated
 from .padding import padding_mask
 from .pixels import read_frames
 from .processes import FileProcesses
@@ -25,7 +24,6 @@ __all__ = [
     "padding_mask",
     "read_frames",
     "read_volume",
-    "read_volume_isolated",
     "select_series",
     "write_derived_series",
 ]

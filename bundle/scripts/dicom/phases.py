@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import BioAttError
 from .geometry import heights, same_position_mm
 from .headers import has_frames, label
-from .isolated import have_same_hu_isolated
+from .processes import have_same_hu_isolated
 from .scan import Found, Scan
 from .slices import Slice
 

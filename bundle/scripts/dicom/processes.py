@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,16 @@ from .child import MEMORY_BYTES, SECONDS, Child
 FILES_EACH = 40
 #: Beyond these the one that puts slices in their places is what takes time.
 MOST = 8
+
+
+def have_same_hu_isolated(pairs: Sequence[tuple[Path, Path]]) -> list[bool]:
+    """`pixels.have_same_hu` of each pair of files, in a process of its own.
+
+    Raises:
+        BioAttError: see `FileProcesses.each`, with the second file of the pair.
+    """
+    requests = [(second, (first, second)) for first, second in pairs]
+    return [json.loads(same) for _, _, same in FileProcesses(isolated=True).each("same", requests, 1)]
 
 
 class FileProcesses(AbstractContextManager["FileProcesses"]):

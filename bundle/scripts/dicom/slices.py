@@ -15,7 +15,7 @@ from ..errors import BioAttError
 from .archive import open_raw
 from .geometry import Plane, same_position_mm
 from .headers import has_frames, is_enhanced, label, text
-from .isolated import have_same_hu_isolated
+from .processes import have_same_hu_isolated
 
 logger = logging.getLogger(__name__)
 

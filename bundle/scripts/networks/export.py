@@ -65,7 +65,7 @@ def export_network(
 
 
 def load_exported(path: str | os.PathLike[str], *, threads: int = 0) -> Runner:
-    """A file of `export_network` as a function of image and prior, on the CPU; `threads` of onnxruntime, 0: its own choice."""
+    """A file of `export_network` as a function of image and prior, on the CPU; `threads` of onnxruntime."""
     return _load_onnx(path, threads) if Path(path).suffix == ONNX else _load_exported(path)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..dose import NoiseMatch
 from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU
 from ..priors import PriorSource, SliceKey
@@ -30,7 +31,7 @@ from ..volumes.regions import UNKNOWN, region_of_prior
 from ..volumes.scope import Facts
 from .pairing import Stack
 from .scope import facts_of_study
-from .simulated import KeptMatch, find_match, read_match, simulate, simulation_recipe
+from .simulated import find_match, match_as_json, read_match, simulate, simulation_recipe
 from .splits import Split
 from .studies import Collection, Study, without_names
 
@@ -194,7 +195,7 @@ class _Maker:
         with _told_without_names(study), bar(len(missing), f"simulating {study.patient}") as advance:
             fulls = _volume(study.full, "full")
             lows = _volume(study.low, "low") if study.low else None
-            match = None if study.low else self.match(study, fulls).of(fulls.spacing_mm, self.recipe)
+            match = None if study.low else self.match(study, fulls)
             for full, low in missing:
                 if match is None:
                     made = _stored(lows[low])[None]
@@ -204,15 +205,15 @@ class _Maker:
                 _write(self.path(study, full, low), partial(np.savez, full=_stored(fulls[full]), low=made))
                 advance(1)
 
-    def match(self, study: Study, fulls: RadiologicalSlices | None = None) -> KeptMatch:
+    def match(self, study: Study, fulls: RadiologicalSlices | None = None) -> NoiseMatch:
         """How the noise of a study is simulated: kept on disk, since to find it takes as long as some slices."""
         digest = hashlib.sha256(" ".join(study.full.uids).encode()).hexdigest()[:32]
         kept = self.path(study, 0, 0).parent / f"{digest}.noise.json"
-        known = read_match(kept)
+        known = read_match(kept, float(np.linalg.norm(study.full.steps_mm[0])), self.recipe)
         if known is None:
             known = find_match(fulls or _volume(study.full, "full"), self.recipe)
-            _write(kept, lambda file: file.write(known.as_json().encode()))
-            logger.info("%s: noise %s", study.patient, known.words)
+            _write(kept, lambda file: file.write(match_as_json(known).encode()))
+            logger.info("%s: noise %s", study.patient, known)
         return known
 
 
@@ -243,7 +244,7 @@ class _Cache:
             _told_without_names(study),
             bar(len(paths), f"priors {study.patient}", not all(map(self._has_prior, paths))) as advance,
         ):
-            noise = "" if study.low or not paths else self.maker.match(study).words
+            noise = "" if study.low or not paths else str(self.maker.match(study))
             for path, (full, low) in zip(paths, indices, strict=True):
                 found.append(self._with_prior(study, path, low if study.low else full, facts, noise))
                 advance(1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,60 +22,29 @@ def simulation_recipe(dose_fractions: tuple[float, ...], views: int, seed: int) 
     return {"version": SIMULATION_VERSION, "doses": list(dose_fractions), "views": views, "seed": seed}
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeptMatch:
-    """What of a `NoiseMatch` is kept on disk: all but the geometry, which the recipe and the series tell.
-
-    Args:
-        photons, filter_name, mismatch, regions, fine_ratio, note: see `NoiseMatch`.
-        words: the match in words.
-    """
-
-    photons: float
-    filter_name: str
-    mismatch: float
-    regions: int
-    fine_ratio: float
-    note: str
-    words: str
-
-    def as_json(self) -> str:
-        """The inverse of `read_match`."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    def of(self, spacing_mm: float, recipe: dict[str, Any]) -> NoiseMatch:
-        """The match of a series with pixels of `spacing_mm`."""
-        return NoiseMatch(
-            simulator=DoseSimulator(geometry=_geometry(spacing_mm, recipe), photons=self.photons),
-            filter_name=self.filter_name,
-            mismatch=self.mismatch,
-            regions=self.regions,
-            fine_ratio=self.fine_ratio,
-            note=self.note,
-        )
+#: What of a `NoiseMatch` is kept on disk besides its photons and its words; the recipe and the series tell the geometry.
+_KEPT = ("filter_name", "mismatch", "regions", "fine_ratio", "note")
 
 
-def read_match(path: Path) -> KeptMatch | None:
-    """What `KeptMatch.as_json` wrote; None if it is not there or damaged, so that it is found again."""
+def match_as_json(match: NoiseMatch) -> str:
+    """The inverse of `read_match`, with the match in words."""
+    kept = {name: getattr(match, name) for name in _KEPT}
+    return json.dumps({"photons": match.simulator.photons, **kept, "words": str(match)}, indent=2) + "\n"
+
+
+def read_match(path: Path, spacing_mm: float, recipe: dict[str, Any]) -> NoiseMatch | None:
+    """What `match_as_json` gave; None if it is not there or damaged, so that it is found again."""
     try:
-        return KeptMatch(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        simulator = DoseSimulator(geometry=_geometry(spacing_mm, recipe), photons=float(kept["photons"]))
+        return NoiseMatch(simulator=simulator, **{name: kept[name] for name in _KEPT})
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def find_match(volume: RadiologicalSlices, recipe: dict[str, Any]) -> KeptMatch:
+def find_match(volume: RadiologicalSlices, recipe: dict[str, Any]) -> NoiseMatch:
     """How the noise of this volume is simulated."""
-    clipped = _Clipped(volume)
-    match = match_noise(DoseSimulator(geometry=_geometry(volume.spacing_mm, recipe)), clipped)
-    return KeptMatch(
-        photons=match.simulator.photons,
-        filter_name=match.filter_name,
-        mismatch=match.mismatch,
-        regions=match.regions,
-        fine_ratio=match.fine_ratio,
-        note=match.note,
-        words=str(match),
-    )
+    return match_noise(DoseSimulator(geometry=_geometry(volume.spacing_mm, recipe)), _Clipped(volume))
 
 
 def simulate(full_hu: np.ndarray, match: NoiseMatch, recipe: dict[str, Any], uid: str) -> np.ndarray:

@@ -25,8 +25,7 @@ class SeriesReader(ImageReader):
     Args:
         series, assume_hu, allow_gaps, one_scan: see `load_volume`.
         progress: show a bar on the terminal while slices are read.
-        isolated: decode DICOM in a process of its own, so that a decoder that crashes does not end this one.
-        processes: decode a long DICOM series by these, which say themselves whether they are isolated.
+        processes: decode a DICOM series by these, see `read_volume`.
         known: DICOM series whose headers were looked at before.
 
     Raises:
@@ -41,7 +40,6 @@ class SeriesReader(ImageReader):
         allow_gaps: bool = False,
         one_scan: bool = False,
         progress: bool = False,
-        isolated: bool = False,
         processes: FileProcesses | None = None,
         known: KnownSeries | None = None,
     ) -> None:
@@ -51,7 +49,6 @@ class SeriesReader(ImageReader):
         self.allow_gaps = allow_gaps
         self.one_scan = one_scan
         self.progress = progress
-        self.isolated = isolated
         self.processes = processes
         self.known = known
 
@@ -69,7 +66,6 @@ class SeriesReader(ImageReader):
             allow_gaps=self.allow_gaps,
             one_scan=self.one_scan,
             progress=self.progress,
-            isolated=self.isolated,
             processes=self.processes,
             known=self.known,
         )

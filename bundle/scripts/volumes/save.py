@@ -35,9 +35,8 @@ class SaveSeries:
         provenance: what made the results.
         rules: how a derived series is named and what it keeps; None for the defaults.
         overwrite: replace an existing folder.
-        isolated: decode padding of a DICOM source in a process of its own.
-        processes: write a long DICOM series by these, which say themselves whether they are isolated; they are kept
-            running while the evaluator runs.
+        processes: write a DICOM series by these, see `write_derived_series`; they are kept running while the evaluator
+            runs.
         progress: show a bar on the terminal while slices are written.
         report: gives a page of HTML about the results when all of them are written.
         report_file: where it goes, at the same time as the folder; empty for no page.
@@ -54,7 +53,6 @@ class SaveSeries:
         *,
         rules: DerivedRules | None = None,
         overwrite: bool = False,
-        isolated: bool = False,
         processes: FileProcesses | None = None,
         progress: bool = False,
         report: Callable[[], str] | None = None,
@@ -65,7 +63,7 @@ class SaveSeries:
         self.provenance = provenance
         self.rules = rules
         self.overwrite = overwrite
-        self.processes = processes or FileProcesses(isolated=isolated)
+        self.processes = processes or FileProcesses()
         self.progress = progress
         self.report = report if str(report_file) else None
         self.report_file = Path(report_file)

@@ -98,7 +98,6 @@ def load_volume(
     allow_gaps: bool = False,
     one_scan: bool = False,
     progress: bool = False,
-    isolated: bool = False,
     processes: FileProcesses | None = None,
     known: KnownSeries | None = None,
 ) -> Volume:
@@ -112,8 +111,7 @@ def load_volume(
         allow_gaps: go on where slices of a DICOM series are missing or their spacing changes.
         one_scan: take DICOM images of several studies or series as one scan where they make one even stack.
         progress: show a bar on the terminal while slices are read.
-        isolated: decode DICOM in a process of its own, see `read_volume_isolated`.
-        processes: decode a long DICOM series by these, see `read_volume`; they say whether they are isolated.
+        processes: decode a DICOM series by these, see `read_volume`.
         known: DICOM series whose headers were looked at before.
 
     Raises:
@@ -129,7 +127,7 @@ def load_volume(
     allowed = {"allow_gaps": allow_gaps, "assume_hu": assume_hu, "one_scan": one_scan}
     chosen = (known or KnownSeries()).select(path, series or None, **allowed)
     with bar(len(chosen.files), "reading", progress) as advance:
-        hu = read_volume(chosen, lambda done, total: advance(1), processes or FileProcesses(isolated=isolated))
+        hu = read_volume(chosen, lambda done, total: advance(1), processes)
     if not assume_hu:
         check_hu(hu.transpose(2, 1, 0), path, is_offset=chosen.is_offset, is_dicom=True)
     return Volume(

@@ -9,7 +9,6 @@ from ..arguments import add_data_set, add_settings, read_settings
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "ablate",
         help="train and compare networks and priors on the same data",
@@ -23,7 +22,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--study",
         default="priors",
         metavar="STUDY",
-        help="arms and budget: priors or paper, of configs/study_NAME.json, or a JSON file like these (default: priors)",
+        help="arms and budget: priors or paper, of configs/study_NAME.json, or a JSON file like it (default: priors)",
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each arm (default: 3)")
     parser.add_argument(
@@ -33,7 +32,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`bioatt ablate`: networks, priors, seeds and patients left out, in one table."""
     from ...ablation.run import read_matrix, run_ablation
 
     matrix = read_matrix(options.study, read_settings(options.set))

@@ -6,7 +6,6 @@ import argparse
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "benchmark",
         help="measure how fast this machine denoises",
@@ -29,7 +28,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`bioatt benchmark`: how fast the networks and the whole way are on this machine."""
     from ...benchmark.run import run_benchmark
 
     lines = run_benchmark(

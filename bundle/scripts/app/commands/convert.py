@@ -10,7 +10,6 @@ from ...staging import check_output_file, staged_file
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "convert",
         help="turn a checkpoint of the paper's authors into weights of this bundle",
@@ -23,7 +22,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`bioatt convert`: the authors' checkpoint to this bundle's weights."""
     import torch
 
     from ...networks import Recipe, load_reference_checkpoint, read_recipe, write_recipe

@@ -8,7 +8,6 @@ from ..arguments import add_data_set
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "data",
         help="list what a data set holds for training, patient by patient",
@@ -20,7 +19,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`bioatt data`: what a data set holds, and what was refused."""
     from ...training.studies import describe, find_studies, write_key
 
     found = find_studies(options.data)

@@ -9,7 +9,6 @@ from ..arguments import NOTICE
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "demo",
         help="make a small low-dose series and denoise it",
@@ -21,7 +20,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`bioatt demo`: a phantom at low dose, denoised."""
     from ..demo import run_demo
 
     run_demo(Path(options.output))

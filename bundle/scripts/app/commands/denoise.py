@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "denoise",
         help="denoise a DICOM series or NIfTI files",
@@ -79,7 +78,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """`bioatt denoise`: the inference workflow, for one input or for each of a list."""
     from ...workflow import run_workflow
 
     device = options.device

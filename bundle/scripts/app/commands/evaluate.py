@@ -10,7 +10,6 @@ from ..arguments import add_precision, add_strength, add_weights, add_workflow, 
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "evaluate",
         help="measure the quality of trained weights on patients left out",
@@ -30,7 +29,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`bioatt evaluate`: the evaluation workflow."""
     from ...workflow import BUNDLE_ROOT, run_workflow
 
     overrides = result_overrides(options) | training_overrides(options)

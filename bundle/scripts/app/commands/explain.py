@@ -17,7 +17,6 @@ from ..arguments import (
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "explain",
         help="show where the network attends in a slice, and what another prior changes",
@@ -38,7 +37,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`bioatt explain`: attention maps of one slice, and what another prior changes."""
     from ...report.explain import run_explain
     from ...workflow import open_workflow
 

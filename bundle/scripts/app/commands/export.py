@@ -10,7 +10,6 @@ from ..arguments import NOTICE, add_weights
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "export",
         help="write the network as ONNX or for torch.export",
@@ -24,7 +23,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`bioatt export`: the network as a file for other runtimes."""
     from ...networks.export import export_network
     from ...workflow import open_workflow
 

@@ -16,7 +16,6 @@ _PACKAGES = ("torch", "monai", "pydicom", "nibabel", "numpy")
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "info",
         help="show versions, weights, device and precision",
@@ -27,7 +26,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print it, for people or as JSON."""
     print(describe(options.json))
 
 

@@ -12,7 +12,6 @@ from ..arguments import PRIORS, add_input, reading
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "priors",
         help="write the prior of each slice to a CSV table",
@@ -32,7 +31,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`bioatt priors`: a table of priors, one row per slice."""
     import torch
 
     from ...priors import TablePrior, make_prior, write_prior_table

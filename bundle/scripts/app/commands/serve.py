@@ -12,7 +12,6 @@ _EXAMPLE = "bioatt serve --port 11112 --ae-title BIOATT --send-to PACS@192.0.2.1
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "serve",
         help="run a DICOM node: take CT by C-STORE, send the derived series on",
@@ -43,7 +42,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run the node, or tell its status."""
     return _status(options) if options.status or options.retry_failed else _serve(options)
 
 
@@ -78,9 +76,6 @@ def _add_completeness(parser: argparse.ArgumentParser) -> None:
         default=300.0,
         metavar="S",
         help="after an aborted association, wait S seconds for its sender to send again (default: 300)",
-    )
-    parser.add_argument(
-        "--hold-broken", action="store_true", help="put such a series among the failed then, do not denoise it as it is"
     )
 
 
@@ -147,12 +142,7 @@ def _node_options(options: argparse.Namespace) -> object:
         host=options.host,
         port=options.port,
         calling_ae_titles=options.accept,
-        complete=Completeness(
-            quiet_s=options.quiet_time,
-            at_release=options.at_release,
-            patience_s=options.patience,
-            hold_broken=options.hold_broken,
-        ),
+        complete=Completeness(quiet_s=options.quiet_time, at_release=options.at_release, patience_s=options.patience),
         rules=read_rules(Path(options.rules) if options.rules else None),
         settings=read_settings(options.set),
         limits=Limits(

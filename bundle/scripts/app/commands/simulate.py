@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from ..arguments import NOTICE, add_output, add_series
+from ..arguments import NOTICE, add_output, add_series, reading
 from ..entry import bundle_version
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "simulate",
         help="make a low-dose series from a routine one",
@@ -22,9 +21,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_output(parser)
     parser.add_argument("--dose", type=float, required=True, metavar="K", help="fraction of the dose, in (0, 1]")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
-    parser.add_argument(
-        "--realisations", type=int, default=1, metavar="N", help="several series, in OUT/realisation_1 and so on"
-    )
     parser.add_argument(
         "--filter",
         default="hann",
@@ -43,17 +39,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--tube-current",
-        default="",
-        metavar="FROM",
-        help="its profile: header (XRayTubeCurrent of each slice), or a file with one number per slice from inferior "
-        "to superior (default: the same for all slices)",
+        choices=("header",),
+        help="header: scale the photons of each slice by its XRayTubeCurrent (default: the same for all slices)",
     )
     parser.add_argument("--views", type=int, default=1000, metavar="N", help="angles over half a turn (default: 1000)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> None:
-    """`bioatt simulate`: a low-dose series from a routine one."""
     from ..simulate_series import Simulation, simulate_series
 
     simulation = Simulation(
@@ -62,19 +55,15 @@ def run(options: argparse.Namespace) -> None:
         photons=options.photons,
         electronic_sd=options.electronic,
         views=options.views,
-        tube_current=options.tube_current,
+        by_tube_current=options.tube_current == "header",
         seed=options.seed,
-        realisations=options.realisations,
     )
     lines = simulate_series(
         options.input,
         options.output,
         simulation,
         version=bundle_version(),
-        series=options.series,
-        assume_hu=options.assume_hu,
-        allow_gaps=options.allow_gaps,
-        one_scan=options.one_scan,
+        **reading(options),
         overwrite=options.overwrite,
         progress=not options.quiet,
     )

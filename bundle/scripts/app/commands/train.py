@@ -10,7 +10,6 @@ from ..entry import BUNDLE_ROOT
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the command to the parser."""
     parser = commands.add_parser(
         "train",
         help="train on real low doses, or on low doses simulated from full ones",
@@ -29,7 +28,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """`bioatt train`: the training workflow."""
     from ...workflow import run_workflow
 
     known = sorted(path.stem.removeprefix("network_") for path in (BUNDLE_ROOT / "configs").glob("network_*.json"))

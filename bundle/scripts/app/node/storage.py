@@ -36,14 +36,13 @@ class Completeness:
     Args:
         quiet_s: seconds since its last image, longer than any pause of a sender.
         at_release: at the end of its association, without the quiet time.
-        patience_s: seconds to wait for the sender to come again where an association was aborted.
-        hold_broken: put such a series among the failed then; else it is taken as it is, with a warning.
+        patience_s: seconds to wait for the sender to come again where an association was aborted; then the series is
+            taken as it is, with a warning.
     """
 
     quiet_s: float = 30.0
     at_release: bool = False
     patience_s: float = 300.0
-    hold_broken: bool = False
 
 
 @dataclass
@@ -172,7 +171,7 @@ class StorageQueue:
         with self._guard:
             for uid, arrival in list(self._arrivals.items()):
                 wait = arrival.waits_s(when)
-                if wait is not None and self._clock() - arrival.last_s >= wait and self._move(uid, arrival, when):
+                if wait is not None and self._clock() - arrival.last_s >= wait and self._move(uid, arrival):
                     del self._arrivals[uid]
                     moved.append(uid)
         return moved
@@ -202,14 +201,11 @@ class StorageQueue:
         os.rename(folder, grave)
         shutil.rmtree(grave, ignore_errors=True)
 
-    def _move(self, uid: str, arrival: _Arrival, when: Completeness) -> bool:
+    def _move(self, uid: str, arrival: _Arrival) -> bool:
         """Move a received series on; False while one of its UID still waits."""
         folder, target = self.receiving / uid, self.waiting / uid
         if not any((folder / "source").glob("*.dcm")):  # a kill came before its first image
             self.discard(folder)
-            return True
-        if arrival.broken and when.hold_broken:
-            fail(self, folder, "its association was aborted and it was not sent again")
             return True
         if target.exists():
             if not _same_files(folder / "source", target / "source"):
