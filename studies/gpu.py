@@ -190,7 +190,7 @@ def whole_series(slices: int, side: int) -> dict[str, Any]:
 
 def training(side: int, slices: int, steps: int) -> dict[str, Any]:
     """`time_training` of the benchmark: batches of train.json, 16 patches."""
-    from scripts.benchmark.workflows import time_training
+    from studies.benchmark import time_training
 
     with TemporaryDirectory() as name:
         return time_training(Path(name), (side, side), slices, steps)

@@ -12,9 +12,9 @@ import pytest
 import torch
 from made_studies import lively_network
 from scripts.app.command_line import main
-from scripts.benchmark import page as benchmark_page
 from scripts.benchmark import run as benchmark
-from scripts.benchmark.run import EXACT, STOCK, Candidate, to_markdown
+from scripts.benchmark.page import to_markdown
+from scripts.benchmark.run import EXACT, STOCK, Candidate
 from scripts.device import usable_cores
 from scripts.networks import BioAtt, BioAttUNet, load_weights, use_winograd
 
@@ -26,17 +26,14 @@ def small(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(benchmark, "BioAtt", lambda channels, attention: BioAtt(8, attention))
         words = ["--size", "48", "--slices", "3", "--repeats", "2", "--threads", "1"]
-        assert main(["benchmark", "--output", str(folder), *words, "--page", str(folder / "performance.md")]) == 0
+        assert main(["benchmark", "--output", str(folder), *words]) == 0
     return folder
 
 
-def test_the_command_writes_figures_table_plot_and_page(small):
-    names = {path.name for path in small.iterdir()}
-    assert names == {"benchmark.json", "benchmark.md", "benchmark.png", "performance.md", "performance.png"}
-    assert (small / "benchmark.png").read_bytes()[:4] == b"\x89PNG"
+def test_the_command_writes_figures_and_page(small):
+    assert {path.name for path in small.iterdir()} == {"benchmark.json", "benchmark.md"}
     figures = json.loads((small / "benchmark.json").read_text())
-    page = (small / "performance.md").read_text()
-    assert page.startswith("\n".join(to_markdown(figures))) and "![seconds per slice](performance.png)" in page
+    assert (small / "benchmark.md").read_text().startswith("\n".join(to_markdown(figures)))
 
 
 def test_the_figures_belong_together(small):
@@ -65,34 +62,11 @@ def test_the_parts_of_a_series_add_up(small):
     assert sum(parts) == pytest.approx(series["seconds"])
 
 
-def test_training_steps_are_timed(tmp_path, small):
-    training = benchmark.time_training(tmp_path, (96, 96), 4)
-    assert training["steps"] == 8, "four steps an epoch, and two epochs count"
-    assert training["steps_per_second"] > 0 and 0 < training["waiting_for_data"] < 1
-    assert training["peak_memory_mib"] is None or training["peak_memory_mib"] > 100
-    figures = json.loads((small / "benchmark.json").read_text())
-    assert "waits for its data" not in "\n".join(to_markdown(figures))
-    assert f"data {training['waiting_for_data']:.1%} of the time" in "\n".join(
-        to_markdown(figures | {"training": training})
-    )
-
-
 def test_where_the_system_tells_no_cores_all_count_and_these_tests_are_collected(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert usable_cores() == os.cpu_count()
     spec = importlib.util.spec_from_file_location("collected_again", __file__)
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
-def test_processes_on_a_list_are_timed_against_one(tmp_path):
-    found = benchmark.time_processes(tmp_path, (64, 64), 2, 2)
-    assert found["series"] == 6 and found["slices_per_series"] == 2
-    for processes in (1, 2):
-        assert len(list((tmp_path / f"out{processes}").glob("series*/*.dcm"))) == 12
-    assert found["ratio"] == pytest.approx(found["slices_per_second_of_all"] / found["slices_per_second_of_one"])
-    assert f"{found['ratio']:.2f} times the rate" in benchmark_page._cohort_line(found)
 
 
 def test_no_host_is_named(small):
@@ -139,13 +113,7 @@ def test_candidates_take_turns_and_medians_are_taken(monkeypatch):
 
 @pytest.mark.parametrize(
     ("words", "wanted"),
-    [
-        (("--repeats", "0"), "1 or more"),
-        (("--size", "0"), "1 or more"),
-        (("--threads", "-1"), "1 or more"),
-        (("--processes", "1"), "2 to"),
-        (("--processes", "100000"), "a core for each"),
-    ],
+    [(("--repeats", "0"), "1 or more"), (("--size", "0"), "1 or more"), (("--threads", "-1"), "1 or more")],
 )
 def test_numbers_out_of_range_are_refused(tmp_path, capsys, words, wanted):
     assert main(["benchmark", "--output", str(tmp_path / "b"), *words]) == 2

@@ -1,9 +1,8 @@
-"""The benchmark's figures as a page and a plot."""
+"""The benchmark's figures as a page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..markdown import table
@@ -46,10 +45,6 @@ def to_markdown(figures: dict[str, Any]) -> list[str]:
         "",
         table(parts, [[f"{series[f'{part}_seconds']:.2f} s" for part in parts]]),
     ]
-    if "cohort" in figures:
-        lines += ["", _cohort_line(figures["cohort"])]
-    if "training" in figures:
-        lines += ["", _training_line(figures["training"])]
     return lines
 
 
@@ -70,34 +65,3 @@ def _networks_table(networks: Sequence[dict[str, Any]]) -> str:
         for row in networks
     ]
     return table((*columns, "against stock"), rows)
-
-
-def _cohort_line(cohort: dict[str, Any]) -> str:
-    return (
-        f"A list of {cohort['series']} made series of {cohort['slices_per_series']} slices (`--cohort`): "
-        f"{cohort['processes']} processes on a core each do {cohort['slices_per_second_of_all']:.2f} slices a second, "
-        f"one on one core {cohort['slices_per_second_of_one']:.2f}: {cohort['ratio']:.2f} times the rate."
-    )
-
-
-def _training_line(training: dict[str, Any]) -> str:
-    peak = "" if training["peak_memory_mib"] is None else f", peak memory {training['peak_memory_mib']:.0f} MiB"
-    return (
-        f"Training by train.json on {training['device']}: {training['steps_per_second']:.2f} steps a second; a step "
-        f"waits for its data {training['waiting_for_data']:.1%} of the time ({training['steps']} steps){peak}."
-    )
-
-
-def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Seconds per slice of each network, as bars on a logarithmic axis."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 0.8 + 0.35 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    names = [f"{row['name'].split(', BioAtt')[0]}, {row['device']}, {row['precision']}" for row in rows]
-    bars = axes.barh(names, [row["seconds_per_slice"] for row in rows])
-    axes.bar_label(bars, [f"{row['seconds_per_slice']:.3g} s" for row in rows], padding=3)
-    axes.set(xscale="log", xlabel="seconds per slice")
-    axes.margins(x=0.15)
-    axes.invert_yaxis()
-    figure.savefig(path, dpi=100)

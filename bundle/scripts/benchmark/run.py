@@ -26,8 +26,8 @@ from ..errors import BioAttError
 from ..networks import BioAtt, load_weights
 from ..progress import bar
 from ..staging import staged_file
-from .page import plot, to_markdown
-from .workflows import default_network, peak_memory, time_processes, time_series, time_training, wait
+from .page import to_markdown
+from .workflows import default_network, peak_memory, time_series, wait
 
 logger = logging.getLogger(__name__)
 
@@ -65,12 +65,9 @@ def run_benchmark(
     slices: int = 100,
     series: str | os.PathLike[str] | None = None,
     threads: int | None = None,
-    processes: int = 0,
-    training: bool = False,
     compiled: bool = False,
-    page: str | os.PathLike[str] | None = None,
-) -> list[str]:
-    """Measure everything in one run and write benchmark.json, benchmark.md and benchmark.png.
+) -> dict[str, Any]:
+    """Measure everything in one run and write benchmark.json and benchmark.md.
 
     The candidates take turns, so that what else goes on in the machine hits all of them; each figure is the median
     of `repeats` runs after one that does not count. Weights are random: they do not change the speed.
@@ -82,13 +79,10 @@ def run_benchmark(
         slices: of the made series.
         series: a series to use in place of the made one.
         threads: of PyTorch on the CPU; None leaves its own choice.
-        processes: measure also how many times as fast this many processes denoise a list of series; 0 does not.
-        training: measure also how long a training step waits for data.
         compiled: measure also the default network compiled by torch.compile.
-        page: write the table also here, and the plot beside it.
 
     Returns:
-        The lines of benchmark.md.
+        The figures; see `to_markdown`.
 
     Raises:
         BioAttError: a number out of its range, or the output cannot be written.
@@ -96,9 +90,6 @@ def run_benchmark(
     for name, number in (("repeats", repeats), ("size", min(shape)), ("slices", slices), ("threads", threads or 1)):
         if number < 1:
             raise BioAttError(f"{name} of a benchmark is {number}, wanted 1 or more; e.g. leave it out")
-    cores = describe_machine()["cores"]
-    if processes and not 2 <= processes <= cores:
-        raise BioAttError(f"processes of a benchmark is {processes}, wanted 2 to {cores}, a core for each")
     folder = Path(output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,31 +103,13 @@ def run_benchmark(
             "repeats": repeats,
             **_measure(_rooflines(), networks, repeats),
             "notes": notes,
-            "series": time_series(_fresh(scratch, "a whole series"), shape, slices, series),
+            "series": time_series(Path(scratch), shape, slices, series),
         }
-        if processes:
-            few = max(1, slices // 10)
-            figures["cohort"] = time_processes(_fresh(scratch, "a list of series"), shape, few, processes)
-        if training:
-            figures["training"] = time_training(_fresh(scratch, "training"), shape, max(1, slices // 5))
-    lines = to_markdown(figures)
-    pages = [(folder / "benchmark.md", folder / "benchmark.png")]
-    pages += [(Path(page), Path(page).with_suffix(".png"))] if page else []
     with staged_file(folder / "benchmark.json") as file:
         file.write_text(json.dumps(figures, indent=2) + "\n")
-    for text, picture in pages:
-        with staged_file(text) as file:
-            file.write_text("\n".join([*lines, "", f"![seconds per slice]({picture.name})", ""]))
-        plot(figures["networks"], picture)
-    return lines
-
-
-def _fresh(scratch: str, what: str) -> Path:
-    """A folder for one measurement, which is announced."""
-    logger.info("benchmark: %s", what)
-    folder = Path(scratch) / what
-    folder.mkdir()
-    return folder
+    with staged_file(folder / "benchmark.md") as file:
+        file.write_text("\n".join([*to_markdown(figures), ""]))
+    return figures
 
 
 def describe_machine() -> dict[str, Any]:
@@ -221,21 +194,12 @@ def _networks(scratch: Path, shape: tuple[int, int], compiled: bool) -> tuple[li
             for name, (plain, network) in forms.items():
                 run = _runner(network, device, precision, (image.to(device), prior.to(device)))
                 candidates.append(Candidate(name=name, device=device, precision=precision, gflop=gflop[plain], run=run))
-    others = {
-        "RED-CNN of ldct-benchmark": (_ldct_benchmark(), stock, (image,), "ldct-benchmark"),
-        "default network, onnxruntime": (
-            _in_onnxruntime(default, scratch),
-            default,
-            (image, prior),
-            "'bioatt[export]'",
-        ),
-    }
-    for name, (network, plain, inputs, package) in others.items():
-        if network is None:
-            notes.append(f"{name}: not installed (python -m pip install {package})")
-        else:
-            run = _runner(network, "cpu", "fp32", inputs)
-            candidates.append(Candidate(name=name, device="cpu", precision="fp32", gflop=gflop[plain], run=run))
+    name, network = "default network, onnxruntime", _in_onnxruntime(default, scratch)
+    if network is None:
+        notes.append(f"{name}: not installed (python -m pip install 'bioatt[export]')")
+    else:
+        run = _runner(network, "cpu", "fp32", (image, prior))
+        candidates.append(Candidate(name=name, device="cpu", precision="fp32", gflop=gflop[default], run=run))
     return candidates, notes
 
 
@@ -262,15 +226,6 @@ def _as_inference_loads_it(network: nn.Module, scratch: Path, device: str, compi
     """A copy that went through a weights file, as every network of the inference workflow does."""
     torch.save(network.state_dict(), scratch / "weights.pt")
     return load_weights(copy.deepcopy(network), scratch / "weights.pt", device, compiled=compiled)
-
-
-def _ldct_benchmark() -> nn.Module | None:
-    """RED-CNN of Eulig et al., https://github.com/eeulig/ldct-benchmark, if it is installed."""
-    try:
-        from ldctbench.methods.redcnn.network import Model
-    except ImportError:
-        return None
-    return Model(None).eval()
 
 
 def _in_onnxruntime(network: nn.Module, scratch: Path) -> Callable[[Tensor, Tensor], Tensor] | None:

@@ -1,4 +1,4 @@
-"""What the benchmark measures of whole workflows: a series end to end, a list in several processes, and training."""
+"""What the benchmark measures of a whole workflow: a series end to end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,6 @@ from torch import Tensor
 from ..networks import Denoiser, write_recipe
 
 _SEED = 0
-#: Series in the list for each process, so that the last one's end does not decide.
-_SERIES_PER_PROCESS = 3
-#: The first epoch starts the data loader's process, fills caches, and is left out.
-_EPOCHS = 3
-#: Steps of each.
-_STEPS = 4
 
 
 def default_network() -> Denoiser:
@@ -92,8 +86,8 @@ def time_series(
     from ..dicom.phantom import write_ct_series
     from ..workflow import open_workflow
 
-    source = series or write_ct_series(scratch / "series", shape=shape, slices=slices, spacing=_spacing(shape))
-    overrides = {"dataset_dir": str(source), "output_dir": str(scratch / "out"), "weights": _weights(scratch)}
+    source = series or write_ct_series(scratch / "series", shape=shape, slices=slices, spacing=spacing(shape))
+    overrides = {"dataset_dir": str(source), "output_dir": str(scratch / "out"), "weights": random_weights(scratch)}
     workflow = open_workflow("inference", ["inference.json"], {**overrides, "progress": False})
     began = time.perf_counter()
     workflow.parser.get_parsed_content("data_list")
@@ -138,107 +132,12 @@ def time_series(
     }
 
 
-def time_processes(scratch: Path, shape: tuple[int, int], slices: int, processes: int) -> dict[str, Any]:
-    """Rate of `bioatt denoise --cohort` on a list of made series: one process against several, with one thread each.
-
-    Start-up is not in it; loading the models is.
-
-    Args:
-        scratch: an empty folder.
-        shape, slices: of each series.
-        processes: how many, two or more.
-
-    Returns:
-        Series, slices and processes; slices a second of one process and of all; and the ratio of these.
-    """
-    from ..dicom.phantom import write_ct_series
-
-    count = _SERIES_PER_PROCESS * processes
-    names = [f"series{number}" for number in range(count)]
-    for number, name in enumerate(names):
-        write_ct_series(scratch / name, shape=shape, slices=slices, spacing=_spacing(shape), seed=number)
-    (scratch / "list.txt").write_text("\n".join(names))
-    weights = _weights(scratch)
-    rates = [count * slices / _denoise_list(scratch, weights, number) for number in (1, processes)]
-    return {
-        "series": count,
-        "slices_per_series": slices,
-        "processes": processes,
-        "slices_per_second_of_one": rates[0],
-        "slices_per_second_of_all": rates[1],
-        "ratio": rates[1] / rates[0],
-    }
-
-
-def _denoise_list(scratch: Path, weights: str, processes: int) -> float:
-    """Seconds that `processes` processes need for the list, from the first one's beginning to the last one's end."""
-    from ..cohort import Places, denoise_jobs, read_list
-
-    jobs = read_list(scratch / "list.txt", scratch / f"out{processes}")
-    places = Places(processes=processes, threads=1)
-    told = [one for _, one in denoise_jobs(jobs, ["inference.json"], {"weights": weights}, places)]
-    failed = [one["why"] for one in told if one["state"] != "done"]
-    if failed:
-        raise RuntimeError(f"series of the benchmark failed: {failed}")
-    return max(one["ended"] for one in told) - min(one["began"] for one in told)
-
-
-def time_training(scratch: Path, shape: tuple[int, int], slices: int, steps_per_epoch: int = _STEPS) -> dict[str, Any]:
-    """How long the default training's steps wait for their data, on made full-dose series of two patients.
-
-    The low doses are simulated and the priors computed before, as ever. A step is one batch of train.json.
-
-    Args:
-        scratch: an empty folder.
-        shape: of the images.
-        slices: of the patient who is trained on.
-        steps_per_epoch: of three epochs, the first of which does not count.
-
-    Returns:
-        Steps, steps a second, the share of the time that a step waits for data, and peak memory in MiB, without the
-        data loader's process.
-    """
-    from ignite.handlers import BasicTimeProfiler
-
-    from ..dicom.phantom import write_ct_series
-    from ..workflow import open_workflow
-
-    for seed, (name, count) in enumerate((("train", slices), ("validate", 1))):
-        write_ct_series(scratch / "data" / name, shape=shape, slices=count, spacing=_spacing(shape), seed=seed)
-    overrides = {
-        "dataset_dir": str(scratch / "data"),
-        "output_dir": str(scratch / "training"),
-        "train_patients": ["train"],
-        "validation_patients": ["validate"],
-        "slices_per_patient": slices,
-        "views": 100,  # of the simulation, which is over when training begins
-        "val_interval": _EPOCHS + 1,
-        "tensorboard": False,
-        "steps_per_epoch": steps_per_epoch,
-        "train#trainer#max_epochs": _EPOCHS,
-    }
-    workflow = open_workflow("training", ["train.json"], overrides)
-    trainer = workflow.parser.get_parsed_content("train#trainer")
-    profiler = BasicTimeProfiler()
-    profiler.attach(trainer)
-    peak = peak_memory(trainer.state.device.type, workflow.run)
-    steps = trainer.state.epoch_length
-    waiting, working = (float(times[steps:].sum()) for times in (profiler.dataflow_times, profiler.processing_times))
-    return {
-        "device": trainer.state.device.type,
-        "steps": steps * (_EPOCHS - 1),
-        "steps_per_second": steps * (_EPOCHS - 1) / (waiting + working),
-        "waiting_for_data": waiting / (waiting + working),
-        "peak_memory_mib": peak,
-    }
-
-
-def _spacing(shape: tuple[int, int]) -> tuple[float, float]:
+def spacing(shape: tuple[int, int]) -> tuple[float, float]:
     """Millimetres a pixel with which an image of any size shows the whole body."""
     return 384.0 / shape[0], 384.0 / shape[1]
 
 
-def _weights(scratch: Path) -> str:
+def random_weights(scratch: Path) -> str:
     """A file of random weights for the default network, with the prior and the scope of the bundle's own."""
     from ..workflow import open_workflow
 

@@ -22,7 +22,7 @@ def simulation_recipe(dose_fractions: tuple[float, ...], views: int, seed: int) 
     return {"version": SIMULATION_VERSION, "doses": list(dose_fractions), "views": views, "seed": seed}
 
 
-#: What of a `NoiseMatch` is kept on disk besides its photons and its words; the recipe and the series tell the geometry.
+#: What of a `NoiseMatch` is kept on disk besides photons and words; the recipe and the series tell the geometry.
 _KEPT = ("filter_name", "mismatch", "regions", "fine_ratio", "note")
 
 

@@ -13,33 +13,26 @@ def add(commands: argparse._SubParsersAction) -> None:
         "same output by the fastest path, the default network, and a whole series from reading to writing. Leave the "
         "machine alone meanwhile. docs/performance.md explains the figures.",
     )
-    parser.add_argument("--output", default="benchmark", metavar="DIR", help="folder for benchmark.json, .md and .png")
+    parser.add_argument("--output", default="benchmark", metavar="DIR", help="folder for benchmark.json and .md")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="medians are over N (default: 5)")
     parser.add_argument("--size", type=int, default=512, metavar="N", help="images are N x N (default: 512)")
     parser.add_argument("--slices", type=int, default=100, metavar="N", help="of the made series (default: 100)")
     parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch on the CPU (default: its own choice)")
     parser.add_argument("--series", metavar="PATH", help="a series to denoise in place of a made one")
-    parser.add_argument(
-        "--processes", type=int, default=0, metavar="N", help="measure also N processes on a list of series against one"
-    )
-    parser.add_argument("--training", action="store_true", help="measure also how long training steps wait for data")
     parser.add_argument("--compile", action="store_true", help="measure also the default network with torch.compile")
-    parser.add_argument("--page", metavar="FILE", help="write benchmark.md also here, and the plot beside it")
 
 
 def run(options: argparse.Namespace) -> None:
+    from ...benchmark.page import to_markdown
     from ...benchmark.run import run_benchmark
 
-    lines = run_benchmark(
+    figures = run_benchmark(
         options.output,
         shape=(options.size, options.size),
         repeats=options.repeats,
         slices=options.slices,
         series=options.series,
         threads=options.threads,
-        processes=options.processes,
-        training=options.training,
         compiled=options.compile,
-        page=options.page,
     )
-    print("\n".join(lines))
+    print("\n".join(to_markdown(figures)))
