@@ -17,7 +17,7 @@ FORMER_KEYS = {
     "targets": "targets are without bias and are not cleaned (docs/adr/0014)",
     "cleaning": "targets are without bias and are not cleaned (docs/adr/0014)",
     "routine_probability": "targets are without bias, so routine dose needs no patches of its own (docs/adr/0014)",
-    "num_workers": "train.json cuts its patches on the device; only paper.json has it",
+    "num_workers": "patches are cut on the device",
     "scope_only": "it is recipe_only",
     "initial_weights": "it is initialise_from",
     "validate_patients": "it is validation_patients",

@@ -219,7 +219,7 @@ def check_configs(config_files: Sequence[str | os.PathLike[str]]) -> None:
         BioAttError: names them all, and what took their place.
     """
     for file in config_files:
-        keys = set(ConfigParser.load_config_file(file)) - {"num_workers", "bf16"}  # those of training are read
+        keys = set(ConfigParser.load_config_file(file)) - {"bf16"}  # that of training is read
         if former := told(sorted(keys)):
             raise BioAttError(f"config {Path(file).name} is of an older version: {former}")
 

@@ -193,7 +193,7 @@ def test_the_study_of_priors_has_the_planned_arms_and_fits_the_configs(bundle_ro
 
 
 def test_the_study_of_the_paper_trains_its_recipe_with_a_patient_left_out(dataset, tmp_path, bundle_root):
-    small = {"views": 60, "network_def#channels": 4, "patch_shape": [32, 32], "num_workers": 0, "processes": 1}
+    small = {"views": 60, "network_def#channels": 4, "patch_shape": [32, 32], "steps_per_epoch": 1}
     small |= {"train#trainer#max_epochs": 1, "slices_per_patient": 1, "validation_slices_per_patient": 1}
     matrix = read_matrix("paper", small)
     assert {arm["network_def#attention"] for arm in matrix.arms.values()} == {"none", "channel", "spatial", "prior"}

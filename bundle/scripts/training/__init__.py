@@ -2,7 +2,6 @@
 
 from ..errors import BioAttError
 from .batches import Augmentation, PatchBatches
-from .load_pair import LoadPaird
 from .loop import (
     Attached,
     Checkpoints,
@@ -21,9 +20,8 @@ from .loop import (
     start_process_group,
     step_loss,
 )
-from .pair_dataset import PairDataset
+from .pair_dataset import LoadPaird, PairDataset
 from .pairs import training_pairs
-from .patches import EpochSampler, GridPatchd, SeededDataset, grid_patches
 from .scope import training_recipe, training_scope
 from .splits import make_split
 from .studies import find_studies
@@ -33,20 +31,16 @@ __all__ = [
     "Augmentation",
     "Checkpoints",
     "EarlyStop",
-    "EpochSampler",
-    "GridPatchd",
     "LoadPaird",
     "PairDataset",
     "PatchBatches",
     "ProbedSquaredError",
-    "SeededDataset",
     "StopOnNaN",
     "TargetLoss",
     "WeightAverage",
     "initialise_from",
     "clip_gradients",
     "find_studies",
-    "grid_patches",
     "is_first_process",
     "start_process_group",
     "end_process_group",

@@ -6,13 +6,11 @@ import copy
 import logging
 import math
 import os
-import random
 import sys
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.handlers import EarlyStopHandler
@@ -38,7 +36,7 @@ class Checkpoints:
 
     ::
 
-        checkpoint.pt   network, optimizer, scheduler, epoch, random states: replaced whole, so a kill or a full disk
+        checkpoint.pt   network, optimizer, scheduler, epoch, random state: replaced whole, so a kill or a full disk
                         leaves the one before
         best.pt         weights alone, of the highest validation metric
         model.pt        weights alone, when the last epoch is done
@@ -142,7 +140,7 @@ class Checkpoints:
             self.best = float(state["best"])
             if state.get("early_stop") and hasattr(engine.state, "early_stop"):
                 engine.state.early_stop.load_state_dict(state["early_stop"])
-            _set_random_states(state["random"])
+            torch.set_rng_state(state["random"]["torch"])
         except Exception as error:
             raise BioAttError(f"checkpoint {path} is damaged ({error}); {_REMEDY}") from error
         logger.info("going on after epoch %d of %d", state["epoch"], engine.state.max_epochs)
@@ -167,7 +165,7 @@ class Checkpoints:
             "iteration": engine.state.iteration,
             "epoch_length": engine.state.epoch_length,
             "best": self.best,
-            "random": _random_states(),
+            "random": {"torch": torch.get_rng_state()},
         }
         if self.average is not None:
             state["average"] = self.average.network.state_dict()
@@ -428,22 +426,3 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     if missing:
         raise BioAttError(f"checkpoint {path} lacks {', '.join(sorted(missing))}; name another output folder")
     return state
-
-
-def _random_states() -> dict[str, Any]:
-    """States of Python's, NumPy's and PyTorch's generators, as numbers and tensors only; see `_set_random_states`."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (kind, keys.tolist(), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-    }
-
-
-def _set_random_states(states: dict[str, Any]) -> None:
-    """The inverse of `_random_states`."""
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
