@@ -35,15 +35,16 @@ def add_series(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--assume-hu",
         action="store_true",
-        help="take NIfTI values as HU although they do not look it, DICOM values although their unit is not said",
+        help="accept values as HU even if they do not look like it, or if DICOM does not say their unit",
     )
-    parser.add_argument("--allow-gaps", action="store_true", help="go on where slices of a DICOM series are missing")
+    parser.add_argument(
+        "--allow-gaps", action="store_true", help="continue although slices of a DICOM series are missing"
+    )
     parser.add_argument(
         "--one-scan",
         action="store_true",
-        help="take images of several StudyInstanceUIDs or SeriesInstanceUIDs, of a PatientID a file, or without "
-        "SOPInstanceUIDs of their own as one scan, as programs that remove "
-        "identities may leave them; grid and positions must make one even stack",
+        help="treat images with different StudyInstanceUIDs or SeriesInstanceUIDs, with a PatientID for each file, or "
+        "without SOPInstanceUIDs as one scan, for de-identified data; grid and positions must form one even stack",
     )
 
 
@@ -61,8 +62,8 @@ def reading(options: argparse.Namespace) -> dict[str, Any]:
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """The folder that a command makes whole, or not at all."""
-    parser.add_argument("output", metavar="OUT", help="folder for the result; new, or empty as a mount point is")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT, whole and only at the end")
+    parser.add_argument("output", metavar="OUT", help="folder for the result: a new or an empty one")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT, as a whole and only at the end")
 
 
 def inference_overrides(options: argparse.Namespace) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="of the network; default auto: bf16 on GPUs and processors where it is faster, else fp32",
+        help="of the network; default auto: bf16 where the GPU or processor is faster with it, else fp32",
     )
 
 
@@ -100,10 +101,10 @@ def add_strength(parser: argparse.ArgumentParser) -> None:
         "--strength",
         default=DEFAULT,
         metavar="NAME",
-        help=f"{table_in_words()}; default {DEFAULT}. What is much coarser than the anchor, in mm, stays the scanner's",
+        help=f"{table_in_words()}; default {DEFAULT}. What is much coarser than this anchor is not changed",
     )
-    parser.add_argument("--anchor-mm", type=float, metavar="MM", help="the anchor as a number, for a strength between")
-    parser.add_argument("--grain", type=float, metavar="G", help="0 to 1: share of the finer grain that stays too")
+    parser.add_argument("--anchor-mm", type=float, metavar="MM", help="another anchor, in mm")
+    parser.add_argument("--grain", type=float, metavar="G", help="share of the fine noise that is put back, 0 to 1")
 
 
 def result_overrides(options: argparse.Namespace) -> dict[str, Any]:

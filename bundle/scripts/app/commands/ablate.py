@@ -14,7 +14,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="train and compare networks and priors on the same data",
         description="Train and evaluate every arm of a study (networks and priors), with every seed and every patient "
         "left out in turn, on the same data and budget, and write one table and one plot. Finished runs are kept: "
-        "start it again to go on.",
+        "run the command again to continue.",
     )
     add_data_set(parser)
     parser.add_argument("output", metavar="OUT", help="folder for runs, table and plot")

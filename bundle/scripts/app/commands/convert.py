@@ -12,9 +12,9 @@ from ...staging import check_output_file, staged_file
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "convert",
-        help="turn a checkpoint of the paper's authors into weights of this bundle",
-        description="Read one of the authors' four checkpoint layouts and write it as this bundle's weights, with the "
-        "network_def to use it beside it.",
+        help="convert a checkpoint of the paper's authors to weights of this bundle",
+        description="Read a checkpoint in one of the authors' four layouts and write it as weights of this bundle, "
+        "with their recipe (.json) beside them.",
     )
     parser.add_argument("input", metavar="CHECKPOINT", help="the authors' .pth file")
     parser.add_argument("output", metavar="WEIGHTS.pt", help="the file to write")

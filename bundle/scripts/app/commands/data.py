@@ -15,7 +15,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "was refused and why. Patients are named by pseudonym. docs/data.md shows the layouts.",
     )
     add_data_set(parser)
-    parser.add_argument("--key", metavar="FILE", help="write the key, pseudonym to folder name, to this JSON file")
+    parser.add_argument("--key", metavar="FILE", help="write which pseudonym is which folder to this JSON file")
 
 
 def run(options: argparse.Namespace) -> None:

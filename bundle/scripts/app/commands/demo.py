@@ -11,12 +11,12 @@ from ..arguments import NOTICE
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "demo",
-        help="make a small low-dose series and denoise it",
-        description="Make a small low-dose DICOM series of a phantom, denoise it, and print the quality before and "
-        "after, against the truth. OUT then holds the DICOM series low_dose, truth and denoised, and demo.png.",
+        help="simulate a small low-dose series and denoise it",
+        description="Simulate a small low-dose DICOM series of a phantom, denoise it, and print the quality before and "
+        "after. OUT then contains the DICOM series low_dose, truth and denoised, and demo.png.",
         epilog=NOTICE,
     )
-    parser.add_argument("output", metavar="OUT", help="folder to make; a former demo there is replaced")
+    parser.add_argument("output", metavar="OUT", help="folder to create; an earlier demo in it is replaced")
 
 
 def run(options: argparse.Namespace) -> None:

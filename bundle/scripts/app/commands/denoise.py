@@ -34,15 +34,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_input(parser)
     add_output(parser)
     parser.add_argument(
-        "--report", action="store_true", help="write OUT.html beside OUT: pictures, noise, HU, prior, attention maps"
+        "--report", action="store_true", help="also write OUT.html: pictures, noise, HU, prior, attention maps"
     )
     add_weights(parser)
-    parser.add_argument("--batch-size", type=int, metavar="N", help="slices at a time")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="slices that the network takes at a time")
     add_precision(parser)
     parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the network with torch.compile: takes a while at first, then faster",
+        "--compile", action="store_true", help="compile the network with torch.compile: slower to start, then faster"
     )
     add_strength(parser)
     parser.add_argument(
@@ -53,18 +51,20 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--series-number-step", type=int, metavar="N", help="added to the source's SeriesNumber (default: 1000)"
     )
-    parser.add_argument("--stable-uids", action="store_true", help="the same run gives the same UIDs, not new ones")
+    parser.add_argument(
+        "--stable-uids", action="store_true", help="give the same result the same UIDs instead of new ones"
+    )
     parser.add_argument("--keep-private", action="store_true", help="keep private DICOM elements")
     parser.add_argument(
         "--all-series",
         action="store_true",
-        help="SERIES is a study, a folder or zip with several series: denoise each CT series into a folder in OUT, "
-        "named by SeriesNumber, and say why the others were left out",
+        help="SERIES is a folder or zip with several series: denoise each CT series into a folder in OUT, named by "
+        "SeriesNumber, and list why the others were left out",
     )
     parser.add_argument(
         "--rules",
         metavar="FILE",
-        help="with --all-series: which series, and how, as JSON (default: original CT; docs/node.md)",
+        help="with --all-series: JSON that says which series, and how (default: original CT; docs/node.md)",
     )
     parser.add_argument(
         "--cohort",
@@ -131,26 +131,26 @@ def _all_series(options: argparse.Namespace, configs: list[str], overrides: dict
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
     """Where a list of series is denoised."""
-    parser.add_argument("--resume", action="store_true", help="with --cohort: leave out what is finished in OUT")
+    parser.add_argument("--resume", action="store_true", help="with --cohort: skip what is finished in OUT")
     parser.add_argument(
-        "--processes", type=int, metavar="N", help="with --cohort or --all-series: on this machine (default: 1)"
+        "--processes", type=int, metavar="N", help="with --cohort or --all-series: processes here (default: 1)"
     )
     parser.add_argument(
         "--scheduler",
         metavar="ADDRESS",
-        help="with --cohort or --all-series: a Dask scheduler, or its scheduler file, whose workers do the work",
+        help="with --cohort or --all-series: use the workers of this Dask scheduler, by its address or scheduler file",
     )
     parser.add_argument(
         "--resource",
         action="append",
         metavar="NAME=N",
-        help="with --scheduler: what a series takes of a worker's Dask resources, e.g. GPU=1",
+        help="with --scheduler: Dask resources that a series needs, e.g. GPU=1",
     )
     parser.add_argument(
         "--tries",
         type=int,
         metavar="N",
-        help="how often such a series is begun whose worker dies, or that fails by chance (default: 3)",
+        help="with either: attempts for a series whose worker dies or that fails unexpectedly (default: 3)",
     )
 
 

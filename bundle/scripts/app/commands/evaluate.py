@@ -12,8 +12,8 @@ from ..arguments import add_precision, add_strength, add_weights, add_workflow, 
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="measure the quality of trained weights on patients left out",
-        description="Start the evaluation workflow (configs/train.json with evaluate.json).",
+        help="measure the quality of trained weights on patients held out",
+        description="Run the evaluation workflow (configs/train.json with evaluate.json).",
     )
     add_workflow(parser)
     parser.add_argument(

@@ -20,14 +20,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "explain",
         help="show where the network attends in a slice, and what another prior changes",
-        description="For one slice: attention maps as pictures and NIfTI, and the result with its own prior, the "
-        "uniform one and that of another region: pictures, differences and figures.",
+        description="For one slice, write the attention maps as pictures and NIfTI, and compare the result with its "
+        "own prior, the uniform prior and a prior of another region.",
         epilog=f"{PRIORS}\nexample: bioatt explain study/series3 explained --slice 40\n\n{NOTICE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_input(parser)
     add_output(parser)
-    parser.add_argument("--slice", type=int, required=True, metavar="N", help="from 0, inferior to superior")
+    parser.add_argument(
+        "--slice", type=int, required=True, metavar="N", help="number of the slice, from 0, inferior to superior"
+    )
     parser.add_argument(
         "--other", default="", metavar="WORD", help="descriptor of the other region (default: the least likely one)"
     )

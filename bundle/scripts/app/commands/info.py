@@ -22,7 +22,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Show the versions, the bundle's weights and their sha256, and the device and precision that would "
         "be used.",
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> None:

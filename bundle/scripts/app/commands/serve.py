@@ -14,9 +14,9 @@ _EXAMPLE = "bioatt serve --port 11112 --ae-title BIOATT --send-to PACS@192.0.2.1
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "serve",
-        help="run a DICOM node: take CT by C-STORE, send the derived series on",
-        description="Take CT series by C-STORE, denoise each as `bioatt denoise` does, and send the derived series to "
-        "another node. What was acknowledged is on disk, and is processed after a restart.",
+        help="run a DICOM node: receive CT by C-STORE, send derived series",
+        description="Receive CT series by C-STORE, denoise each as `bioatt denoise` does, and send the derived series "
+        "to another node. What was acknowledged is on disk, and is processed even after a restart.",
         epilog=f"example: {_EXAMPLE}\n\n{NOTICE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -25,14 +25,17 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--ae-title", default="BIOATT", metavar="AE", help="of this node (default: BIOATT)")
     parser.add_argument(
-        "--accept", nargs="+", default=[], metavar="AE", help="titles that may call (default: that of --send-to)"
+        "--accept", nargs="+", default=[], metavar="AE", help="AE titles that may call (default: that of --send-to)"
     )
     parser.add_argument(
-        "--queue", default="bioatt-queue", metavar="DIR", help="folder of what is at work (default: bioatt-queue)"
+        "--queue",
+        default="bioatt-queue",
+        metavar="DIR",
+        help="folder for the series in progress (default: bioatt-queue)",
     )
     parser.add_argument("--rules", metavar="FILE", help="JSON: which series, and how (default: all original CT)")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="for all series, keys of configs/inference.json"
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="config keys of inference.json, for all series"
     )
     _add_completeness(parser)
     _add_limits(parser)
@@ -75,21 +78,27 @@ def _add_completeness(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         default=300.0,
         metavar="S",
-        help="after an aborted association, wait S seconds for its sender to send again (default: 300)",
+        help="after an aborted association, wait S seconds for the sender to try again (default: 300)",
     )
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--max-associations", type=int, default=10, metavar="N", help="at a time (default: 10)")
-    parser.add_argument("--max-object", type=_positive, default=1024, metavar="MB", help="of an image (default: 1024)")
     parser.add_argument(
-        "--min-free", type=float, default=2.0, metavar="GB", help="refuse images below it on the disk (default: 2)"
+        "--max-associations", type=int, default=10, metavar="N", help="associations at a time (default: 10)"
     )
     parser.add_argument(
-        "--tries", type=int, default=3, metavar="N", help="times that a series is begun at most (default: 3)"
+        "--max-object", type=_positive, default=1024, metavar="MB", help="largest image (default: 1024)"
     )
     parser.add_argument(
-        "--max-minutes", type=_positive, default=60.0, metavar="N", help="that a series may take (default: 60)"
+        "--min-free",
+        type=float,
+        default=2.0,
+        metavar="GB",
+        help="refuse images if less disk space is free (default: 2)",
+    )
+    parser.add_argument("--tries", type=int, default=3, metavar="N", help="attempts for each series (default: 3)")
+    parser.add_argument(
+        "--max-minutes", type=_positive, default=60.0, metavar="N", help="time limit for each series (default: 60)"
     )
     parser.add_argument(
         "--send-hours",
@@ -102,12 +111,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 def _add_tls(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--tls",
-        nargs=3,
-        metavar=("CERT", "KEY", "CA"),
-        help="PEM files: callers must come by TLS with a certificate of CA",
+        "--tls", nargs=3, metavar=("CERT", "KEY", "CA"), help="PEM files: callers must use TLS with a certificate of CA"
     )
-    parser.add_argument("--send-tls", action="store_true", help="send by TLS too, with the same files")
+    parser.add_argument("--send-tls", action="store_true", help="also send by TLS, with the same files")
 
 
 def _positive(text: str) -> float:

@@ -11,9 +11,9 @@ from ..entry import bundle_version
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "simulate",
-        help="make a low-dose series from a routine one",
-        description="Simulate a lower dose: a DICOM series becomes a derived DICOM series, marked as simulated, NIfTI "
-        "becomes NIfTI. Only the noise by which the doses differ is added; docs/simulation.md describes the method.",
+        help="simulate a low-dose series from a routine one",
+        description="Simulate a lower dose: a DICOM series becomes a derived DICOM series, marked as simulated; NIfTI "
+        "stays NIfTI. Only the difference in noise is added; docs/simulation.md describes the method.",
         epilog=f"example: bioatt simulate study/series3 study/series3_quarter --dose 0.25\n\n{NOTICE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -25,14 +25,14 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--filter",
         default="hann",
         metavar="NAME",
-        help="reconstruction filter, the noise texture: ramp, shepp-logan, cosine, hamming or hann, with a cut-off if "
-        "wanted as in hann:0.8 (default: hann)",
+        help="reconstruction filter, which sets the noise texture: ramp, shepp-logan, cosine, hamming or hann, "
+        "optionally with a cut-off as in hann:0.8 (default: hann)",
     )
     parser.add_argument(
         "--photons",
         type=_number_or_auto,
         metavar="N",
-        help="per ray at the dose of SERIES, or auto: found from the noise of SERIES (default: auto)",
+        help="photons per ray at the dose of SERIES, or auto, estimated from its noise (default: auto)",
     )
     parser.add_argument(
         "--electronic", type=float, default=1.0, metavar="SD", help="electronic noise in photons (default: 1)"

@@ -13,17 +13,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "train",
         help="train on real low doses, or on low doses simulated from full ones",
-        description="Start the training workflow (configs/train.json).",
+        description="Run the training workflow (configs/train.json).",
     )
     add_workflow(parser)
     parser.add_argument("--network", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 or redcnn")
-    parser.add_argument("--tracking", metavar="NAME", help="mlflow: keep the curve in OUT/mlruns.db too")
+    parser.add_argument("--tracking", metavar="NAME", help="mlflow: also record the curve in OUT/mlruns.db")
     parser.add_argument(
         "--validation",
         nargs="+",
         metavar="PATIENT",
-        help="patients of the validation split, left out of training; folders or pseudonyms (default: drawn, see "
-        "split_fractions)",
+        help="patients of the validation split, by folder or pseudonym (default: drawn at random, see split_fractions)",
     )
 
 
