@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from scripts.dose.image_noise import TISSUES_HU
-from scripts.evaluation.figures import comparison_figure
+from scripts.evaluation.figures import picture_rows
 from scripts.evaluation.quality import METRICS, slice_measures
 from scripts.evaluation.results import mean_measures
 
@@ -97,7 +97,7 @@ def quality_pictures(
             low, full = patient.low(index, result["dose_fraction"]), patient.full(index)
             panels = {"low dose": low, "denoised": denoiser(low[None], patient.slices.spacing_mm)[0], "full dose": full}
             names.append(f"quality_{patient.name}_{label}.png")
-            comparison_figure(folder / names[-1], panels, ("denoised", "full dose"))
+            picture_rows(folder / names[-1], {"": panels}, ("denoised", "full dose"))
     return names
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scripts.dose.image_noise import TISSUES_HU, flat_soft_tissue, local_sd, noise_sd_hu, tissue_mask
 from scripts.evaluation import tissue_bias
-from scripts.evaluation.figures import comparison_figure
+from scripts.evaluation.figures import picture_rows
 from scripts.hu import VALID_RANGE_HU
 from scripts.networks import weights_sha256
 from scripts.volumes import radiological_slices
@@ -48,9 +48,8 @@ def measure_series(data: Path, weights: Path, work: Path, pictures: Path, networ
         results[name] = evaluate_slices(before, after)
         names.append(f"series_{name}.png")
         middle = len(before) // 2 if len(before) > 20 else 0  # a few slices of a vault: the first shows most
-        comparison_figure(
-            pictures / names[-1], {"input": before[middle], "denoised": after[middle]}, ("input", "denoised")
-        )
+        panels = {"input": before[middle], "denoised": after[middle]}
+        picture_rows(pictures / names[-1], {"": panels}, ("input", "denoised"))
     return {"series": results, "pictures": names}
 
 

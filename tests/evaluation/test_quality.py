@@ -11,7 +11,7 @@ from scipy.special import ndtr
 from scripts.dose.image_noise import TISSUES_HU
 from scripts.errors import BioAttError
 from scripts.evaluation import image_quality, tissue_bias
-from scripts.evaluation.figures import comparison_figure
+from scripts.evaluation.figures import picture_rows
 from scripts.evaluation.quality import METRICS, UNWINDOWED, slice_measures
 from scripts.hu import WINDOWS_HU
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -174,5 +174,5 @@ def test_no_edge_gives_no_lines():
 
 def test_the_comparison_figure_is_a_picture(tmp_path):
     image = disc(40, 40.0, -1000.0, 1.0)
-    comparison_figure(tmp_path / "x.png", {"a": image, "b": image + 5}, ("a", "b"), window_hu=WINDOWS_HU["abdomen"])
+    picture_rows(tmp_path / "x.png", {"": {"a": image, "b": image + 5}}, ("a", "b"), window_hu=WINDOWS_HU["abdomen"])
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"

@@ -88,10 +88,6 @@ class TestDescriptors:
         with pytest.raises(BioAttError, match=message):
             check_descriptors(words)
 
-    def test_wrong_count_names_both_counts(self):
-        with pytest.raises(BioAttError, match="2 descriptors were given but 11 are needed"):
-            check_descriptors(["liver", "spine"], count=11)
-
 
 class TestMakePrior:
     """The string that names a prior."""

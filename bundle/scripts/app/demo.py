@@ -13,7 +13,7 @@ from ..dose import DoseSimulator, ParallelBeam
 from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
 from ..errors import BioAttError
 from ..evaluation import image_quality
-from ..evaluation.figures import comparison_figure
+from ..evaluation.figures import picture_rows
 from ..strengths import DEFAULT, STRENGTHS
 from ..volumes import radiological_slices
 
@@ -112,11 +112,8 @@ def _compare(folder: Path) -> list[str]:
             quality = image_quality(volume[i], truth[i])
             rows[name].append((quality["psnr_db"], quality["ssim"], noise_sd_hu(volume[i], mask)))
     middle = len(truth) // 2
-    comparison_figure(
-        folder / "demo.png",
-        {"low dose": low[middle], "denoised": images[DEFAULT][middle], "truth": truth[middle]},
-        ("low dose", "denoised"),
-    )
+    panels = {"low dose": low[middle], "denoised": images[DEFAULT][middle], "truth": truth[middle]}
+    picture_rows(folder / "demo.png", {"": panels}, ("low dose", "denoised"))
     told = f"--strength {', '.join(STRENGTHS)}: abdomen window, against the truth"
     lines = ["", f"{'':<10}{'PSNR (dB)':>12}{'SSIM':>10}{'noise SD (HU)':>16}   {told}"]
     for name, values in rows.items():

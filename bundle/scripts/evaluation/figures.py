@@ -10,26 +10,6 @@ import numpy as np
 from ..hu import WINDOWS_HU
 
 
-def comparison_figure(
-    path: str | os.PathLike[str],
-    panels: Mapping[str, np.ndarray],
-    difference: tuple[str, str],
-    *,
-    window_hu: tuple[float, float] = WINDOWS_HU["abdomen"],
-    difference_hu: float = 60.0,
-) -> None:
-    """Write a PNG: each panel in one HU window, and the difference of two of them, with scale bars in HU.
-
-    Args:
-        path: the PNG.
-        panels: title to image (H, W) in HU, left to right.
-        difference: titles of the two panels to subtract, first minus second.
-        window_hu: grey scale of the panels, lower and upper HU.
-        difference_hu: the difference is shown from minus to plus this.
-    """
-    picture_rows(path, {"": panels}, difference, window_hu=window_hu, difference_hu=difference_hu)
-
-
 def picture_rows(
     path: str | os.PathLike[str],
     rows: Mapping[str, Mapping[str, np.ndarray]],
@@ -39,11 +19,14 @@ def picture_rows(
     difference_hu: float = 60.0,
     aspect: float = 1.0,
 ) -> None:
-    """Write a PNG of several rows, each as `comparison_figure` has it, under one set of scale bars.
+    """Write a PNG: rows of images in one HU window, and the difference of two of each, with scale bars in HU.
 
     Args:
-        path, difference, window_hu, difference_hu: see there.
-        rows: label to panels, top to bottom; all with the same titles.
+        path: the PNG.
+        rows: label to panels (title to image (H, W) in HU, left to right), top to bottom; all with the same titles.
+        difference: titles of the two panels to subtract, first minus second.
+        window_hu: grey scale of the panels, lower and upper HU.
+        difference_hu: the difference is shown from minus to plus this.
         aspect: height of a pixel over its width.
     """
     from matplotlib.figure import Figure

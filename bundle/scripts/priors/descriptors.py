@@ -22,15 +22,11 @@ DESCRIPTORS: tuple[str, ...] = (
 )
 
 
-def check_descriptors(descriptors: Sequence[str], count: int | None = None) -> tuple[str, ...]:
+def check_descriptors(descriptors: Sequence[str]) -> tuple[str, ...]:
     """Return `descriptors` as a tuple if a prior over them means something.
 
-    Args:
-        descriptors: words, each once.
-        count: how many a network or a table needs; None for any number.
-
     Raises:
-        BioAttError: none, a repeated or an empty one, a single string, or not `count` of them.
+        BioAttError: none, a repeated or an empty one, or a single string.
     """
     if isinstance(descriptors, str):
         raise BioAttError(f"descriptors must be a list of words, got the string {descriptors!r}; put it in []")
@@ -42,6 +38,4 @@ def check_descriptors(descriptors: Sequence[str], count: int | None = None) -> t
     repeated = sorted({word for word in words if words.count(word) > 1})
     if repeated:
         raise BioAttError(f"descriptors are named twice: {', '.join(repeated)}; name each once")
-    if count is not None and len(words) != count:
-        raise BioAttError(f"{len(words)} descriptors were given but {count} are needed; give {count}")
     return words
