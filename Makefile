@@ -76,7 +76,8 @@ dist: setup  ## dist/: sdist, the wheel made of it, the bill of materials (Cyclo
 	rm -rf dist
 	$(DATE) $(BIN)/python -m build --no-isolation .
 	$(BIN)/python deploy/release/clean_environment.py dist/*.whl runs/clean
-	$(DATE) $(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	$(PYTHON) -m venv runs/sbom && runs/sbom/bin/python -m pip install --quiet cyclonedx-bom --constraint constraints.txt
+	$(DATE) runs/sbom/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
 	  --output-file dist/bioatt-$$(runs/clean/bin/bioatt --version | cut -d ' ' -f 2).cdx.json runs/clean/bin/python
 	cd dist && sha256sum * > SHA256SUMS
 

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import monai.bundle
 import pytest
 from scripts.dicom.phantom import write_ct_series
-from scripts.errors import BioAttError
+from scripts.errors import BioAttError, find_bioatt_error
 from scripts.former_keys import FORMER_KEYS
 from scripts.volumes import load_volume
 from scripts.workflow import check_configs, check_overrides, open_workflow
@@ -32,6 +33,25 @@ def run(bundle_root, run_id, files, **overrides):
     )
 
 
+@pytest.fixture
+def run_here(bundle_root, monkeypatch):
+    """The same within this process, which has imported all: what went wrong, in words; nothing if nothing did."""
+
+    def start(run_id, file, **overrides):
+        words = [part for key, value in overrides.items() for part in (f"--{key}", str(value))]
+        program = str(Path(monai.bundle.__file__).with_name("__main__.py"))
+        monkeypatch.setattr(sys, "argv", [program, "run", run_id, "--config_file", str(file), *words])
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+        monkeypatch.chdir(bundle_root)
+        try:
+            monai.bundle.run(run_id, meta_file="configs/metadata.json", config_file=str(file), **overrides)
+        except Exception as error:
+            return str(find_bioatt_error(error) or error)
+        return ""
+
+    return start
+
+
 def in_hu(text):
     """An inference config without the transforms that took the volume to network range and back."""
     config = json.loads(text)
@@ -48,35 +68,31 @@ def series(tmp_path):
     return write_ct_series(tmp_path / "series", shape=(64, 64), spacing=(5.0, 5.0), slices=2, noise_sd=20.0)
 
 
-def test_a_name_that_moved_is_told_by_its_new_one(bundle_root, series, tmp_path):
+def test_a_name_that_moved_is_told_by_its_new_one(run_here, series, tmp_path):
     text = in_hu((OLD / "inference.json").read_text()).replace("scripts.inferers", "scripts.inference")
     text = text.replace('"$scripts.data.scope_path(@weights)"', "null").replace(
         '"bf16": "@bf16"', '"precision": "auto"'
     )
     (tmp_path / "inference.json").write_text(text)
-    places = {"dataset_dir": series, "output_dir": tmp_path / "out"}
-    done = run(bundle_root, "inference", tmp_path / "inference.json", **places, strength="high")
-    assert done.returncode != 0
-    assert "is scripts.inference.InferenceSummary now" in done.stderr + done.stdout
+    places = {"dataset_dir": str(series), "output_dir": str(tmp_path / "out")}
+    told = run_here("inference", tmp_path / "inference.json", **places, strength="high")
+    assert "is scripts.inference.InferenceSummary now" in told
 
 
-def test_inference_of_then_runs_when_told_so(bundle_root, series, tmp_path):
+def test_inference_of_then_runs_when_told_so(run_here, series, tmp_path):
     text = (OLD / "inference.json").read_text().replace("evaluation.InferenceSummary", "inference.InferenceSummary")
     text = text.replace('"$scripts.data.scope_path(@weights)"', "null")  # the recipe tells it
-    places = {"dataset_dir": series, "output_dir": tmp_path / "out"}
-    (tmp_path / "inference.json").write_text(text)
-    done = run(bundle_root, "inference", tmp_path / "inference.json", **places, strength="high")
-    assert done.returncode != 0 and "leave HUToNetworkd out of preprocessing" in done.stderr + done.stdout
+    places = {"dataset_dir": str(series), "output_dir": str(tmp_path / "out")}
+    file = tmp_path / "inference.json"
+    file.write_text(text)
+    told = run_here("inference", file, **places, strength="high")
+    assert "leave HUToNetworkd out of preprocessing" in told
     text = in_hu(text)
-    (tmp_path / "inference.json").write_text(text)
-    done = run(bundle_root, "inference", tmp_path / "inference.json", **places, strength="high")
-    assert done.returncode != 0 and "bf16 (true or false) is precision now" in done.stderr + done.stdout
-    text = text.replace('"bf16": "@bf16"', '"precision": "auto"')
-    (tmp_path / "inference.json").write_text(text)
-    done = run(bundle_root, "inference", tmp_path / "inference.json", **places)
-    assert done.returncode != 0 and "strength is 1.0, wanted low, standard or high" in done.stderr + done.stdout
-    done = run(bundle_root, "inference", tmp_path / "inference.json", **places, strength="high")
-    assert done.returncode == 0, done.stderr
+    file.write_text(text)
+    assert "bf16 (true or false) is precision now" in run_here("inference", file, **places, strength="high")
+    file.write_text(text.replace('"bf16": "@bf16"', '"precision": "auto"'))
+    assert "strength is 1.0, wanted low, standard or high" in run_here("inference", file, **places)
+    assert run_here("inference", file, **places, strength="high") == ""
     assert load_volume(tmp_path / "out").hu.shape == load_volume(series).hu.shape
 
 
