@@ -16,7 +16,7 @@ from made_studies import write_patients
 from scripts.app.command_line import main
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.networks import read_recipe, write_recipe
+from scripts.networks import Recipe, read_recipe, write_recipe
 from scripts.priors import DESCRIPTORS, SliceKey, TemperedPrior, make_prior
 from scripts.priors.clip import load_clip
 from scripts.priors.dense import over_whole_slice, place_embeddings
@@ -205,6 +205,15 @@ def taught_with(path, weights, **recipe):
     shutil.copyfile(weights, path)
     write_recipe(path, dataclasses.replace(read_recipe(weights), **recipe))
     return path
+
+
+@pytest.mark.parametrize("prior", ["uniform", "random:3"])
+def test_a_control_has_no_form_whatever_the_weights_were_trained_with(prior):
+    recipe = Recipe(prior_form="dense", prior_temperature=2.0, sha256="ab")
+    source = make_prior(prior, form="dense", recipe=recipe)
+    assert source(torch.zeros(1, 8, 8), keys_of(1)).shape == (1, 11)
+    with pytest.raises(BioAttError, match="has no form 'dense'"):
+        make_prior(prior, form="dense")
 
 
 def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path, weights):
