@@ -13,6 +13,7 @@ from scripts.networks import BioAttUNet, Recipe, export, write_recipe
 from scripts.networks.export import EXPORTED, ONNX, TOLERANCE, export_network, load_exported
 
 NETWORKS = {"fast": lambda: lively_unet(), "RED-CNN form": lambda: lively_network(channels=4)}
+RECORD = {"network": "tiny", "weights_sha256": "ab"}
 SHAPES = [(1, 1, 1), (1, 8, 8), (1, 16, 24), (3, 7, 30), (1, 21, 22), (2, 33, 40)]
 
 
@@ -27,12 +28,25 @@ def lively_unet():
     return network
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Network and file of a name and a suffix; exporting takes seconds, so each is made once."""
+    made = {}
+
+    def make(name, suffix):
+        if (name, suffix) not in made:
+            network, file = NETWORKS[name](), tmp_path_factory.mktemp("exported") / f"network{suffix}"
+            assert export_network(network, file, record=RECORD) <= TOLERANCE
+            made[name, suffix] = network, file
+        return made[name, suffix]
+
+    return make
+
+
 @pytest.mark.parametrize("suffix", [ONNX, EXPORTED])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_exported_network_equals_the_eager_one_at_every_size_and_batch(suffix, name, tmp_path):
-    network = NETWORKS[name]()
-    file = tmp_path / f"network{suffix}"
-    assert export_network(network, file, record={"version": "1"}) <= TOLERANCE
+def test_exported_network_equals_the_eager_one_at_every_size_and_batch(suffix, name, exported):
+    network, file = exported(name, suffix)
     run = load_exported(file)
     for shape in SHAPES:
         generator = torch.Generator().manual_seed(sum(shape))
@@ -44,14 +58,13 @@ def test_exported_network_equals_the_eager_one_at_every_size_and_batch(suffix, n
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=0, msg=lambda text, shape=shape: f"{shape}: {text}")
         assert (expected - image).abs().max() > 1e-2
     assert (got - other).abs().max() > 1e-6, "the prior acts"
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_onnx_names_its_inputs_and_axes_and_is_valid(tmp_path):
+def test_onnx_names_its_inputs_and_axes_and_is_valid(exported):
     import onnx
 
-    export_network(lively_unet(), tmp_path / "n.onnx", record={"network": "tiny", "weights_sha256": "ab"})
-    model = onnx.load(tmp_path / "n.onnx")
+    model = onnx.load(exported("fast", ONNX)[1])
     onnx.checker.check_model(model, full_check=True)
     axes = {
         one.name: [dim.dim_param or dim.dim_value for dim in one.type.tensor_type.shape.dim]
@@ -62,17 +75,18 @@ def test_onnx_names_its_inputs_and_axes_and_is_valid(tmp_path):
         "prior": ["batch", 11],
         "denoised": ["batch", 1, "height", "width"],
     }
-    assert {one.key: one.value for one in model.metadata_props} == {"network": "tiny", "weights_sha256": "ab"}
+    assert {one.key: one.value for one in model.metadata_props} == RECORD
 
 
-def test_torch_export_keeps_the_record(tmp_path):
-    export_network(lively_unet(), tmp_path / "n.pt2", record={"weights_sha256": "ab"})
+def test_torch_export_keeps_the_record(exported):
     kept = {"record.json": ""}
-    torch.export.load(str(tmp_path / "n.pt2"), extra_files=kept)
-    assert json.loads(kept["record.json"]) == {"weights_sha256": "ab"}
+    torch.export.load(str(exported("fast", EXPORTED)[1]), extra_files=kept)
+    assert json.loads(kept["record.json"]) == RECORD
 
 
 def test_a_file_that_gives_another_result_is_refused_and_not_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_write_exported", lambda network, file, record: file.write_bytes(b"written"))
+    monkeypatch.setattr(export, "_load_exported", lambda file: None)
     monkeypatch.setattr(export, "_compare", lambda network, run: float("nan"))
     with pytest.raises(BioAttError, match="differs from PyTorch by nan"):
         export_network(lively_unet(), tmp_path / "n.pt2")

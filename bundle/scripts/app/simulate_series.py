@@ -249,7 +249,7 @@ def _low_dose(
         noisy = simulator.low_dose(
             square,
             dose,
-            np.random.default_rng([simulation.seed, i]),
+            np.random.default_rng([simulation.seed, 1, i]),  # 1: until 0.5.0 there were several realisations
             simulation.filter_name,
             line_integrals,
             current[i],
