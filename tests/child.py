@@ -19,7 +19,7 @@ def in_a_child(code, *arguments, megabytes=1500):
         "from scripts.dicom import *\nfrom scripts.errors import BioAttError\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", head + code, *map(str, arguments)], capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", head + code, *map(str, arguments)], capture_output=True, text=True, timeout=600,
         env={"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )  # fmt: skip
     return done.stdout.strip() or done.stderr.strip()

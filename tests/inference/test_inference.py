@@ -307,20 +307,41 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_written(tmp_path, we
         assert sorted(str(path) for path in tmp_path.rglob("*")) == before, name
 
 
-def run_bundle(bundle_root, cwd, *words):
+#: Does what `python -m monai.bundle` does with each list of words, in a copy of itself: importing takes long.
+BUNDLES = """
+import json, os, runpy, sys
+import monai.bundle
+for line in sys.stdin:
+    folder, words = json.loads(line)
+    if os.fork() == 0:
+        os.chdir(folder)
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(f"../{name}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+        sys.argv[1:] = words
+        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+        raise SystemExit
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def run_bundle(bundle_root):
+    """Runs the inference workflow in a folder by words of the command line; gives exit code and standard error."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
     environment.pop("PYTHONPATH", None)
-    return subprocess.run(
-        [
-            sys.executable,
-            *("-m", "monai.bundle", "run", "inference", "--bundle_root", str(bundle_root)),
-            *("--config_file", str(bundle_root / "configs" / "inference.json"), *words),
-        ],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    start = ["run", "inference", "--bundle_root", str(bundle_root)]
+    start += ["--config_file", str(bundle_root / "configs" / "inference.json")]
+    with subprocess.Popen(
+        [sys.executable, "-c", BUNDLES], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def run(folder, *words):
+            process.stdin.write(json.dumps([str(folder), [*start, *words]]) + "\n")
+            process.stdin.flush()
+            return int(process.stdout.readline()), (folder.parent / "stderr").read_text()
+
+        yield run
+        process.stdin.close()
 
 
 @pytest.mark.parametrize(
@@ -332,27 +353,26 @@ def run_bundle(bundle_root, cwd, *words):
     ],
     ids=["missing input", "unknown override", "switch as a word"],
 )
-def test_monai_bundle_run_ends_like_bioatt_from_any_directory(bundle_root, tmp_path, capsys, words, message):
-    done = run_bundle(bundle_root, tmp_path, *words)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert done.returncode == 2, done.stderr
+def test_monai_bundle_run_ends_like_bioatt_from_any_directory(run_bundle, tmp_path, capsys, words, message):
+    (tmp_path / "here").mkdir()
+    code, told = run_bundle(tmp_path / "here", *words)
+    lines = [line for line in told.splitlines() if line.startswith("error:")]
+    assert code == 2, told
     assert len(lines) == 1 and message in lines[0]
-    assert "Traceback" not in done.stderr
-    assert not list(tmp_path.iterdir())
+    assert "Traceback" not in told
+    assert not list((tmp_path / "here").iterdir())
     if "--dataset_dir nothing" in " ".join(words):
         assert main(["denoise", str(tmp_path / "nothing"), str(tmp_path / "out")]) == 2
         ours = capsys.readouterr().err.splitlines()[-1]
         assert ours.replace(f"{tmp_path}/", "") == lines[0]
 
 
-def test_monai_bundle_run_works_from_any_directory(bundle_root, series, weights, tmp_path):
-    done = run_bundle(
-        bundle_root,
-        tmp_path,
-        *("--dataset_dir", str(series), "--output_dir", "out", "--weights", str(weights), "--prior", "uniform"),
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(list((tmp_path / "out").iterdir())) == 5
+def test_monai_bundle_run_works_from_any_directory(run_bundle, series, weights, tmp_path):
+    (tmp_path / "here").mkdir()
+    words = ("--dataset_dir", str(series), "--output_dir", "out", "--weights", str(weights), "--prior", "uniform")
+    code, told = run_bundle(tmp_path / "here", *words)
+    assert code == 0, told
+    assert len(list((tmp_path / "here" / "out").iterdir())) == 5
 
 
 def test_no_patient_data_in_log_or_summary(tmp_path, weights, capfd):
