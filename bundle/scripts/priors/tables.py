@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +21,7 @@ from .sources import PriorSource, SliceKey, check_slices, digest_of
 OWN_COLUMNS = ("file", "slice_index", "sop_instance_uid")
 AUTHORS_COLUMNS = ("File_Path",)  # the table published with arXiv 2504.01662
 SUM_TOLERANCE = 1e-3
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,8 @@ class TablePrior:
         self.name = f"table:{Path(path).name}"
         self.descriptors = check_descriptors(descriptors)
         self._path = Path(path)
-        data = _read_bytes(self._path)
+        data, lines = _read(self._path)
         self.digest = digest_of("table", *self.descriptors, data)
-        lines = _decode(data, self._path).splitlines()
         comments = [line for line in lines if line.startswith("#")]
         made_by = comments[0].removeprefix("#").strip() if comments else "model not recorded"
         self.model = f"prior table {self._path.name} ({made_by})"
@@ -153,16 +154,13 @@ def write_prior_table(
     return target
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read(path: Path) -> tuple[bytes, list[str]]:
+    """What the file holds, and its lines."""
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
+        return data, data.decode("utf-8-sig").splitlines()
     except OSError as error:
         raise BioAttError(f"prior table {path} cannot be read: {error.strerror}; give a CSV file") from error
-
-
-def _decode(data: bytes, path: Path) -> str:
-    try:
-        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BioAttError(f"prior table {path} is no UTF-8 text; give a CSV file") from error
 
@@ -184,11 +182,14 @@ def _read_rows(lines: list[str], path: Path, descriptors: tuple[str, ...]) -> It
         if len(cells) != len(header):
             raise BioAttError(f"{where}: {len(cells)} columns where {len(header)} are named; correct it")
         row = dict(zip(header, cells, strict=True))
-        numbers = [_to_number(row[word], word, where, delimiter == ";") for word in descriptors]
+        if delimiter == ";":
+            row |= {word: row[word].replace(",", ".") for word in descriptors}
+        numbers = [_number(float, row[word], word, where) for word in descriptors]
         _check_prior(numbers, len(descriptors), where)
         # Rounded here once, so that a row compares equal to what was written.
         prior = tuple(torch.tensor(numbers, dtype=torch.float32).tolist())
-        index = _to_index(row.get("slice_index", ""), where)
+        cell = row.get("slice_index", "").strip()
+        index = _number(int, cell, "slice_index", where) if cell else None
         yield TableRow(number, _split(row[names[0]]), index, row.get("sop_instance_uid", "").strip(), prior)
 
 
@@ -207,20 +208,12 @@ def _check_header(header: list[str], names: tuple[str, ...], descriptors: tuple[
         )
 
 
-def _to_number(cell: str, word: str, where: str, decimal_comma: bool) -> float:
+def _number(kind: type[Number], cell: str, word: str, where: str) -> Number:
     try:
-        return float(cell.replace(",", ".") if decimal_comma else cell)
+        return kind(cell)
     except ValueError as error:
-        raise BioAttError(f"{where}: {word} is {cell!r}, not a number; correct it") from error
-
-
-def _to_index(cell: str, where: str) -> int | None:
-    if not cell.strip():
-        return None
-    try:
-        return int(cell)
-    except ValueError as error:
-        raise BioAttError(f"{where}: slice_index is {cell!r}, not a whole number; correct it") from error
+        what = "a whole number" if kind is int else "a number"
+        raise BioAttError(f"{where}: {word} is {cell!r}, not {what}; correct it") from error
 
 
 def _check_prior(numbers: Sequence[float], count: int, where: str) -> None:
@@ -237,9 +230,4 @@ def _split(path: str) -> tuple[str, ...]:
 
 
 def _common_tail(one: tuple[str, ...], other: tuple[str, ...]) -> int:
-    length = 0
-    for a, b in zip(reversed(one), reversed(other), strict=False):
-        if a != b:
-            break
-        length += 1
-    return length
+    return len(os.path.commonprefix([one[::-1], other[::-1]]))
