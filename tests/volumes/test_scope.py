@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
+from dataclasses import asdict, replace
 
 import numpy as np
 import pydicom
 import pytest
 from dicom_cases import derive
 from made_studies import as_nifti, save_default_network, write_patients
+from scipy.ndimage import gaussian_filter
 from scripts.dicom import read_volume, select_series
 from scripts.dicom.phantom import write_ct_series
+from scripts.dose.image_noise import noise_frequency
 from scripts.errors import BioAttError
 from scripts.networks import read_recipe
+from scripts.priors import SliceKey
+from scripts.training import training_scope
+from scripts.training.pairs import CachedPair
 from scripts.volumes.orientation import OrientSlicesd
 from scripts.volumes.reader import SeriesReader
-from scripts.volumes.scope import CheckScoped, Facts, Scope, facts_of_volume, scope_of
+from scripts.volumes.scope import KERNELS, CheckScoped, Facts, Scope, facts_of_volume, scope_of
 from scripts.volumes.transforms import LoadSeriesd
 from scripts.workflow import run_workflow
 
@@ -29,6 +36,7 @@ SCOPE = Scope(
     regions=("abdomen", "chest"),
     patients=3,
 )
+BY_KERNEL = replace(SCOPE, noise_sd_hu_by_kernel={"soft": (8.0, 30.0), "medium": (10.0, 60.0)})
 
 
 def facts(**changed):
@@ -58,9 +66,59 @@ def test_what_lies_outside_is_told_in_words(changed, told):
     assert SCOPE.outside(facts(**changed)) == [told]
 
 
-def test_a_damaged_scope_is_refused():
+@pytest.mark.parametrize(
+    ("noise_hu", "frequency", "told"),
+    [
+        (40.0, 0.28, []),
+        (40.0, 0.20, ["noise in soft tissue 40 HU, trained on 8 to 30 with soft kernels"]),
+        (40.0, 0.24, []),  # either kernel
+        (
+            70.0,
+            0.24,
+            ["noise in soft tissue 70 HU, trained on 8 to 30 with soft kernels; 10 to 60 with medium kernels"],
+        ),
+        (40.0, 0.38, ["noise of a sharp reconstruction kernel, trained on soft and medium ones"]),
+        (40.0, None, []),
+        (70.0, None, ["noise in soft tissue 70 HU, trained on 8 to 60"]),
+        (None, 0.28, []),
+    ],
+)
+def test_noise_is_compared_with_that_of_its_kernel(noise_hu, frequency, told):
+    assert BY_KERNEL.outside(facts(noise_sd_hu=noise_hu, noise_frequency=frequency)) == told
+
+
+def test_a_scope_comes_back_from_json_with_and_without_kernels():
+    for scope in (SCOPE, BY_KERNEL):
+        assert scope_of(json.loads(json.dumps(asdict(scope)))) == scope
+    older = asdict(SCOPE)
+    del older["noise_sd_hu_by_kernel"]
+    assert scope_of(older) == SCOPE
+
+
+@pytest.mark.parametrize(("kernel_sd", "kernel"), [(0.9, "soft"), (0.6, "medium"), (0.0, "sharp")])
+def test_noise_tells_the_kernel_of_a_volume_whatever_the_dose(kernel_sd, kernel):
+    """White noise, smoothed: its mean frequency needs no names of kernels."""
+    white = np.random.default_rng(0).standard_normal((3, 160, 160))
+    noise = gaussian_filter(white, (0, kernel_sd, kernel_sd)) if kernel_sd else white
+    found = {noise_frequency(list(40.0 + sd * noise / noise.std())) for sd in (5.0, 20.0)}
+    assert max(found) - min(found) < 0.02
+    assert all(kernel in Facts(noise_frequency=one).kernels for one in found)
+
+
+def test_without_flat_tissue_no_kernel_is_told():
+    assert math.isnan(noise_frequency([np.full((64, 64), -1000.0)]))
+    assert Facts().kernels == []
+
+
+def test_the_shipped_scope_has_all_kernels_and_is_read(bundle_root):
+    scope = scope_of(read_recipe(bundle_root / "models" / "model.pt").scope)
+    assert list(scope.noise_sd_hu_by_kernel) == list(KERNELS)
+
+
+@pytest.mark.parametrize("damaged", [{"kvp": 3}, asdict(SCOPE) | {"noise_sd_hu_by_kernel": {"soft": [1.0]}}])
+def test_a_damaged_scope_is_refused(damaged):
     with pytest.raises(BioAttError, match="scope in the recipe of the weights is damaged"):
-        scope_of({"kvp": 3})
+        scope_of(damaged)
 
 
 @pytest.mark.parametrize("gains", [(1.0, 2.0), (0.5, 2.0)])
@@ -86,6 +144,30 @@ def test_training_data_gives_the_ranges_it_shows(tmp_path, gains):
     lowest, highest = scope.noise_sd_hu
     assert lowest == pytest.approx(12.0 * np.sqrt(1 + gains[0] ** 2), rel=0.25), "of the quieter patient"
     assert highest == pytest.approx(30.0 * np.sqrt(1 + gains[1] ** 2), rel=0.3), "twice the added noise of the other"
+
+
+def test_training_data_gives_the_noise_of_each_kernel(tmp_path):
+    generator = np.random.default_rng(0)
+    pairs = []
+    for patient, kernel_sd, noise_hu in (("A", 1.0, 10.0), ("B", 0.0, 20.0)):
+        noise = gaussian_filter(generator.standard_normal((2, 160, 160)), (0, kernel_sd, kernel_sd))
+        full, added = 40.0 + noise_hu * noise / noise.std()
+        arrays = {"full": full.astype(np.int16), "low": (full + added)[None].astype(np.int16)}
+        np.savez(tmp_path / f"{patient}.npz", **arrays)
+        pair = CachedPair(
+            path=tmp_path / f"{patient}.npz",
+            priors=np.full((1, 11), 1 / 11, np.float32),
+            patient=patient,
+            key=SliceKey(0),
+            uid=patient,
+            dose_fractions=(0.5,),
+        )
+        pairs.append({"pair": pair, "patient": patient, "region": "unknown"})
+    scope = training_scope(pairs)
+    assert set(scope.noise_sd_hu_by_kernel) == {"soft", "sharp"}
+    for kernel, (lowest, highest) in scope.noise_sd_hu_by_kernel.items():
+        assert lowest == highest and scope.noise_sd_hu[0] <= lowest <= scope.noise_sd_hu[1], kernel
+    assert scope.noise_sd_hu_by_kernel["sharp"][0] > 1.5 * scope.noise_sd_hu_by_kernel["soft"][0]
 
 
 @pytest.fixture

@@ -17,20 +17,23 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from scipy.signal.windows import hann
 
 from .filters import fitted_filter_name
-from .image_noise import flat_regions, tissue_mask
+from .image_noise import (
+    ENOUGH_REGIONS,
+    FEWEST_REGIONS,
+    FLAT_TISSUES_HU,
+    SIDE,
+    flat_regions,
+    noise_spectrum,
+    ring_frequencies,
+    tissue_mask,
+)
 from .simulate import DoseSimulator, calibrate_on_series, calibration_slices
 
 #: Where the frequencies that are compared begin and end, in cycles a pixel. Below the beginning anatomy is stronger
 #: than noise: the first one at which no more than `GOOD_MISMATCH` is left is taken, or the best.
 BAND_BEGINS, BAND_ENDS, GOOD_MISMATCH = (0.12, 0.16, 0.2, 0.25), 0.5, 0.12
-#: HU of the tissue that is looked at, and of what is taken where that is too little: water, and organs full of
-#: contrast medium.
-TISSUES_HU = (0.0, 100.0), (-60.0, 180.0)
-#: Side of the squares of flat tissue in pixels, how few of them are too few, and how many enough.
-SIDE, FEWEST_REGIONS, ENOUGH_REGIONS = 32, 3, 8
 #: Where a series shows no flat tissue: this filter, and photons by the local SD of what soft tissue there is.
 DEFAULT_FILTER = "hann"
 #: Photons where a series shows no soft tissue at all: 10 HU or so behind 25 cm of water.
@@ -99,13 +102,13 @@ def match_noise(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray]) -> No
         quantum.low_dose(hu, TRIAL_DOSE, np.random.default_rng(number), TRIAL_FILTER) - hu
         for number, hu in enumerate(slices)
     ]
-    for tissue_hu in TISSUES_HU:
+    for tissue_hu in FLAT_TISSUES_HU:
         own, trial = _squares(slices, noises, tissue_hu)
         if len(own) >= ENOUGH_REGIONS:
             break
     if len(own) < FEWEST_REGIONS:
         return _default(simulator, slices_hu, len(own))
-    c0, c1, c2, mismatch = _fit(_radial_spectrum(own), _radial_spectrum(trial))
+    c0, c1, c2, mismatch = _fit(noise_spectrum(own), noise_spectrum(trial))
     filter_name = fitted_filter_name(c1, c2)
     matched = replace(simulator, photons=simulator.photons / math.exp(c0))
     generator = np.random.default_rng(len(slices))
@@ -165,26 +168,6 @@ def _default(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray], regions:
     )
 
 
-def _frequencies() -> tuple[np.ndarray, np.ndarray]:
-    """Ring of each cell of the spectrum of a square, and the frequency of each ring in cycles a pixel."""
-    axis = np.fft.fftfreq(SIDE)
-    rings = np.rint(np.hypot(*np.meshgrid(axis, axis)) * SIDE).astype(int)
-    return rings, np.arange(rings.max() + 1) / SIDE
-
-
-def _radial_spectrum(squares_hu: Sequence[np.ndarray]) -> np.ndarray:
-    """Mean power over squares, by ring: of each, less its surface of second order, under a Hann window."""
-    stack = np.asarray(squares_hu, dtype=np.float64)
-    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
-    surface, _ = np.linalg.qr(np.stack([x * 0 + 1, x, y, x * y, x * x, y * y], -1).reshape(-1, 6))
-    flat = stack.reshape(len(stack), -1)
-    flat = flat - (flat @ surface) @ surface.T
-    window = np.outer(hann(SIDE, sym=False), hann(SIDE, sym=False))
-    power = (np.abs(np.fft.fft2(flat.reshape(stack.shape) * window)) ** 2).mean(0) / (window**2).sum()
-    rings, _ = _frequencies()
-    return np.bincount(rings.ravel(), power.ravel()) / np.bincount(rings.ravel())
-
-
 def _fit(own: np.ndarray, trial: np.ndarray) -> tuple[float, float, float, float]:
     """c0, c1, c2 of the module's formula, and the mismatch."""
     fits = []
@@ -197,7 +180,7 @@ def _fit(own: np.ndarray, trial: np.ndarray) -> tuple[float, float, float, float
 
 def _fit_band(own: np.ndarray, trial: np.ndarray, begin: float) -> tuple[float, float, float, float]:
     """The same from one frequency on, by least squares in the logarithm, rings weighted by their noise."""
-    _, frequency = _frequencies()
+    frequency = ring_frequencies()
     band = (frequency >= begin) & (frequency <= BAND_ENDS)
     own, trial, frequency = own[band], trial[band], frequency[band]
     weight = np.sqrt(own * frequency)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..dose.image_noise import noise_sd_hu
+from ..dose.image_noise import noise_frequency, noise_sd_hu
 from ..hu import WINDOWS_HU
 from ..networks import Denoiser, Recipe
 from ..priors import PriorSource
 from ..provenance import bundle_version
 from ..volumes.regions import UNKNOWN
-from ..volumes.scope import NOISE_SLICES, RANGES, Facts, Scope, header_facts
+from ..volumes.scope import KERNELS, NOISE_SLICES, RANGES, Facts, Scope, header_facts
 from .studies import Study
 
 
@@ -61,12 +61,14 @@ def training_scope(pairs: Sequence[Mapping[str, Any]], noise_gain: Sequence[floa
     patients = sorted({one["patient"] for one in pairs})
     facts = list(dict.fromkeys(one["pair"].facts for one in pairs))
     noises = [noise for name in patients for noise in _noises([p for p in pairs if p["patient"] == name], noise_gain)]
+    by_kernel = {name: [noise for noise, kernels in noises if name in kernels] for name in KERNELS}
     regions = {one["region"] for one in pairs} | {one.region for one in facts}
     return Scope(
         **{name: _range([getattr(one, name) for one in facts]) for name in RANGES if name != "noise_sd_hu"},
-        noise_sd_hu=_range(noises),
+        noise_sd_hu=_range([noise for noise, _ in noises]),
         regions=tuple(sorted(regions - {UNKNOWN})),
         patients=len(patients),
+        noise_sd_hu_by_kernel={name: _limits(own) for name, own in by_kernel.items() if own},
     )
 
 
@@ -80,16 +82,22 @@ def facts_of_study(study: Study) -> Facts:
     )
 
 
-def _noises(pairs: list[Mapping[str, Any]], gains: Sequence[float]) -> list[float]:
-    """Noise of the low doses of some slices of a patient, at each gain of the noise."""
+def _noises(pairs: list[Mapping[str, Any]], gains: Sequence[float]) -> list[tuple[float, list[str]]]:
+    """Noise of the low doses of some slices of a patient, at each gain of the noise, with classes of the kernel."""
     noises = []
     for one in pairs[:: max(1, len(pairs) // NOISE_SLICES)]:
         full, lows, _ = one["pair"].load()
         full = full.astype(np.float32)
-        noises += [noise_sd_hu(full + gain * (low - full)) for low in lows for gain in gains]
-    return [noise for noise in noises if not math.isnan(noise)]
+        frequency = noise_frequency([full])
+        kernels = [] if math.isnan(frequency) else Facts(noise_frequency=frequency).kernels
+        noises += [(noise_sd_hu(full + gain * (low - full)), kernels) for low in lows for gain in gains]
+    return [(noise, kernels) for noise, kernels in noises if not math.isnan(noise)]
 
 
 def _range(values: Sequence[float | None]) -> tuple[float, float] | None:
     known = [value for value in values if value is not None]
-    return (round(min(known), 4), round(max(known), 4)) if known else None
+    return _limits(known) if known else None
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float]:
+    return round(min(values), 4), round(max(values), 4)

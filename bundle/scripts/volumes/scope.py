@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from monai.transforms import MapTransform
 
 from ..dicom.derived import was_denoised
 from ..dicom.headers import label, one_line, open_dicom
-from ..dose.image_noise import noise_sd_hu
+from ..dose.image_noise import noise_frequency, noise_sd_hu
 from ..errors import BioAttError
 from .reader import slice_keys_from_meta
 from .regions import UNKNOWN, region_of_header
@@ -34,6 +34,10 @@ RANGES = {
     "kvp": ("tube voltage", "kV"),
     "noise_sd_hu": ("noise in soft tissue", "HU"),
 }
+#: Classes of reconstruction kernels by the mean frequency of their noise (`noise_frequency`), in cycles a pixel, from
+#: and up to: names of kernels are the vendors' own. Where classes meet, either is right.
+KERNELS = {"soft": (0.0, 0.25), "medium": (0.25, 0.31), "sharp": (0.31, 1.0)}
+KERNEL_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,7 @@ class Facts:
     Args:
         slice_thickness_mm, pixel_spacing_mm, kvp: by the header.
         noise_sd_hu: median over some slices, see `noise_sd_hu`.
+        noise_frequency: of its noise, see there.
         region: ``head``, ``chest``, ``abdomen``, ``pelvis`` or ``unknown``.
     """
 
@@ -50,7 +55,16 @@ class Facts:
     pixel_spacing_mm: float | None = None
     kvp: float | None = None
     noise_sd_hu: float | None = None
+    noise_frequency: float | None = None
     region: str = UNKNOWN
+
+    @property
+    def kernels(self) -> list[str]:
+        """Classes of kernels that its noise may be of, see `KERNELS`; none where it is not known."""
+        if self.noise_frequency is None:
+            return []
+        lowest, highest = self.noise_frequency - KERNEL_TOLERANCE, self.noise_frequency + KERNEL_TOLERANCE
+        return [name for name, (begin, end) in KERNELS.items() if begin < highest and lowest < end]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +73,8 @@ class Scope:
 
     Args:
         slice_thickness_mm, pixel_spacing_mm, kvp, noise_sd_hu: [lowest, highest], or None where it was not known.
+        noise_sd_hu_by_kernel: that of the noise for each class of kernels that was seen (`KERNELS`); empty where none
+            was known.
         regions: those that were named; empty where none was.
         patients: how many.
     """
@@ -69,21 +85,47 @@ class Scope:
     noise_sd_hu: tuple[float, float] | None
     regions: tuple[str, ...]
     patients: int
+    noise_sd_hu_by_kernel: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def outside(self, facts: Facts) -> list[str]:
         """What of `facts` lies outside, in words; nothing for what is not known on either side."""
+        by_kernel = self.noise_sd_hu_by_kernel if facts.kernels else {}
         told = []
         for name, (words, unit) in RANGES.items():
             value, limits = getattr(facts, name), getattr(self, name)
-            if value is None or limits is None:
+            if value is None or limits is None or (by_kernel and name == "noise_sd_hu"):
                 continue
-            lowest, highest = limits
-            if not lowest * (1 - TOLERANCE) <= value <= highest * (1 + TOLERANCE):
-                seen = f"{lowest:.3g} to {highest:.3g}" if highest > lowest else f"{lowest:.3g} {unit} only"
-                told.append(f"{words} {value:.3g} {unit}, trained on {seen}")
+            if not _within(value, limits):
+                told.append(f"{words} {value:.3g} {unit}, trained on {_seen(limits, unit)}")
+        if by_kernel:
+            told += self._noise_outside(facts)
         if self.regions and facts.region not in (*self.regions, UNKNOWN):
             told.append(f"region {facts.region}, trained on {', '.join(self.regions)}")
         return told
+
+    def _noise_outside(self, facts: Facts) -> list[str]:
+        """Words about noise of a kind of kernel that was not seen, or not so strong or weak."""
+        seen = [name for name in facts.kernels if name in self.noise_sd_hu_by_kernel]
+        if not seen:
+            trained = " and ".join(self.noise_sd_hu_by_kernel)
+            return [f"noise of a {facts.kernels[0]} reconstruction kernel, trained on {trained} ones"]
+        limits = [self.noise_sd_hu_by_kernel[name] for name in seen]
+        value = facts.noise_sd_hu
+        if value is None or any(_within(value, one) for one in limits):
+            return []
+        words, unit = RANGES["noise_sd_hu"]
+        ranges = "; ".join(f"{_seen(one, unit)} with {name} kernels" for name, one in zip(seen, limits, strict=True))
+        return [f"{words} {value:.3g} {unit}, trained on {ranges}"]
+
+
+def _within(value: float, limits: tuple[float, float]) -> bool:
+    lowest, highest = limits
+    return lowest * (1 - TOLERANCE) <= value <= highest * (1 + TOLERANCE)
+
+
+def _seen(limits: tuple[float, float], unit: str) -> str:
+    lowest, highest = limits
+    return f"{lowest:.3g} to {highest:.3g}" if highest > lowest else f"{lowest:.3g} {unit} only"
 
 
 def scope_of(fields: Mapping[str, Any]) -> Scope:
@@ -93,10 +135,17 @@ def scope_of(fields: Mapping[str, Any]) -> Scope:
         BioAttError: it is damaged.
     """
     try:
-        ranges = {name: fields[name] and tuple(map(float, fields[name])) for name in RANGES}
-        return Scope(**ranges, regions=tuple(fields["regions"]), patients=int(fields["patients"]))
-    except (KeyError, TypeError, ValueError) as error:
+        ranges = {name: fields[name] and _range(fields[name]) for name in RANGES}
+        by_kernel = {str(name): _range(limits) for name, limits in fields.get("noise_sd_hu_by_kernel", {}).items()}
+        regions, patients = tuple(fields["regions"]), int(fields["patients"])
+        return Scope(**ranges, regions=regions, patients=patients, noise_sd_hu_by_kernel=by_kernel)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BioAttError(f"the scope in the recipe of the weights is damaged ({error}); copy it again") from error
+
+
+def _range(limits: Any) -> tuple[float, float]:
+    lowest, highest = map(float, limits)
+    return lowest, highest
 
 
 class CheckScoped(MapTransform):
@@ -166,8 +215,9 @@ def facts_of_volume(volume: MetaTensor) -> Facts:
     keys = slice_keys_from_meta(volume.meta, volume.shape[-1])
     count = volume.shape[-1]
     chosen = np.unique(np.linspace(0, count - 1, NOISE_SLICES + 2).round().astype(int)[1:-1])
-    noises = [noise_sd_hu(volume[0, ..., int(i)].numpy()) for i in chosen]
-    known = [one for one in noises if not math.isnan(one)]
+    slices = [volume[0, ..., int(i)].numpy() for i in chosen]
+    known = [noise for noise in map(noise_sd_hu, slices) if not math.isnan(noise)]
+    frequency = noise_frequency(slices)
     header = header_facts(volume.meta.get("header_file", ""))
     thickness_mm = header.get("SliceThickness") if keys[0].sop_instance_uid else None
     return Facts(
@@ -175,6 +225,7 @@ def facts_of_volume(volume: MetaTensor) -> Facts:
         pixel_spacing_mm=float(steps_mm[0]),
         kvp=header.get("KVP"),
         noise_sd_hu=float(np.median(known)) if known else None,
+        noise_frequency=None if math.isnan(frequency) else frequency,
         region=header.get("region", UNKNOWN),
     )
 
