@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -164,6 +165,24 @@ def headline(summary: Mapping[str, Any]) -> str:
     return f"{so_far}{start} in error against the truth (gain: {told})."
 
 
+def robustness_line(summary: Mapping[str, Any]) -> str:
+    """How far each gain hangs on single patients, of the arms whose prior knows something; empty where none has any."""
+    told = []
+    for arm in KNOWING:
+        gain = summary["arms"].get(arm, {}).get("gain_db", {}).get(UNIFORM)
+        if gain is None or gain["interval_95"] is None:
+            continue
+        values = {patient: value for patient, value in gain["by_patient"].items() if not math.isnan(value)}
+        without = [patient_interval({p: v for p, v in values.items() if p != one})["interval_95"] for one in values]
+        least = min((one[0] for one in without if one is not None), default=math.nan)
+        told.append(
+            f"{arm.removeprefix('prior: ')} gains on {sum(value > 0 for value in values.values())} of {len(values)} "
+            f"patients, median {statistics.median(values.values()):+.2f} dB, and without any one patient the interval "
+            f"begins at {least:+.2f} or above"
+        )
+    return f"Patient by patient: {'; '.join(told)}." if told else ""
+
+
 def _networks(summary: Mapping[str, Any], name: str) -> str:
     count = summary["arms"][f"prior: {name}"]["gain_db_by_network"][UNIFORM]["n"]
     return "1 network" if count == 1 else f"{count} networks"
@@ -219,6 +238,8 @@ def _page(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], stud
     return f"""# Do priors help?
 
 {headline(summary)}
+
+{robustness_line(summary)}
 
 {attention_line(summary)}
 

@@ -13,13 +13,14 @@ import torch
 from scripts.dicom import find_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
+from scripts.evaluation.intervals import patient_interval
 from scripts.priors import DESCRIPTORS
 
 from studies.prior_study import models
 from studies.prior_study.__main__ import main
 from studies.prior_study.labels import make_folds, oracle_priors
 from studies.prior_study.pack import read_pack
-from studies.prior_study.page import attention_line, headline, read_records, summarise, verdict
+from studies.prior_study.page import attention_line, headline, read_records, robustness_line, summarise, verdict
 from studies.prior_study.runs import has_prior, items_of, plan, priors_of, read_study
 
 LIVER, LUNGS = DESCRIPTORS.index("liver"), DESCRIPTORS.index("lungs")
@@ -267,6 +268,20 @@ def test_the_headline_follows_the_intervals():
     assert [verdict(one) for one in ((0.06, 0.2), (-0.2, -0.06), (-0.01, 0.02), (-0.1, 0.2), None)] == [
         *("better", "worse", "no difference", "undecided", "undecided")
     ]
+
+
+def test_how_far_a_gain_hangs_on_single_patients_is_told():
+    base = dict(zip("ABCD", (100.0, 10.0, 50.0, 1000.0), strict=True))
+    factors = (0.5, 0.7, 0.71, 1.02)
+    arm = {patient: factor * error for factor, (patient, error) in zip(factors, base.items(), strict=True)}
+    summary = summarise(records_of({"prior: uniform": base, "prior: oracle": arm}), ["prior: uniform"])
+    told = robustness_line(summary)
+    gains = sorted(-10 * math.log10(factor) for factor in factors)
+    assert f"oracle gains on 3 of 4 patients, median {(gains[1] + gains[2]) / 2:+.2f} dB" in told
+    least = patient_interval(dict(enumerate(gains[:3])))["interval_95"][0]  # without the one that gains most
+    assert f"begins at {least:+.2f} or above" in told
+    alone = summarise(records_of({"prior: uniform": base}), ["prior: uniform"])
+    assert robustness_line(alone) == ""
 
 
 def test_attention_without_anatomy_is_told_beside_none():
