@@ -110,12 +110,18 @@ runs/weights/first/model.pt: | setup
 	cd bundle && ../$(BIN)/python $(SHIPPED)]" --output_dir ../runs/weights/first $(SETTINGS)
 
 BASELINE := runs/baselines/redcnn32
+FIRST := runs/baselines/first
 
-baselines: $(BASELINE)/model.pt  ## train RED-CNN with 32 maps as the shipped weights (hours; goes on after a stop), measure it
-	$(MAKE) evidence EVIDENCE_OPTIONS="--parts baselines --baseline 'RED-CNN, 32 maps=$(BASELINE)/model.pt:network_redcnn32.json'"
+baselines: $(BASELINE)/model.pt $(FIRST)/model.pt  ## train RED-CNN with 32 maps as the shipped weights (hours on a CPU, minutes on a GPU; goes on after a stop), measure it
+	$(MAKE) evidence EVIDENCE_OPTIONS="--parts baselines --baseline 'network, first training=$(FIRST)/model.pt' \
+	  --baseline 'RED-CNN, 32 maps=$(BASELINE)/model.pt:network_redcnn32.json'"
 
 $(BASELINE)/model.pt: | setup
-	cd bundle && ../$(BIN)/python $(SHIPPED),'configs/network_redcnn32.json']" --output_dir ../$(BASELINE)
+	cd bundle && ../$(BIN)/python $(SHIPPED),'configs/network_redcnn32.json','../studies/evidence/redcnn32.json']" \
+	  --output_dir ../$(BASELINE)
+
+$(FIRST)/model.pt:  # what 0.4.0 shipped: the first of both trainings
+	mkdir -p $(@D) && cp $(RESULTS)/curve.csv $(@D)/ && git show fcfd3c9:bundle/models/model.pt > $@
 
 study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data; a day on a CPU, minutes on a GPU
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study pack $(BIOATT_DATA)/ct $(BIOATT_DATA)/ct_patients runs/study/pack \

@@ -14,6 +14,7 @@ from scripts.networks import weights_sha256
 from scripts.staging import staged_file
 from scripts.workflow import BUNDLE_ROOT, CONFIGS
 
+from .evidence.baselines_page import summary
 from .evidence.plane import BM3D
 from .evidence.plane_page import conclusion, front_table
 
@@ -121,15 +122,17 @@ def sections(results: Path) -> dict[str, str]:
         "performance": performance_table(quality),
         "limits": "\n\n".join([limits_list(parts), verdicts(parts["detectability"]), lesion_line(parts["plane"])]),
         "priors": prior_table(quality),
+        "baselines": f"{summary(parts['baselines'])} (docs/evidence/baselines.md in the repository).",
     }
 
 
 def readme_sections(results: Path) -> dict[str, str]:
     """What stands between the markers of the repository's README: conclusion, table, and the limits not kept."""
-    plane = json.loads((results / "plane.json").read_text())
+    plane, baselines = (json.loads((results / f"{name}.json").read_text()) for name in ("plane", "baselines"))
     return {
         "plane": f"{conclusion(plane['figures'])}\n\n{front_table(plane)}",
         "limits": broken_limits(plane["limits"]),
+        "baselines": f"- {summary(baselines)} ([figures](docs/evidence/baselines.md)).",
     }
 
 

@@ -16,9 +16,9 @@ from scripts.evaluation.results import write_json
 from scripts.strengths import DEFAULT, STRENGTHS
 from scripts.workflow import BUNDLE_ROOT, CONFIGS, quiet_libraries
 
-from .baselines import measure_baselines
+from .baselines import Contestant, baseline, measure_baselines
 from .bench import HELD_OUT, Bench
-from .denoisers import RETUNED, Denoiser, baseline, bundle_denoiser, nlm_denoiser
+from .denoisers import RETUNED, Denoiser, bundle_denoiser, nlm_denoiser
 from .detection import measure_patients, measure_uniform, methods_of
 from .downstream import measure_downstream
 from .evaluating import Method
@@ -29,7 +29,7 @@ from .patients import Patient
 from .phantom import measure_phantom
 from .pictures import measure_pictures
 from .plane import WRONG_PRIOR, measure_plane
-from .quality import NETWORK, measure_doses, measure_quality, quality_pictures
+from .quality import NETWORK, measure_doses, measure_quality
 from .series import measure_series
 from .volumes import measure_volumes
 
@@ -66,12 +66,11 @@ class Evidence:
     def quality(self) -> dict[str, Any]:
         """Quarter dose against full dose, beside the baselines."""
         others = [self._bundle(f"{NETWORK}, {prior} prior", prior) for prior in OTHER_PRIORS]
-        result = measure_quality(
+        return measure_quality(
             self.patients,
             [self.network, nlm_denoiser(), nlm_denoiser("nlm, retuned", **RETUNED), *others],
             slices=self.options.slices,
         )
-        return result | {"pictures": quality_pictures(result, self.patients, self.network, self.options.output)}
 
     def doses(self) -> dict[str, Any]:
         """Full dose to a tenth, at each strength."""
@@ -97,16 +96,9 @@ class Evidence:
     def baselines(self) -> dict[str, Any]:
         """Networks of another form, trained on equal terms."""
         options = self.options
-        found = [baseline(text, prior=options.prior, device=options.device) for text in options.baseline]
-        return measure_baselines(
-            self.patients,
-            [self.network, nlm_denoiser(), *(one for one, _ in found)],
-            {one.name: weights for one, weights in found},
-            options.output / "curve.csv",
-            slices=options.slices,
-            realisations=options.realisations,
-            seed=options.seed,
-        )
+        ours = Contestant(name=NETWORK, weights=options.weights, network_config=options.network)
+        others = [baseline(text) for text in options.baseline]
+        return measure_baselines(self._bench(PLANE_SLICES), [ours, *others], STRENGTHS, options.prior)
 
     def detectability(self) -> dict[str, Any]:
         """The model observer on the LCD phantom."""

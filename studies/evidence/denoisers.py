@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from scripts.dose.image_noise import noise_sd_hu
-from scripts.errors import BioAttError
 from scripts.hu import VALID_RANGE_HU, network_to_hu
 from scripts.inference.inferers import find_priors, network_input
 from scripts.priors import SliceKey
@@ -123,23 +122,6 @@ def open_network(
     overrides |= {"batch_size": batch_size} if batch_size else {}
     configs = ["inference.json", *([network_config] if network_config else [])]
     return OpenedNetwork(open_workflow("inference", configs, overrides).parser)
-
-
-def baseline(text: str, **settings: Any) -> tuple[Denoiser, Path]:
-    """A baseline and its weights as the command line spells it, ``NAME=WEIGHTS.pt:NETWORK.json`` or without config.
-
-    Raises:
-        BioAttError: it is not spelt so, or a file is missing.
-    """
-    name, equals, files = text.partition("=")
-    weights, _, config = files.partition(":")
-    if not name or not equals or not weights:
-        raise BioAttError(
-            f"--baseline {text}: wanted NAME=WEIGHTS.pt:NETWORK.json, e.g. redcnn=r.pt:network_redcnn.json"
-        )
-    path = Path(config)
-    config = str(path.resolve()) if config and path.is_file() else config
-    return bundle_denoiser(name, Path(weights), network_config=config, **settings), Path(weights)
 
 
 def gaussian_denoiser(name: str, sigma_mm: float) -> Denoiser:

@@ -17,9 +17,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import ndtr
 from scripts.dose import DoseSimulator
 from scripts.evaluation.intervals import patient_interval
+from scripts.evaluation.lesions import EDGE_SD_MM, Lesion
 from scripts.priors import SliceKey
 
-from studies.measures.lesions import EDGE_SD_MM, Lesion
 from studies.measures.observer import (
     CHANNELS,
     Scores,

@@ -22,8 +22,6 @@ def detection_section(one: Results, results: Path) -> str:
     plot_dose_response(results / "detection.png", uniform, patients)
     return f"""## Detectability at equal dose, and the dose saved
 
-{conclusion(one)}
-
 Channelized Hotelling observer with held-out templates; each signal is seen with and without on the same noise. *Share*:
 the mean d' of all tasks over that of the full dose as it is. *Equal dose*: where the share is 1, by a straight line in
 the logarithms; "above 100%" means that not even the denoised full dose reaches it. Verdicts compare d' with that of the
@@ -68,11 +66,19 @@ def conclusion(one: Results) -> str:
     before, after = (f"{_at(one['uniform'], of, 0.25):.0%}" for of in (plain, standard))
     return (
         f"At a quarter of the dose, the mean d' in the phantom is {before} of the full dose's before and {after} after "
-        f"`network` at standard; in patients {in_patients['0 mm']:.0%} and {in_patients['standard']:.0%}. The denoised "
-        f"phantom reaches the d' of the full dose at this share of it: {_equal(standard)}. "
+        f"`network` at standard; in patients {in_patients['0 mm']:.0%} and {in_patients['standard']:.0%}. "
+        f"{_reached(standard)} "
         "This observer knows the spectrum of the noise and weighs it as well as a linear observer can. A human reader "
         "does not; what denoising gives one is not measured here."
     )
+
+
+def _reached(potential: Results) -> str:
+    if potential["dose"] is None:
+        return (
+            "Not even the denoised full dose reaches the d' of the full dose as it is in the phantom: no dose is saved."
+        )
+    return f"Denoised, the phantom reaches the d' of the full dose at this share of it: {_equal(potential)}."
 
 
 def _at(uniform: Results, potential: Results, dose: float) -> float:

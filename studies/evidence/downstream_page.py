@@ -28,7 +28,7 @@ dose do{": " + ", ".join(better) if better else ""}. The full dose is noisy itse
 co-occurrence) do not agree with it where more noise is taken off than the low dose added.
 
 Lin's concordance with the full dose over {one["regions"]} flat squares of soft tissue of {one["patients"]} patients,
-grey levels of {BIN_HU:g} HU:
+grey levels of {BIN_HU:g} HU (no interval: squares of one patient are alike, so the patients are too few for one):
 
 {table(("feature", *agreement), rows)}
 

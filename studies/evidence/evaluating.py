@@ -13,6 +13,9 @@ import numpy as np
 from scripts.dose.image_noise import TISSUES_HU, tissue_mask
 from scripts.errors import BioAttError
 from scripts.evaluation import image_quality
+from scripts.evaluation.lesions import Lesion
+from scripts.evaluation.plane import INSERTIONS, Disc, PlanePoint, PlaneSlice, insert_discs
+from scripts.evaluation.truth import BODY_HU, measured_alpha2, pooled, region_errors, truth_regions
 from scripts.hu import VALID_RANGE_HU
 from scripts.priors import SliceKey
 from scripts.staging import staged_file
@@ -20,9 +23,6 @@ from scripts.volumes import radiological_slices
 from scripts.volumes.reader import slice_keys_from_meta
 
 from studies.measures.edges import edge_widths
-from studies.measures.lesions import Lesion
-from studies.measures.plane import Disc, PlanePoint, PlaneSlice, insert_discs
-from studies.measures.truth import BODY_HU, measured_alpha2, pooled, region_errors, truth_regions
 
 from .patients import Patient
 
@@ -294,7 +294,12 @@ def real_patient(low_folder: Path, full_folder: Path, count: int, *, seed: int =
 
 
 def with_room(
-    total: int, full: Callable[[int], np.ndarray], spacing_mm: float, count: int, seed: int
+    total: int,
+    full: Callable[[int], np.ndarray],
+    spacing_mm: float,
+    count: int,
+    seed: int,
+    insertions: int = INSERTIONS,
 ) -> list[tuple[int, list[list[Disc]]]]:
     """About `count` slices, evenly spread over those with room for the discs, and the discs.
 
@@ -306,7 +311,7 @@ def with_room(
     for index in range(every // 2, total, every):
         generator = np.random.default_rng([seed, index])
         try:
-            room.append((index, insert_discs(full(index), spacing_mm, generator)))
+            room.append((index, insert_discs(full(index), spacing_mm, generator, insertions)))
         except BioAttError:  # lungs, or air
             continue
     if not room:

@@ -38,7 +38,8 @@ def matrix_section(one: dict[str, Any], results: Path) -> str:
 
 Of {count} pairs of patient and dose, {kept} hold at strength {one["strength"]} in all of this: contrast of 4, 6 and
 10 mm discs at or above a Gaussian of equal noise, an error against the truth of body and edges below that of the best
-Gaussian, body and bone edges no wider than the input's. {one["slices"]} slices per patient.
+Gaussian, body and bone edges no wider than the input's. {one["slices"]} slices per patient; a row is one patient at one
+dose and has no interval.
 
 {table(head, rows)}"""
 

@@ -1,16 +1,18 @@
-"""The pages docs/evidence/quality.md, texture.md and baselines.md, and their plots, from the result files alone."""
+"""The pages of `PAGES` in docs/evidence, and their plots, from the result files alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from scripts.errors import BioAttError
 from scripts.provenance import NOT_FOR_DIAGNOSIS
 
+from . import baselines_page, plane_page, texture_page
 from .baselines_page import baselines_section
+from .detection_page import conclusion as _detection
 from .detection_page import detection_section
 from .downstream_page import downstream_section
 from .matrix_page import matrix_section
@@ -40,7 +42,8 @@ def write_pages(results: Path) -> list[Path]:
     for page, names in pages.items():
         title, path = _TITLES[page], results.parent / page
         sections = [_SECTIONS[name](parts[name], results) for name in names]
-        path.write_text("\n\n".join([f"# {title}", _made_by(parts[names[0]]), *sections]) + "\n", encoding="utf-8")
+        text = [f"# {title}", CONCLUSIONS[page](parts), _made_by(parts[names[0]]), *sections]
+        path.write_text("\n\n".join(text) + "\n", encoding="utf-8")
         written.append(path)
     return written
 
@@ -84,13 +87,19 @@ BASELINES = "baselines.md"
 _TITLES = {
     "quality.md": "Quality of the shipped weights",
     "texture.md": "Texture, resolution and detectability of the shipped weights",
-    BASELINES: "The fast network beside RED-CNN, on equal terms",
+    BASELINES: "The shipped network beside RED-CNN, anchored alike",
 }
 #: Which result files each page shows, in order.
 PAGES = {
     "quality.md": ("plane", "pictures", "matrix", "quality", "doses", "downstream", "volumes", "series"),
     "texture.md": ("phantom", "detection", "detectability"),
     BASELINES: ("baselines",),
+}
+#: The first paragraph of each page: what was found, in plain words.
+CONCLUSIONS: dict[str, Callable[[Mapping[str, Results]], str]] = {
+    "quality.md": lambda parts: plane_page.page_conclusion(parts["plane"], parts["matrix"]),
+    "texture.md": lambda parts: f"{texture_page.conclusion(parts['phantom'])} {_detection(parts['detection'])}",
+    BASELINES: lambda parts: baselines_page.conclusion(parts["baselines"]),
 }
 _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
     "plane": plane_section,

@@ -1,4 +1,4 @@
-"""Pictures at full resolution, chosen by rule: low dose, the three strengths, a Gaussian of equal noise, full dose."""
+"""Pictures at full resolution, chosen by rule: both doses, the strengths, a Gaussian of equal noise, what they took."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from .methods import GAUSSIANS_MM
 
 #: Side of what is shown, and the grey scale, in HU.
 SIDE_MM, WINDOW_HU = 200.0, (-160.0, 240.0)
+#: Grey scale of what was taken off, in HU.
+TAKEN_HU = (-60.0, 60.0)
 #: Setting by which slices are ranked and noise is matched.
 RANKED = "standard"
-GAP_PIXELS, LABEL_PIXELS = 4, 16
+GAP_PIXELS, LABEL_PIXELS, FOOT_PIXELS = 4, 16, 20
+#: Length of the bar below the panels.
+BAR_MM = 50.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ def measure_pictures(bench: Bench, network: Method, folder: Path) -> dict[str, A
     """Write a picture of each chosen slice into `folder`.
 
     Of all slices of all patients, ranked by the share of the error against the truth that is left: the two worst, the
-    middle one and the best. Each shows `SIDE_MM` around the middle of the body, a pixel a pixel.
+    middle one and the best. Each shows `SIDE_MM` around the middle of the body, a pixel a pixel: doses and Gaussian,
+    the strengths, and what the Gaussian, `RANKED` and the last strength took off the low dose.
 
     Args:
         bench: the patients.
@@ -56,10 +61,20 @@ def measure_pictures(bench: Bench, network: Method, folder: Path) -> dict[str, A
     for rank, place in chosen.items():
         one, name = ranked[place], f"picture_{rank.replace(' ', '_')}.png"
         sigma_mm = equal_gaussian_mm(one.slice, one.outputs[RANKED])
-        panels = {"low dose": one.slice.low_hu, **one.outputs}
-        panels |= {f"Gaussian, {sigma_mm:.2f} mm": gaussian(one.slice.low_hu, sigma_mm, one.slice.spacing_mm)}
-        panels |= {"full dose": one.slice.full_hu}
-        write_panels(folder / name, _cut(panels, one.slice), columns=3)
+        smooth = gaussian(one.slice.low_hu, sigma_mm, one.slice.spacing_mm)
+        panels = {"low dose": one.slice.low_hu, f"Gaussian, {sigma_mm:.2f} mm": smooth, "full dose": one.slice.full_hu}
+        panels |= {f"network, {strength}": image for strength, image in one.outputs.items()}
+        panels = {f"{title}, {noise_sd_hu(x, one.slice.plane.flat):.0f} HU noise": x for title, x in panels.items()}
+        last = list(one.outputs)[-1]
+        taken = {"the Gaussian": smooth, RANKED: one.outputs[RANKED], last: one.outputs[last]}
+        taken = {f"taken off by {title}": one.slice.low_hu - image for title, image in taken.items()}
+        write_panels(
+            folder / name,
+            _cut(panels, one.slice),
+            columns=3,
+            spacing_mm=one.slice.spacing_mm,
+            taken_hu=_cut(taken, one.slice),
+        )
         pictures[name] = {
             "rank": rank,
             "patient": one.patient,
@@ -69,7 +84,7 @@ def measure_pictures(bench: Bench, network: Method, folder: Path) -> dict[str, A
         }
     middle = ranked[chosen["middle"]]
     front = {"low dose": middle.slice.low_hu, "denoised": middle.outputs[RANKED], "full dose": middle.slice.full_hu}
-    write_panels(folder / "front.png", _cut(front, middle.slice), columns=3)
+    write_panels(folder / "front.png", _cut(front, middle.slice), columns=3, spacing_mm=middle.slice.spacing_mm)
     return {"pictures": pictures, "slices": len(ranked), "front": "front.png"}
 
 
@@ -95,20 +110,41 @@ def _cut(panels: dict[str, np.ndarray], one: EvaluatedSlice) -> dict[str, np.nda
     return {name: image[part] for name, image in panels.items()}
 
 
-def write_panels(path: Path, panels_hu: dict[str, np.ndarray], *, columns: int) -> None:
-    """Panels (H, W) in HU with their names above, in one window, a pixel a pixel, as a PNG."""
+def write_panels(
+    path: Path,
+    panels_hu: dict[str, np.ndarray],
+    *,
+    columns: int,
+    spacing_mm: float,
+    taken_hu: dict[str, np.ndarray] | None = None,
+) -> None:
+    """Write panels (H, W) with their names above, a pixel a pixel, and a scale bar and the grey scales below, as a PNG.
+
+    Args:
+        path: the PNG.
+        panels_hu: name to image in HU, shown in `WINDOW_HU`.
+        columns: in a row.
+        spacing_mm: of the pixels.
+        taken_hu: name to difference in HU, shown in `TAKEN_HU` after the others.
+    """
     from PIL import Image, ImageDraw
 
-    names, images = list(panels_hu), list(panels_hu.values())
-    height, width = images[0].shape
-    rows = -(-len(images) // columns)
-    size = (columns * (width + GAP_PIXELS) - GAP_PIXELS, rows * (height + LABEL_PIXELS))
+    shown = [(name, image, WINDOW_HU) for name, image in panels_hu.items()]
+    shown += [(name, image, TAKEN_HU) for name, image in (taken_hu or {}).items()]
+    height, width = shown[0][1].shape
+    rows = -(-len(shown) // columns)
+    size = (columns * (width + GAP_PIXELS) - GAP_PIXELS, rows * (height + LABEL_PIXELS) + FOOT_PIXELS)
     sheet = Image.new("L", size, 255)
     draw = ImageDraw.Draw(sheet)
-    for i, (name, image) in enumerate(zip(names, images, strict=True)):
+    for i, (name, image, window) in enumerate(shown):
         left, top = (i % columns) * (width + GAP_PIXELS), (i // columns) * (height + LABEL_PIXELS)
         draw.text((left + 2, top + 2), name, fill=0)
-        grey = (to_window(np.asarray(image, np.float32), WINDOW_HU) * 255).round().astype(np.uint8)
+        grey = (to_window(np.asarray(image, np.float32), window) * 255).round().astype(np.uint8)
         sheet.paste(Image.fromarray(grey), (left, top + LABEL_PIXELS))
+    bar, middle = round(BAR_MM / spacing_mm), size[1] - FOOT_PIXELS // 2
+    draw.line([(2, middle), (1 + bar, middle)], fill=0, width=3)
+    scales = [f"{BAR_MM / 10:g} cm", "{:g} to {:g} HU".format(*WINDOW_HU)]
+    scales += ["taken off: {:g} to {:g} HU".format(*TAKEN_HU)] if taken_hu else []
+    draw.text((bar + 8, middle - 6), "; ".join(scales), fill=0)
     with staged_file(path) as part:
         sheet.save(part, format="PNG", optimize=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .pictures import SIDE_MM, WINDOW_HU
+from .pictures import SIDE_MM, TAKEN_HU, WINDOW_HU
 from .tables import table
 
 
@@ -20,7 +20,8 @@ def pictures_section(one: dict[str, Any], results: Path) -> str:
 
 Quarter dose; {one["slices"]} slices of the patients left out, ranked by the share of the error against the truth that
 standard leaves: the two worst, the middle and the best one. {SIDE_MM / 10:g} x {SIDE_MM / 10:g} cm, every pixel as it
-is, {lower:g} to {upper:g} HU. The Gaussian leaves as much noise in flat tissue as standard.
+is, {lower:g} to {upper:g} HU. The Gaussian leaves as much noise in flat tissue as standard. Below: what was taken off
+the low dose ({TAKEN_HU[0]:g} to {TAKEN_HU[1]:g} HU); anatomy that can be seen there is lost.
 
 {table(("rank", "patient", "slice", "error left", "Gaussian of equal noise"), _rows(one["pictures"]))}
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from scripts.dose.image_noise import TISSUES_HU
+from scripts.evaluation.plane import contrast_at_noise
 from scripts.networks import read_recipe, weights_sha256
 from scripts.strengths import DEFAULT
-
-from studies.measures.plane import contrast_at_noise
 
 from .bench import Bench, Figures
 from .evaluating import Method

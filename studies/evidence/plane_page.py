@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from scripts.evaluation.intervals import patient_interval
 from scripts.markdown import table
 
 from . import plots
+from .matrix import held
 from .plane import BM3D, GAUSSIAN, NLM, OLD, TV, WRONG, above_gaussian, best_error
 from .quality import NETWORK
 from .tables import limits_table, mean_with_interval, number
@@ -46,8 +48,6 @@ def plane_section(one: Results, results: Path) -> str:
     broken = [limit for limit in one["limits"] if not limit["kept"]]
     return f"""## Noise left and contrast kept, patients left out
 
-{conclusion(found)}
-
 {len(slices)} patients, {sum(slices.values())} slices evenly spread over those with room; low dose simulated at
 {one["dose_fraction"]:g} with noise of the series' own spectrum. Discs of {", ".join(DIAMETERS)} mm at -20, +20 and
 +40 HU ({", ".join(map(str, discs.values()))} of them) are put into even soft tissue; each slice is denoised with and
@@ -55,11 +55,11 @@ without them, with one noise and one prior. *Contrast kept*: the mean of the dif
 left*: local SD in flat soft tissue, output over input. *Frequency left*: mean frequency of the noise in flat squares,
 output over input. *Above*: points of contrast above a Gaussian that leaves as much noise. Strengths of `network`:
 {strengths}.
-Cells: mean over patients (95% interval by Student's t, the patient as unit).
+Cells: mean over the {len(slices)} patients (95% interval by Student's t, the patient as unit).
 
 {table(_PLANE_HEAD, _plane_rows(found, few, one["few"]["slices"]))}
 
-![Contrast kept against noise left, a panel for each diameter](results/plane.png)
+![Contrast kept against noise left by diameter; small dots are the patients of network](results/plane.png)
 
 By contrast, `network`, mean over patients:
 
@@ -69,7 +69,8 @@ By contrast, `network`, mean over patients:
 
 The full dose is noisy, so PSNR against it is best for an output that keeps a part of the scanner's noise. Here the mean
 squared error against the noise-free image is estimated without bias (docs/evaluation.md), in HU². Each filter, and
-0.3.2, with the setting that serves it best, chosen anew for each patient and region; `network` at each strength.
+0.3.2, with the setting that serves it best, chosen anew for each patient and region; `network` at each strength. A row
+is one patient's four slices, which allow no interval; means over patients with theirs follow.
 
 {table(_ERROR_HEAD, _error_rows(found, few))}
 
@@ -115,6 +116,30 @@ def conclusion(found: Mapping[str, Any]) -> str:
         f"{kept[1]:.0%} and {kept[2]:.0%} of the contrast of 4, 6 and 10 mm discs is kept; over all strengths the "
         f"network is {told} of {len(every)} figures (patients, strengths and diameters), by {min(every):+.1f} to "
         f"{max(every):+.1f} points."
+    )
+
+
+def page_conclusion(one: Results, matrix: Results) -> str:
+    """`conclusion`, the error beside the filters', and where it ends."""
+    found = one["figures"]
+    kept, count = held(matrix)
+    ends = Counter(
+        " ".join(end.split()[:2]) for of in matrix["doses"].values() for x in of.values() for end in x["ends"]
+    )
+    bm3d = [limit for limit in one["limits"] if f"error of body over that of {BM3D}" in limit["name"]]
+    worse = [limit["value"] for limit in bm3d if not limit["kept"]]
+    told = (
+        f" {BM3D}, told the measured spectrum, has less on {len(worse)} of {len(bm3d)} patients (ours is up to "
+        f"{max(worse) - 1.0:.0%} higher at high)."
+        if worse
+        else ""
+    )
+    why = f"; the others end by {', '.join(f'{name} ({n})' for name, n in ends.items())}" if ends else ""
+    body = [_ratio_to(found, who, "body") for who in (NLM, TV)]
+    return (
+        f"{conclusion(found)} The error of the body against the noise-free image at high is {body[0]} times that of "
+        f"{NLM} and {body[1]} times that of {TV}, each filter at its best setting (mean of {len(one['patients'])} "
+        f"patients, 95% interval).{told} Of {count} pairs of patient and dose {kept} hold in all that is promised{why}."
     )
 
 
@@ -205,15 +230,16 @@ def _error_rows(found: Mapping[str, Any], few: Mapping[str, Any]) -> list[tuple[
 
 
 def _ratios(found: Mapping[str, Any]) -> str:
-    told = []
-    for who in (one for one in OTHERS if one in found):
-        for region in ("body", "edges"):
-            values = {
-                p: one["error_hu2"][region] / best_error(found, who, p, region)
-                for p, one in found[NETWORK]["high"].items()
-            }
-            told.append(f"{who}, {region} {_mean(values, '.2f')}")
-    return "; ".join(told)
+    known = [(who, region) for who in OTHERS if who in found for region in ("body", "edges")]
+    return "; ".join(f"{who}, {region} {_ratio_to(found, who, region)}" for who, region in known)
+
+
+def _ratio_to(found: Mapping[str, Any], who: str, region: str) -> str:
+    """Error of the network at high over that of a method at its best setting, mean over patients."""
+    return _mean(
+        {p: one["error_hu2"][region] / best_error(found, who, p, region) for p, one in found[NETWORK]["high"].items()},
+        ".2f",
+    )
 
 
 def _cell(of: Mapping[str, Any], value: Any, form: str) -> str:

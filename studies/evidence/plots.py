@@ -121,17 +121,6 @@ def _mean_point(of: Mapping[str, Any], diameter: str) -> tuple[float, float] | N
     )
 
 
-def plot_curves(path: Path, curves: Mapping[str, Any]) -> None:
-    """PSNR of the validation patient against training steps, a line per network, and the low dose's."""
-    with _Axes(path, "steps", "PSNR of the validation patient (dB)") as (axes,):
-        for i, (name, curve) in enumerate(curves.items()):
-            steps, psnr = [one["steps"] for one in curve], [one["psnr_db"] for one in curve]
-            style = {"color": COLOURS[(i + 1) % 7], "linestyle": STYLES[i % 7], "marker": "osD^v<>"[i % 7]}
-            axes.plot(steps, psnr, label=name, markersize=4, **style)
-        axes.axhline(next(iter(curves.values()))[-1]["low_psnr_db"], color="0.5", linewidth=0.8, label="low dose")
-        axes.legend()
-
-
 class _Axes:
     """Panels side by side in one PNG, which is written when the block ends."""
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scripts.dose.image_noise import TISSUES_HU
-from scripts.evaluation.figures import picture_rows
 from scripts.evaluation.quality import METRICS, slice_measures
 from scripts.evaluation.results import mean_measures
 
@@ -83,22 +81,6 @@ def quality_limits(patient: str, mean: dict[str, Any]) -> list[Limit]:
         if not math.isnan(bias):
             limits.append(Limit(f"{patient}: HU of {tissue} kept", abs(bias), "<", 2.0, "HU"))
     return limits
-
-
-def quality_pictures(
-    result: dict[str, Any], patients: Sequence[Patient], denoiser: Denoiser, folder: Path
-) -> list[str]:
-    """Pictures of the slices where the denoiser gains most and least over the low dose, per patient; their names."""
-    names = []
-    for patient in patients:
-        measures = result["slices"][patient.name]
-        order = sorted(measures, key=lambda i: measures[i][denoiser.name]["psnr_db"] - measures[i]["low"]["psnr_db"])
-        for label, index in (("best", order[-1]), ("worst", order[0])):
-            low, full = patient.low(index, result["dose_fraction"]), patient.full(index)
-            panels = {"low dose": low, "denoised": denoiser(low[None], patient.slices.spacing_mm)[0], "full dose": full}
-            names.append(f"quality_{patient.name}_{label}.png")
-            picture_rows(folder / names[-1], {"": panels}, ("denoised", "full dose"))
-    return names
 
 
 def measure_doses(patients: Sequence[Patient], strengths: Mapping[str, Denoiser], *, slices: int = 4) -> dict[str, Any]:

@@ -38,9 +38,6 @@ def quality_section(one: Results, results: Path) -> str:
             rows.append((patient, image, values[0], *told, *values[1:]))
     titles = [title for title, _ in _MEASURES.values()]
     head = ("patient", "image", titles[0], "gain (dB)", "of the cap", *titles[1:])
-    pictures = "\n\n".join(
-        f"![{name}: low dose, denoised, full dose, difference](results/{name})" for name in one["pictures"]
-    )
     slices = {name: mean["slices"] for name, mean in one["patients"].items()}
     return f"""## Quarter dose, patients left out
 
@@ -48,7 +45,7 @@ Full dose: routine CT from The Cancer Imaging Archive;
 {", ".join(f"{n} slices of {name}" for name, n in slices.items())}, evenly spread. Low dose: simulated at
 {one["dose_fraction"]:g} (docs/simulation.md; noise of each series' own spectrum). Window -160 to 240 HU; the
 four columns of tissues are the mean of image minus full dose. `network` is the shipped weights; the rows with
-other priors are the same weights.
+other priors are the same weights. Two patients allow no interval.
 
 The full dose is noisy, which caps the gain: with the anatomy known, the best estimate of a noisy full dose from
 a dose k leaves (1 - k) of its variance where the low dose has (1/k - 1), so the cap is -10 lg k, here
@@ -63,9 +60,7 @@ gained most on them; both blend the result with the input.
 
 The slices where the network gains least over the low dose:
 
-{table(("patient", "slice", "PSNR low", "network", "gain (dB)", "SSIM low", "network"), worst_slices(one))}
-
-{pictures}"""
+{table(("patient", "slice", "PSNR low", "network", "gain (dB)", "SSIM low", "network"), worst_slices(one))}"""
 
 
 def worst_slices(one: Results, count: int = 4) -> list[tuple[str, ...]]:
@@ -112,8 +107,8 @@ def doses_section(one: Results, results: Path) -> str:
     return f"""## From full dose to a tenth
 
 Against the full dose. At dose 1 that is the input itself: PSNR and SSIM out tell what the network changes in an
-image that asks for little. `strength` is that of `bioatt denoise`; numbers are those of 0.3.2, 1 all output and 0.5
-half input. Edges are the 10-90% width of the mean profile.
+image that asks for little. Edges are the 10-90% width of the mean profile. A row is four slices of one patient: no
+interval.
 
 {table(head, rows)}"""
 
@@ -172,7 +167,8 @@ def series_section(one: Results, results: Path) -> str:
 The series themselves, denoised, those trained on among them (the model card names them). Noise as in
 docs/conventions.md; "all soft tissue" is the same without the choice of flat places, so it holds the edges of
 organs and vessels, which must stay. The columns of tissues are the mean of output minus input. The Gaussian
-filter and non-local means are tuned to the noise of the denoised slices.
+filter and non-local means are tuned to the noise of the denoised slices. A row is one series: no interval. Pictures are
+smaller than the slices; those above show every pixel.
 
 {table(head, noise)}
 

@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from scripts.evaluation.plane import contrast_at_noise
 from scripts.markdown import table
 from scripts.networks import weights_sha256
 from scripts.workflow import quiet_libraries
-
-from studies.measures.plane import contrast_at_noise
 
 from .bench import HELD_OUT, Bench, Figures
 from .methods import blends, gaussians, network_method, parse_settings

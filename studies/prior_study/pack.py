@@ -28,7 +28,9 @@ import numpy as np
 from scipy.ndimage import binary_fill_holes, distance_transform_edt
 from scripts.dicom import find_series
 from scripts.errors import BioAttError
+from scripts.evaluation.plane import insert_discs
 from scripts.evaluation.results import write_json
+from scripts.evaluation.truth import truth_regions
 from scripts.priors import make_prior
 from scripts.staging import staged_file
 from scripts.training import find_studies, training_pairs
@@ -37,8 +39,6 @@ from scripts.training.splits import BY_PATIENT, Split
 from scripts.training.studies import Collection
 
 from ..compact_prior_evaluation import read_labels, visible_at
-from ..measures.plane import insert_discs
-from ..measures.truth import truth_regions
 from .labels import Ranges, make_folds, oracle_priors, series_folders
 
 DOSE_FRACTION = 0.25

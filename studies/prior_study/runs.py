@@ -21,7 +21,10 @@ import numpy as np
 import torch
 from scripts.ablation import record_name, swap_priors
 from scripts.errors import BioAttError
+from scripts.evaluation.lesions import Lesion, contrast_recovery
+from scripts.evaluation.plane import Disc, PlaneSlice
 from scripts.evaluation.results import write_json
+from scripts.evaluation.truth import pooled, squared_error
 from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from scripts.networks import BioAttUNet
 from scripts.priors import DESCRIPTORS, RandomPrior, SliceKey
@@ -29,9 +32,6 @@ from scripts.training import PatchBatches, ProbedSquaredError, WeightAverage, cl
 from scripts.training.pairs import CachedPair
 from torch import Tensor, nn
 
-from ..measures.lesions import Lesion, contrast_recovery
-from ..measures.plane import Disc, PlaneSlice
-from ..measures.truth import pooled, squared_error
 from .pack import ALPHA2, DOSE_FRACTION, Pack, PackedSlice, read_pack
 
 STUDY = Path(__file__).with_name("study.json")

@@ -11,11 +11,10 @@ from made_studies import lively_network
 from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 from scripts.errors import BioAttError
+from scripts.evaluation.lesions import Lesion, contrast_recovery
 from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from scripts.inference import AnchoredInferer, AutocastInferer, SlicePriorInferer, anchored
 from scripts.strengths import STRENGTHS, Strength, choose_strength
-
-from studies.measures.lesions import Lesion, contrast_recovery
 
 every_strength = pytest.mark.parametrize("name", list(STRENGTHS))
 SPACING_MM = 0.7

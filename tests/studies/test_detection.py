@@ -19,7 +19,7 @@ from studies.evidence.detection import (
     scored,
     uniform_signals,
 )
-from studies.evidence.detection_page import detection_section
+from studies.evidence.detection_page import conclusion, detection_section
 from studies.evidence.evaluating import Method, as_it_is
 from studies.measures.observer import Scores, detectability
 from studies.measures.phantoms import rod_phantom
@@ -113,7 +113,7 @@ def test_the_page_tells_what_was_found(tmp_path):
     one = {"uniform": compared, "patients": {"slices": 2, "draws": 50, "patients": {"A": compared}, "mean": mean}}
     page = detection_section(json.loads(json.dumps(one)), tmp_path)
     assert (tmp_path / "detection.png").is_file() and "nan" not in page
-    assert f"{compared['potential']['network, standard']['share'][3]:.0%} after" in page
+    assert f"{compared['potential']['network, standard']['share'][3]:.0%} after" in conclusion(one)
     assert page.count("| 4 mm, 20 HU |") == 1
 
 

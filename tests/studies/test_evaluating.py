@@ -6,6 +6,7 @@ from made_studies import save_default_network
 from scipy.ndimage import gaussian_filter
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
+from scripts.evaluation.plane import insert_discs
 from scripts.priors import SliceKey
 
 from studies.evidence import quick
@@ -28,7 +29,6 @@ from studies.evidence.methods import (
     parse_settings,
     spectrum_for_bm3d,
 )
-from studies.measures.plane import insert_discs
 
 SPACING_MM = 1.0
 

@@ -9,8 +9,7 @@ from scipy.ndimage import gaussian_filter
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
-from studies.evidence.baselines import baseline_limits, measure_baselines
-from studies.evidence.denoisers import Denoiser, baseline, bundle_denoiser, gaussian_denoiser, nlm_denoiser
+from studies.evidence.denoisers import Denoiser, bundle_denoiser, gaussian_denoiser, nlm_denoiser
 from studies.evidence.lcd import find_discs, measure_lcd, read_mhd
 from studies.evidence.limits import Limit
 from studies.evidence.patients import Patient
@@ -164,42 +163,4 @@ def test_the_bundles_denoiser_is_the_inference_of_the_weights(tmp_path, patient)
     bare = bundle_denoiser("network", weights, prior="uniform", device="cpu", strength=None)
     assert bare.record["strength"] is None and np.std(bare(low[None], 0.8)[0] - low) > np.std(out[0] - low)
     assert np.std(one(low[None], 0.4)[0] - low) > np.std(out[0] - low), "the anchor is in mm"
-    same, path = baseline(f"old={weights}", prior="uniform", device="cpu")
-    assert same.name == "old" and path == weights
-    assert same.record["parameters"] == one.record["parameters"] > 1_000_000
-    np.testing.assert_array_equal(same(low[None], 0.8)[0], out[0])
-
-
-def test_baselines_are_measured_with_their_curves_and_beaten_on_every_patient(patient, tmp_path):
-    def perfect(stack, spacing_mm):
-        return np.repeat(patient.full(2)[None], len(stack), 0) if stack.shape[-1] == 160 else stack
-
-    ours = Denoiser(name="network", denoise=perfect, record={"network": "BioAttUNet(fold=2)"})
-    blur = Denoiser(name="blur", denoise=BLUR.denoise, record={"network": "BioAtt(channels=8)"})
-    lines = ["epoch,iteration,loss,psnr_db,low_psnr_db", "1,10,0.2,,", "2,20,0.1,31.5,30.0"]
-    for name in ("own", "blur"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "curve.csv").write_text("\n".join(lines))
-    places = {"blur": tmp_path / "blur" / "model.pt"}
-    denoisers = [ours, nlm_denoiser(), blur]
-    result = measure_baselines(
-        [patient], denoisers, places, tmp_path / "own" / "curve.csv", slices=1, realisations=2, seed=1
-    )
-    assert [limit["name"] for limit in result["limits"]] == [
-        f"A: {measure} of network above blur" for measure in ("PSNR", "SSIM")
-    ]
-    assert all(limit["kept"] for limit in result["limits"])
-    assert result["curves"] == dict.fromkeys(("network", "blur"), [{"steps": 20, "psnr_db": 31.5, "low_psnr_db": 30.0}])
-    texture = result["texture"]
-    assert list(texture) == ["network", "blur"] and texture["network"]["ttf50_share"]["300"] == pytest.approx(1.0)
-    assert texture["blur"]["ttf50_share"]["300"] < 0.9 and texture["blur"]["sd_hu"] < texture["network"]["sd_hu"]
-    assert result["recipe"]["patches_a_step"] == 128
-    lost = baseline_limits(
-        {"A": {"network": {"psnr_db": 30.0, "ssim": 0.9}, "blur": {"psnr_db": 30.1, "ssim": 0.8}}}, [ours, blur]
-    )
-    assert [limit.kept for limit in lost] == [False, True]
-
-
-def test_a_baseline_that_is_spelt_wrong_is_refused():
-    with pytest.raises(BioAttError, match="wanted NAME=WEIGHTS.pt:NETWORK.json"):
-        baseline("weights.pt")
+    assert one.record["parameters"] > 1_000_000

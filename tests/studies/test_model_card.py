@@ -11,7 +11,8 @@ from meaning import page_meaning
 from scripts.errors import BioAttError
 from scripts.networks import weights_sha256
 
-from studies.evidence.pages import PAGES, write_pages
+from studies.evidence.baselines_page import summary
+from studies.evidence.pages import CONCLUSIONS, PAGES, write_pages
 from studies.model_card import eval_metrics, fill, limits_list, readme_sections, sections, verdicts
 
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
@@ -81,15 +82,21 @@ def test_the_readme_says_what_the_plane_says(bundle_root):
     assert sum(left["standard"]) < sum(left["low"]) < len(left["low"]), "coarser, less so at low"
 
 
-def test_the_fast_network_beats_the_baselines_as_readme_and_card_say(bundle_root):
+def test_readme_and_card_say_of_redcnn_what_was_measured(bundle_root):
     baselines = result("baselines")
     assert {one["network"].partition("(")[0] for one in baselines["networks"].values()} == {"BioAttUNet", "BioAtt"}
-    limits = baselines["limits"]
-    assert len(limits) == 8 and all(limit["kept"] for limit in limits)  # two of ours, two patients, PSNR and SSIM
-    steps = {name: curve[-1]["steps"] for name, curve in baselines["curves"].items()}
-    assert len(set(steps.values())) == 1
+    assert len(baselines["limits"]) == 72, "six patients, bare and three anchors, body, edges and contrast"
+    shipped = weights_sha256(bundle_root / "models" / "model.pt")
+    assert baselines["network"]["weights_sha256"] == shipped == baselines["networks"]["network"]["weights_sha256"]
     for page in (bundle_root / "docs" / "README.md", bundle_root.parent / "README.md"):
-        assert "RED-CNN of full width" in page.read_text()
+        assert summary(baselines) in page.read_text() and "RED-CNN of full width" in page.read_text()
+
+
+def test_every_page_begins_with_what_was_found():
+    parts = {name: result(name) for names in PAGES.values() for name in names}
+    for page, conclude in CONCLUSIONS.items():
+        text = (EVIDENCE / page).read_text()
+        assert page_meaning(text.split("\n\n")[1]) == page_meaning(conclude(parts)), page
 
 
 def test_the_verdicts_on_detectability_are_counted_and_losses_named():

@@ -11,7 +11,7 @@ from scripts.dose.image_noise import noise_sd_hu
 
 from studies.evidence.bench import Bench
 from studies.evidence.methods import gaussians
-from studies.evidence.pictures import LABEL_PIXELS, equal_gaussian_mm, measure_pictures, write_panels
+from studies.evidence.pictures import FOOT_PIXELS, LABEL_PIXELS, equal_gaussian_mm, measure_pictures, write_panels
 from studies.evidence.pictures_page import pictures_section
 from studies.measures.baselines import gaussian
 
@@ -45,8 +45,12 @@ def test_a_gaussian_of_equal_noise_leaves_as_much(bench):
 
 def test_panels_keep_every_pixel(tmp_path):
     image = np.arange(-160.0, 240.0, 1.0).reshape(20, 20)
-    write_panels(tmp_path / "p.png", {"a": image, "b": -image}, columns=2)
+    write_panels(tmp_path / "p.png", {"a": image, "b": -image}, columns=2, spacing_mm=2.0, taken_hu={"c": image / 10})
     pixels = np.asarray(Image.open(tmp_path / "p.png"))
-    assert pixels.shape == (20 + LABEL_PIXELS, 44)
+    assert pixels.shape == (2 * (20 + LABEL_PIXELS) + FOOT_PIXELS, 44)
     expected = ((image + 160) / 400 * 255).round()
-    assert np.abs(pixels[LABEL_PIXELS:, :20] - expected).max() <= 1
+    assert np.abs(pixels[LABEL_PIXELS:][:20, :20] - expected).max() <= 1
+    taken = ((image / 10 + 60) / 120 * 255).round()
+    assert np.abs(pixels[20 + 2 * LABEL_PIXELS :][:20, :20] - taken).max() <= 1
+    bar = (pixels[-FOOT_PIXELS // 2] == 0).nonzero()[0]
+    assert bar[:25].tolist() == list(range(2, 27)), "5 cm are 25 pixels of 2 mm"

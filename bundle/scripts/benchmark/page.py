@@ -17,6 +17,10 @@ def to_markdown(figures: dict[str, Any]) -> list[str]:
     lines = [
         "# Speed",
         "",
+        f"A whole {series['source']} series of {series['slices']} slices on {series['device']}: "
+        f"{series['seconds']:.1f} s, {series['seconds_per_slice']:.3f} s a slice; "
+        f"{series['around_the_network']:.0%} on top of the network.",
+        "",
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['instructions']}{gpu}; {machine['system']}; {versions}.",
         f"One slice of {figures['shape'][0]} x {figures['shape'][1]}, medians of {figures['repeats']}, candidates in "
@@ -38,10 +42,6 @@ def to_markdown(figures: dict[str, Any]) -> list[str]:
                 for row in figures["products"]
             ],
         ),
-        "",
-        f"A whole {series['source']} series of {series['slices']} slices on {series['device']}: "
-        f"{series['seconds']:.1f} s, {series['seconds_per_slice']:.3f} s a slice; "
-        f"{series['around_the_network']:.0%} on top of the network.",
         "",
         table(parts, [[f"{series[f'{part}_seconds']:.2f} s" for part in parts]]),
     ]

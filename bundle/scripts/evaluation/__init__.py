@@ -2,10 +2,19 @@
 
 from ..errors import BioAttError
 from .handlers import ImageQuality, TrainingCurve
+from .inserted import InsertedDiscs
 from .intervals import paired_interval, patient_interval
 from .quality import image_quality, tissue_bias
 
-__all__ = ["ImageQuality", "TrainingCurve", "image_quality", "paired_interval", "patient_interval", "tissue_bias"]
+__all__ = [
+    "ImageQuality",
+    "InsertedDiscs",
+    "TrainingCurve",
+    "image_quality",
+    "paired_interval",
+    "patient_interval",
+    "tissue_bias",
+]
 
 
 def __getattr__(name: str) -> object:

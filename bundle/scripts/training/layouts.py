@@ -18,6 +18,9 @@ from ..errors import BioAttError
 from ..volumes.formats import format_of, suffix_of
 
 PARTS = ("train", "validate", "test")
+#: Low doses of both data sets are the full dose's projections with noise added: of Mayo 2016 a quarter of the dose; of
+#: TCIA's by the patient's letter (neuro, liver, chest), Moen et al., Med Phys 48 (2021) 902.
+MAYO_DOSE, TCIA_DOSES = 0.25, {"N": 0.25, "L": 0.25, "C": 0.1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,7 @@ class Entry:
         low: the same of the low dose; None where it is to be simulated.
         variant: which of a patient's reconstructions, e.g. ``3mm``.
         part: ``train``, ``validate`` or ``test`` where the data set has its own split.
+        dose_fraction: of a low dose that was made by adding noise to the full one, where the data set says so.
     """
 
     patient: str
@@ -39,6 +43,7 @@ class Entry:
     low: Path | None = None
     variant: str = ""
     part: str = ""
+    dose_fraction: float | None = None
 
 
 def mayo_2016(root: Path, folders: list[Path]) -> list[Entry]:
@@ -61,7 +66,14 @@ def mayo_2016(root: Path, folders: list[Path]) -> list[Entry]:
             if taken != folder:
                 raise BioAttError(f"{taken} and {folder} are the same dose of one patient; keep one of them")
     return [
-        Entry(patient=patient, layout="Mayo 2016", full=of.get("full"), low=of.get("quarter"), variant=variant)
+        Entry(
+            patient=patient,
+            layout="Mayo 2016",
+            full=of.get("full"),
+            low=of.get("quarter"),
+            variant=variant,
+            dose_fraction=MAYO_DOSE,
+        )
         for (patient, variant), of in doses.items()
     ]
 
@@ -90,7 +102,14 @@ def tcia_ldct(root: Path, folders: list[Path]) -> list[Entry]:
             if taken != folder:
                 raise BioAttError(f"{taken} and {folder} are the same dose of one study; keep one of them")
     return [
-        Entry(patient=patient, layout="TCIA LDCT", full=doses.get("full"), low=doses.get("low"), variant=study)
+        Entry(
+            patient=patient,
+            layout="TCIA LDCT",
+            full=doses.get("full"),
+            low=doses.get("low"),
+            variant=study,
+            dose_fraction=TCIA_DOSES.get(patient[:1].upper()) if re.fullmatch(r"[A-Za-z]\d+", patient) else None,
+        )
         for patient, studies in patients.items()
         for study, doses in _only_pair(studies).items()
     ]

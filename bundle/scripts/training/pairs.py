@@ -53,6 +53,7 @@ class CachedPair:
         region: ``head``, ``chest``, ``abdomen``, ``pelvis`` or ``unknown``.
         facts: of the series, for the scope of a training.
         dose_fractions: (R,), of the simulated realisations; none where the low dose is real.
+        real_dose_fraction: of a real low dose, where the data set tells it, see `Entry`.
         noise: how the noise was simulated, in words; see `NoiseMatch`.
     """
 
@@ -64,11 +65,17 @@ class CachedPair:
     region: str = UNKNOWN
     facts: Facts = Facts()
     dose_fractions: tuple[float, ...] = ()
+    real_dose_fraction: float | None = None
     noise: str = ""
 
     def alpha_squared(self, realisation: int) -> float:
         """Variance of the added noise over that of the full dose's own: 1/k - 1 if it is simulated, else infinite."""
         return 1.0 / self.dose_fractions[realisation] - 1.0 if self.dose_fractions else math.inf
+
+    def added_noise(self, realisation: int) -> float:
+        """`alpha_squared`, also of a real low dose whose fraction is known; NaN where it is not, or without noise."""
+        fraction = self.dose_fractions[realisation] if self.dose_fractions else self.real_dose_fraction
+        return 1.0 / fraction - 1.0 if fraction is not None and fraction < 1.0 else math.nan
 
     def load(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return full (H, W) and low (R, H, W) in HU, int16, and the priors (R, K).
@@ -267,6 +274,7 @@ class _Cache:
             region=region,
             facts=facts,
             dose_fractions=() if study.low else tuple(self.maker.recipe["doses"]),
+            real_dose_fraction=study.dose_fraction if study.low else None,
             noise=noise,
         )
 

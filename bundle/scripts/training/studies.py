@@ -35,6 +35,7 @@ class Study:
         region: ``head``, ``chest``, ``abdomen`` or ``pelvis`` by the header, else ``unknown``.
         variant: which of a patient's reconstructions, e.g. ``3mm``.
         part: ``train``, ``validate`` or ``test`` where the data set has its own split.
+        dose_fraction: see `Entry`.
     """
 
     patient: str
@@ -45,6 +46,7 @@ class Study:
     region: str
     variant: str = ""
     part: str = ""
+    dose_fraction: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +247,7 @@ def _read_entry(entry: Entry, refused: list[Refusal]) -> Iterator[Study]:
             region=region_of_header(full.body_part),
             variant=entry.variant,
             part=entry.part,
+            dose_fraction=entry.dose_fraction,
         )
 
 

@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scripts.dose.image_noise import flat_regions, flat_soft_tissue, noise_sd_hu
-from scripts.errors import BioAttError
-from scripts.evaluation.measures import FEWEST_REGION_PIXELS
-from scripts.evaluation.texture import noise_power_spectrum
 
+from ..dose.image_noise import flat_regions, flat_soft_tissue, noise_sd_hu
+from ..errors import BioAttError
 from .lesions import EDGE_SD_MM, Lesion, contrast_recovery, place_lesions
+from .measures import FEWEST_REGION_PIXELS
+from .texture import noise_power_spectrum
 
 DIAMETERS_MM = (4.0, 6.0, 10.0, 15.0)
 CONTRASTS_HU = (-20.0, 20.0, 40.0)
@@ -54,14 +54,19 @@ def insert_discs(
         full_hu: (H, W) in HU; decides where soft tissue is even, see `place_lesions`.
         spacing_mm: of the pixels.
         generator: where the places come from.
-        insertions: how many.
+        insertions: how many; of those beyond `INSERTIONS`, as many as there is room for.
 
     Raises:
         BioAttError: there is no room for a disc of each diameter in `NEEDED_MM`.
     """
     rounds = []
     for i in range(insertions):
-        lesions = _place(full_hu, spacing_mm, generator)
+        try:
+            lesions = _place(full_hu, spacing_mm, generator)
+        except BioAttError:
+            if i < INSERTIONS:
+                raise
+            continue
         rounds.append([Disc(one, CONTRASTS_HU[(i + j) % len(CONTRASTS_HU)]) for j, one in enumerate(lesions)])
     return rounds
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 from scripts.errors import BioAttError
-
-from studies.measures.lesions import Lesion, contrast_recovery, place_lesions
+from scripts.evaluation.lesions import Lesion, contrast_recovery, place_lesions
 
 
 def slice_with_liver():

@@ -19,8 +19,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, label
-from scripts.dose.image_noise import flat_soft_tissue, noise_sd_hu
-from scripts.errors import BioAttError
+
+from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
+from ..errors import BioAttError
 
 #: Edges are where the slice, smoothed by a Gaussian of 2 mm, changes by so much: a step of 100 HU does.
 EDGE_SCALE_MM, EDGE_HU_PER_MM = 2.0, 20.0

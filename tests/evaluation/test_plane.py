@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 from scripts.errors import BioAttError
-
-from studies.measures.lesions import Lesion, contrast_recovery
-from studies.measures.plane import (
+from scripts.evaluation.lesions import Lesion, contrast_recovery
+from scripts.evaluation.plane import (
     CONTRASTS_HU,
     DISCS_AN_INSERTION,
     PlanePoint,

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.special import ndtr
-from scripts.errors import BioAttError
+
+from ..errors import BioAttError
 
 #: SD of a lesion's edge in mm: the blur of a scanner.
 EDGE_SD_MM = 0.6
-#: HU of the parenchyma that lesions are put into, by the smoothed full dose.
-SOFT_HU = (40.0, 160.0)
+#: HU of the parenchyma that lesions are put into, by the smoothed full dose, and how far it may be from its local mean.
+SOFT_HU, EVEN_HU = (40.0, 160.0), 30.0
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,13 @@ def place_lesions(
     generator: np.random.Generator,
     *,
     spare: bool = False,
+    tissue_hu: tuple[float, float] = SOFT_HU,
+    even_hu: float = EVEN_HU,
 ) -> list[Lesion]:
-    """One lesion for each of `diameters_mm`, each inside even soft tissue and apart from the others.
+    """One lesion for each of `diameters_mm`, each inside even tissue and apart from the others.
 
-    Even: the slice smoothed by 2 mm lies in `SOFT_HU` everywhere within the lesion's radius and 3 mm around it, and
-    varies there by no more than organs do (30 HU from the local mean). The largest is placed first.
+    Even: the slice smoothed by 2 mm lies in `tissue_hu` everywhere within the lesion's radius and 3 mm around it, and
+    varies there by no more than `even_hu` from the local mean, as organs do. The largest is placed first.
 
     Args:
         full_hu: (H, W) in HU.
@@ -49,17 +52,19 @@ def place_lesions(
         spacing_mm: of the pixels.
         generator: where the places come from.
         spare: pass over a lesion without room.
+        tissue_hu, even_hu: see above; soft tissue by default.
 
     Raises:
         BioAttError: there is no room, and none is to be passed over.
     """
     smooth = gaussian_filter(np.asarray(full_hu, np.float32), 2.0 / spacing_mm)
-    even = (smooth > SOFT_HU[0]) & (smooth < SOFT_HU[1])
-    even &= np.abs(smooth - gaussian_filter(smooth, 8.0 / spacing_mm)) < 30.0
+    even = (smooth > tissue_hu[0]) & (smooth < tissue_hu[1])
+    even &= np.abs(smooth - gaussian_filter(smooth, 8.0 / spacing_mm)) < even_hu
     placed = []
+    part, corner = _around(even)
     for diameter in sorted(diameters_mm, reverse=True):
-        room = distance_transform_edt(even) * spacing_mm
-        fits = np.argwhere(room > diameter / 2 + 3.0)
+        room = distance_transform_edt(even[part]) * spacing_mm
+        fits = np.argwhere(room > diameter / 2 + 3.0) + corner
         if not len(fits):
             if spare:
                 continue
@@ -69,6 +74,13 @@ def place_lesions(
         rows, columns = np.ogrid[: even.shape[0], : even.shape[1]]
         even &= np.hypot(rows - row, columns - column) * spacing_mm > diameter / 2 + 6.0
     return placed
+
+
+def _around(mask: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The part of a mask (H, W) that holds all of it and, where there is one, a line around it; and its corner."""
+    ends = [(one.min(), one.max()) if len(one) else (0, 0) for one in np.nonzero(mask)]
+    part = tuple(slice(max(0, first - 1), last + 2) for first, last in ends)
+    return part, np.array([one.start for one in part])
 
 
 def contrast_recovery(difference_hu: np.ndarray, profile: np.ndarray, contrast_hu: float) -> float:

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 from scripts.errors import BioAttError
-
-from studies.measures.truth import (
+from scripts.evaluation.truth import (
     independent_target,
     measured_alpha2,
     pooled,
