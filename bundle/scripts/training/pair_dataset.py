@@ -59,7 +59,8 @@ class LoadPaird(MapTransform):
 
     Takes ``{"pair": CachedPair}`` (see `training_pairs`) and gives ``image`` and ``label`` (1, H, W) in HU, and
     ``prior`` (K,) or (K, h, w), all of one slice, with its ``spacing_mm`` (2,), of rows and columns, and
-    ``alpha_squared``, the variance of the added noise over the full dose's own, NaN where not known, its ``patient`` (pseudonym), ``region`` and ``uid``; other keys are kept.
+    ``alpha_squared``, the variance of the added noise over the full dose's own, both NaN where not known, its
+    ``patient`` (pseudonym), ``region`` and ``uid``; other keys are kept.
 
     Args:
         keys: where the pair stands, usually ``pair``.
