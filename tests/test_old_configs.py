@@ -143,7 +143,7 @@ def test_names_that_moved_are_found():
 def test_names_that_are_no_more_are_refused_with_what_took_their_place(name):
     from scripts import data
 
-    with pytest.raises(BioAttError, match=f"scripts.data.{name} of 0.3.2 is no more: .*(recipe|PatchBatches)"):
+    with pytest.raises(BioAttError, match=f"scripts.data.{name} of 0.3.2 is gone: .*(recipe|PatchBatches)"):
         getattr(data, name)
     assert not hasattr(data, "nothing")
 

@@ -14,7 +14,7 @@ _GONE = {
 def __getattr__(name: str) -> object:
     """What stood here; what is no more is refused, with what took its place."""
     if name in _GONE:
-        raise BioAttError(f"scripts.data.{name} of 0.3.2 is no more: {_GONE[name]}")
+        raise BioAttError(f"scripts.data.{name} of 0.3.2 is gone: {_GONE[name]}")
     for room in (training, volumes):
         if name in room.__all__:
             return getattr(room, name)

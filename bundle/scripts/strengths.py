@@ -48,7 +48,7 @@ def choose_strength(strength: str = DEFAULT, anchor_mm: float | None = None, gra
     if not isinstance(strength, str) or strength not in STRENGTHS:
         raise BioAttError(
             f"strength is {strength!r}, wanted {', '.join(list(STRENGTHS)[:-1])} or {list(STRENGTHS)[-1]}; "
-            "a number is no strength any more, --anchor-mm (anchor_mm) takes one in mm"
+            "a number is no longer a strength; give it as --anchor-mm (anchor_mm), in mm"
         )
     known_mm, known_grain = STRENGTHS[strength]
     anchor = known_mm if anchor_mm is None else _number("anchor_mm", anchor_mm, f"over 0 to {LARGEST_MM:g} mm")

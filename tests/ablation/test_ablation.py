@@ -174,7 +174,7 @@ def test_an_unknown_study_lists_the_known_ones(tmp_path):
         read_matrix("none", {})
     for text in ("[", "[]", '{"arms": {}}', '{"settings": {}, "colour": 1}'):
         (tmp_path / "own.json").write_text(text)
-        with pytest.raises(BioAttError, match="own.json is no study"):
+        with pytest.raises(BioAttError, match="own.json is not a study"):
             read_matrix(str(tmp_path / "own.json"), {})
 
 

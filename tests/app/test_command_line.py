@@ -152,5 +152,5 @@ def test_demo_replaces_only_a_former_demo(tmp_path, capsys):
     (tmp_path / "mine" / "truth").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     assert main(["demo", str(tmp_path / "mine")]) == 2
-    assert "is no former demo" in capsys.readouterr().err
+    assert "is not a demo" in capsys.readouterr().err
     assert (tmp_path / "mine" / "thesis.txt").exists()

@@ -688,7 +688,7 @@ def serve(capsys, *words):
         (["--send-to", "PACS@127.0.0.1:104", "--rules", "none.json"], "rules none.json cannot be read"),
         (["--send-to", "PACS@127.0.0.1:104", "--ae-title", "A" * 17], "AE title"),
         (["--send-to", "PACS@127.0.0.1:104", "--tls", "no", "no", "no"], "wanted PEM files"),
-        (["--status"], "is no queue of a node"),
+        (["--status"], "is not the queue of a node"),
     ],
 )
 def test_options_that_cannot_be_used_are_one_line(capsys, tmp_path, monkeypatch, words, told):

@@ -196,7 +196,7 @@ def test_a_locked_archive_is_refused(packed):
 @pytest.mark.parametrize("data", [b"", b"PK", b"no zip at all" * 100])
 def test_what_is_no_zip_is_told(tmp_path, data):
     (tmp_path / "study.zip").write_bytes(data)
-    with pytest.raises(BioAttError, match=r"study.zip is no zip, or a damaged one; copy it again"):
+    with pytest.raises(BioAttError, match=r"study.zip is not a zip file, or is damaged; copy it again"):
         select_series(tmp_path / "study.zip")
 
 

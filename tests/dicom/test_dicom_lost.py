@@ -151,7 +151,7 @@ def test_a_pipe_is_told_and_never_opened(tmp_path, caplog):
     folder = write_ct_series(tmp_path)
     os.mkfifo(folder / "pipe")
     assert len(select_series(folder).files) == 4
-    assert "pipe is no regular file" in caplog.text
+    assert "pipe is not a regular file" in caplog.text
 
 
 #: Folders without DICOM: their files, and the words of the refusal.

@@ -274,7 +274,7 @@ def test_paths_without_ct_are_refused(tmp_path):
     with pytest.raises(BioAttError, match="notes.txt is not a DICOM file"):
         find_series(tmp_path / "notes.txt")
     (tmp_path / "study.zip").write_bytes(b"PK")
-    with pytest.raises(BioAttError, match="study.zip is no zip, or a damaged one"):
+    with pytest.raises(BioAttError, match="study.zip is not a zip file, or is damaged"):
         find_series(tmp_path / "study.zip")
     mr = changed(SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="MR")
     with pytest.raises(BioAttError, match=r"no CT image: 4 x MR \(MR Image Storage\)"):

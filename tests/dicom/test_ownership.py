@@ -125,7 +125,7 @@ def test_files_that_priors_and_convert_would_replace_must_be_theirs(results, tmp
     table = tmp_path / "table.csv"
     table.write_text("name,age\nA,3\n")
     assert main(["priors", str(results / "in"), str(table), "--prior", "uniform", "--overwrite"]) == 2
-    assert "is no table of priors, and is not replaced" in capsys.readouterr().err
+    assert "is not a table of priors, and is not replaced" in capsys.readouterr().err
     assert table.read_text() == "name,age\nA,3\n"
     table.unlink()
     for _ in range(2):

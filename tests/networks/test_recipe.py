@@ -67,7 +67,7 @@ def test_weights_without_a_recipe_are_taken_for_the_bundles_network_and_the_log_
 def test_a_damaged_recipe_is_refused(tmp_path, fields):
     weights = save_with_recipe(NETWORKS[0], tmp_path / "w.pt")
     change(tmp_path / "w.json", **fields)
-    with pytest.raises(BioAttError, match="w.json is no recipe of weights"):
+    with pytest.raises(BioAttError, match="w.json is not a recipe of weights"):
         read_recipe(weights)
 
 

@@ -288,7 +288,7 @@ class TestWhatFails:
 
     def test_config_is_broken(self, compact_copy):
         (compact_copy / "open_clip_config.json").write_text("{}")
-        with pytest.raises(BioAttError, match="is no open_clip config"):
+        with pytest.raises(BioAttError, match="is not an open_clip config"):
             make_prior(f"local-dir:{compact_copy}")
 
     def test_weights_are_missing(self, compact_copy):

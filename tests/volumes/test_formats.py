@@ -73,7 +73,7 @@ def test_a_folder_of_files_is_its_files(series, tmp_path):
 
 def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch):
     (tmp_path / "text.mha").write_text("no image")
-    with pytest.raises(BioAttError, match="no readable MetaImage or NRRD file") as info:
+    with pytest.raises(BioAttError, match="cannot be read as MetaImage or NRRD") as info:
         load_volume(tmp_path / "text.mha")
     assert "\n" not in str(info.value)
     SimpleITK.WriteImage(SimpleITK.Image([4, 4], SimpleITK.sitkInt16), str(tmp_path / "flat.nrrd"))

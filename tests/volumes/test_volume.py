@@ -157,7 +157,7 @@ def test_other_niftis_are_refused(tmp_path):
     with pytest.raises(BioAttError, match="wanted one 3-D volume"):
         load_volume(write(tmp_path / "time.nii", hu_array(shape=(4, 4, 2, 5))))
     (tmp_path / "text.nii.gz").write_text("no image")
-    with pytest.raises(BioAttError, match="no readable NIfTI"):
+    with pytest.raises(BioAttError, match="cannot be read as NIfTI"):
         load_volume(tmp_path / "text.nii.gz")
     whole = write(tmp_path / "whole.nii", hu_array(shape=(40, 40, 4))).read_bytes()
     (tmp_path / "cut.nii").write_bytes(whole[: len(whole) // 2])

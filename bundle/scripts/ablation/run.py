@@ -89,7 +89,7 @@ def read_matrix(study: str, settings: Mapping[str, Any]) -> Matrix:
         return Matrix(**known | {"settings": known["settings"] | settings})
     except (ValueError, TypeError, KeyError) as error:
         raise BioAttError(
-            f"{path} is no study ({error}); it has arms, baselines, settings and perhaps configs"
+            f"{path} is not a study ({error}); it has arms, baselines, settings and perhaps configs"
         ) from error
 
 

@@ -89,7 +89,7 @@ def check_former_demo(folder: Path) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists() and not (folder / MARK).is_file():
-        raise BioAttError(f"{folder} exists and is no former demo; name another folder")
+        raise BioAttError(f"{folder} exists and is not a demo; name another folder")
     made = {MARK, "low_dose", "truth", "demo.png", *(_result(folder, strength).name for strength in STRENGTHS)}
     others = sorted({file.name for file in folder.iterdir()} - made) if folder.exists() else []
     if others:

@@ -126,7 +126,7 @@ def _open(archive: Path) -> _Archive:
     except OSError as error:
         raise BioAttError(f"{archive} cannot be read: {error.strerror}; check the file and its permissions") from error
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
-        raise BioAttError(f"{archive} is no zip, or a damaged one; copy it again, or unpack it") from error
+        raise BioAttError(f"{archive} is not a zip file, or is damaged; copy it again, or unpack it") from error
 
 
 @lru_cache(maxsize=8)

@@ -75,7 +75,7 @@ def walk(folder: Path) -> Listing:
             if file.is_file():
                 files.append(file)
             else:
-                losses.append(Loss(file, "is a broken link" if file.is_symlink() else "is no regular file"))
+                losses.append(Loss(file, "is a broken link" if file.is_symlink() else "is not a regular file"))
     return Listing(files, losses, hidden)
 
 

@@ -115,7 +115,7 @@ def _parse(path: Path) -> Recipe:
         return Recipe(**{name: _CONVERT[name](value) for name, value in fields.items()})
     except (OSError, AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BioAttError(
-            f"{path} is no recipe of weights ({error}); copy it again from where they are from"
+            f"{path} is not a recipe of weights ({error}); copy it again from where they are from"
         ) from error
 
 

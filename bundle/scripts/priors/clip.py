@@ -199,7 +199,7 @@ def _read_local_text_cfg(name: str) -> dict[str, Any]:
         text_cfg = dict(json.loads(config.read_text(encoding="utf-8"))["model_cfg"]["text_cfg"])
     except (ValueError, KeyError, TypeError) as error:
         raise BioAttError(
-            f"{config} is no open_clip config ({_first_line(error)}); it needs model_cfg.text_cfg; download it again"
+            f"{config} is not an open_clip config with model_cfg.text_cfg ({_first_line(error)}); download it again"
         ) from error
     if not any(path.suffix in (".safetensors", ".bin", ".pth") for path in folder.iterdir()):
         raise BioAttError(

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
         try:
             TablePrior(target)
         except BioAttError as error:
-            raise BioAttError(f"{target} is no table of priors, and is not replaced; name another file") from error
+            raise BioAttError(f"{target} is not a table of priors, and is not replaced; name another file") from error
     inputs = find_inputs(options.input)
     said = {"preparation": options.prior_preparation, "window_hu": options.prior_window and tuple(options.prior_window)}
     source = make_prior(

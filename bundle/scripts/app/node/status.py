@@ -33,7 +33,7 @@ def describe(queue: Path, *, retry_failed: bool = False) -> tuple[list[str], boo
         BioAttError: it is no queue.
     """
     if not (queue / "waiting").is_dir():
-        raise BioAttError(f"{queue} is no queue of a node; name it with --queue")
+        raise BioAttError(f"{queue} is not the queue of a node; name it with --queue")
     found = StorageQueue(queue)
     if retry_failed:
         found.retry_failed()

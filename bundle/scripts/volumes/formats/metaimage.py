@@ -95,7 +95,7 @@ def _header(path: str | os.PathLike[str]) -> Any:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise BioAttError(f"{path} is no readable {NAME} file ({_reason(error)}); copy or export it again") from error
+        raise BioAttError(f"{path} cannot be read as {NAME} ({_reason(error)}); copy or export it again") from error
     return reader
 
 

@@ -91,7 +91,7 @@ def _open(path: str | os.PathLike[str]):
         image = nibabel.load(path, mmap=False, keep_file_open=True)  # so that slices can be read one after another
     except Exception as error:
         remedy = _other_name(path) or f"({error}); copy or export it again"
-        raise BioAttError(f"{path} is no readable NIfTI file {remedy}") from error
+        raise BioAttError(f"{path} cannot be read as NIfTI {remedy}") from error
     header = int(image.header["sizeof_hdr"]) if "sizeof_hdr" in image.header else 0
     if 0 <= image.dataobj.offset < header:
         raise BioAttError(
