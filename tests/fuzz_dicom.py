@@ -288,6 +288,8 @@ def _differences(file, volume, back, series):
             or "TransferSyntaxUID" not in dataset.file_meta
         ):
             return ""
+        dataset.SamplesPerPixel = 1  # which the reader takes where it is missing, and pydicom does not
+        dataset.PhotometricInterpretation = "MONOCHROME2"
         dataset.pixel_array_options(decoding_plugin="pydicom" if is_rle else "")  # pylibjpeg-rle aborts on damaged data
         frame = dataset.pixel_array.reshape(-1, series.rows, series.columns)[series.frames[0]]
         expected = frame * _number(dataset, "RescaleSlope", 1.0) + _number(dataset, "RescaleIntercept", 0.0)
