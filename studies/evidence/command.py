@@ -24,6 +24,7 @@ from .downstream import measure_downstream
 from .evaluating import Method
 from .lcd import measure_lcd
 from .matrix import measure_matrix
+from .operating_point import measure_operating_point
 from .pages import write_pages
 from .patients import Patient
 from .phantom import measure_phantom
@@ -152,6 +153,13 @@ class Evidence:
         """Features and masks at quarter dose against the full dose."""
         return measure_downstream(self._bench(PLANE_SLICES), self.methods)
 
+    def operating_point(self) -> dict[str, Any]:
+        """An anchor for the lungs and one for the rest, against one for all."""
+        options = self.options
+        return measure_operating_point(
+            options.data, options.weights, network_config=options.network, names=options.patients, seed=options.seed
+        )
+
     def pictures(self) -> dict[str, Any]:
         """Slices at full resolution, chosen by rule."""
         return measure_pictures(self._bench(PLANE_SLICES), self.methods[-1], self.options.output)
@@ -181,6 +189,7 @@ class Evidence:
 PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {
     "plane": Evidence.plane,
     "matrix": Evidence.matrix,
+    "operating_point": Evidence.operating_point,
     "downstream": Evidence.downstream,
     "pictures": Evidence.pictures,
     "quality": Evidence.quality,

@@ -10,12 +10,13 @@ from typing import Any
 from scripts.errors import BioAttError
 from scripts.provenance import NOT_FOR_DIAGNOSIS
 
-from . import baselines_page, plane_page, texture_page
+from . import baselines_page, operating_point_page, plane_page, texture_page
 from .baselines_page import baselines_section
 from .detection_page import conclusion as _detection
 from .detection_page import detection_section
 from .downstream_page import downstream_section
 from .matrix_page import matrix_section
+from .operating_point_page import operating_point_section
 from .pictures_page import pictures_section
 from .plane_page import plane_section
 from .quality_page import doses_section, quality_section, series_section, volumes_section
@@ -87,18 +88,21 @@ BASELINES = "baselines.md"
 _TITLES = {
     "quality.md": "Quality of the shipped weights",
     "texture.md": "Texture, resolution and detectability of the shipped weights",
+    "operating_point.md": "The prior as operating point: an anchor for the lungs",
     BASELINES: "The shipped network beside RED-CNN, anchored alike",
 }
 #: Which result files each page shows, in order.
 PAGES = {
     "quality.md": ("plane", "pictures", "matrix", "quality", "doses", "downstream", "volumes", "series"),
     "texture.md": ("phantom", "detection", "detectability"),
+    "operating_point.md": ("operating_point",),
     BASELINES: ("baselines",),
 }
 #: The first paragraph of each page: what was found, in plain words.
 CONCLUSIONS: dict[str, Callable[[Mapping[str, Results]], str]] = {
     "quality.md": lambda parts: plane_page.page_conclusion(parts["plane"], parts["matrix"]),
     "texture.md": lambda parts: f"{texture_page.conclusion(parts['phantom'])} {_detection(parts['detection'])}",
+    "operating_point.md": lambda parts: operating_point_page.conclusion(parts["operating_point"]),
     BASELINES: lambda parts: baselines_page.conclusion(parts["baselines"]),
 }
 _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
@@ -113,5 +117,6 @@ _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
     "phantom": phantom_section,
     "detection": detection_section,
     "detectability": detectability_section,
+    "operating_point": operating_point_section,
     "baselines": baselines_section,
 }
