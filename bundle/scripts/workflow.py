@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from pydoc import locate
 from types import TracebackType
@@ -124,7 +125,7 @@ def open_workflow(
 
 
 class RepeatedInference:
-    """The inference workflow on one input after another; network and prior model are loaded once for all.
+    """The inference workflow on one input after another; network, prior model and file processes serve all.
 
     Example:
         >>> inference = RepeatedInference()
@@ -137,6 +138,7 @@ class RepeatedInference:
         self._asked = ""
         self._configs: Sequence[str] = ()
         self._settings: dict[str, Any] = {}
+        self._processes = ExitStack()
 
     def load(self, settings: Mapping[str, Any], config_names: Sequence[str] = ("inference.json",)) -> None:
         """Load what `settings`, overrides of these configs, ask for, unless it is loaded already.
@@ -148,8 +150,10 @@ class RepeatedInference:
         if asked == self._asked:
             return
         self._asked, self._settings = "", {}  # what was loaded before is freed first
+        self._processes.close()
         parser = open_workflow("inference", config_names, dict(settings)).parser
-        parts = {name: parser.get_parsed_content(name) for name in ("network", "prior_source")}
+        parts = {name: parser.get_parsed_content(name) for name in ("network", "prior_source", "file_processes")}
+        self._processes.enter_context(parts["file_processes"])
         self._asked, self._configs, self._settings = asked, config_names, {**settings, **parts}
 
     def run(self, places: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,6 +108,16 @@ def test_who_stops_to_ask_leaves_nothing_running(tmp_path, two):
     assert running(started) == []
 
 
+def test_a_process_that_was_killed_while_it_waited_is_replaced(tmp_path):
+    series = write_ct_series(tmp_path / "series", slices=2)
+    with FileProcesses(isolated=True) as processes:
+        first = read_volume(select_series(series), None, processes)
+        (child,) = processes._children
+        child._process.kill()
+        child._process.wait()
+        np.testing.assert_array_equal(read_volume(select_series(series), None, processes), first)
+
+
 def test_settings_can_be_sent_to_another_process():
     sent = pickle.loads(pickle.dumps(FileProcesses(3, isolated=True, seconds=5.0)))
     assert (sent.limit, sent.isolated, sent._settings) == (3, True, FileProcesses(seconds=5.0)._settings)

@@ -103,6 +103,11 @@ class Child:
             index = record[0]
             yield record
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be given another request."""
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the process, whatever it does."""
         self._closed.set()

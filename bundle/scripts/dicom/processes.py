@@ -94,6 +94,9 @@ class FileProcesses(AbstractContextManager["FileProcesses"]):
                 try:
                     with self._lock:
                         child = self._children.pop() if self._children else None
+                    if child and not child.is_alive:  # killed since its last request, e.g. for memory
+                        child.close()
+                        child = None
                     child = child or Child(*self._settings)
                     try:
                         while not stop.is_set() and (request := next_request()) is not None:
