@@ -96,6 +96,8 @@ def plot_plane(path: Path, found: Mapping[str, Any], few: Mapping[str, Any], dia
                     continue
                 if name == "Gaussian":  # beyond it neighbouring tissue runs into the flat places
                     points = points[: points.index(min(points)) + 1]
+                else:
+                    points.sort()
                 style = {
                     "color": COLOURS[i % 7],
                     "marker": "osD^v<>"[i % 7],
