@@ -110,9 +110,7 @@ class Evidence:
         options = self.options
         return {
             "uniform": measure_uniform(self.methods, realisations=options.detection_realisations, seed=options.seed),
-            "patients": measure_patients(
-                options.data, self.work / "bench", self.methods, names=options.patients, seed=options.seed
-            ),
+            "patients": measure_patients(options.data, self.methods, names=options.patients, seed=options.seed),
         }
 
     def plane(self) -> dict[str, Any]:

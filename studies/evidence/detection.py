@@ -1,12 +1,13 @@
 """Detectability with power: d' of discs and of a shape at five doses, and the dose that a denoiser saves.
 
 Every condition is seen with and without the signal on the same noise, so the difference of the means has no noise of
-its own; templates never see what they score.
+its own; templates never see what they score. Repeats of one background are held out, and drawn, together.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from scipy.special import ndtr
 from scripts.dose import DoseSimulator
 from scripts.evaluation.intervals import patient_interval
 from scripts.evaluation.lesions import EDGE_SD_MM, Lesion
+from scripts.evaluation.plane import Disc
 from scripts.priors import SliceKey
 
 from studies.measures.observer import (
@@ -32,9 +34,10 @@ from studies.measures.observer import (
 from studies.measures.phantoms import RodPhantom, rod_phantom
 
 from .bench import HELD_OUT, patient_folder
-from .evaluating import EvaluatedSlice, Method, kept_patient
+from .evaluating import EvaluatedSlice, Method, with_room
 from .lcd import LEAST_HALF, channel_width
 from .methods import anchored, gaussians, network_method
+from .patients import Patient
 from .phantom import calibrated
 
 #: Fractions of the full dose, and the one beside which the denoised ones are set.
@@ -48,6 +51,10 @@ SHAPE = f"{NODULE_MM:g} mm, {NODULE_HU:g} HU, round or spiculated"
 SHAPE_CHANNELS = (0.0, 0.7, 1.4, 2.8)
 #: Half the side of a disc's region in radii; beyond it other discs of a patient's slice begin.
 REACH = 2.5
+#: In patients: slices at most, and insertions of each.
+SLICES, PLACED = 12, 8
+#: Places of a slice within one square of this side count as one background.
+BLOCK_MM = 40.0
 #: The input itself, and the baseline beside the network.
 INPUT, BASELINE = "0 mm", "1 mm"
 
@@ -63,6 +70,7 @@ class Site:
         channels: of the observer, (c, n, n).
         sign: -1 for a signal darker than its surroundings.
         level: subtract the mean of the square's border first, as backgrounds of patients differ.
+        unit: the background that it shares with others.
     """
 
     task: str
@@ -71,6 +79,7 @@ class Site:
     channels: np.ndarray
     sign: float = 1.0
     level: bool = False
+    unit: tuple[int, ...] = ()
 
     def outputs(self, image_hu: np.ndarray) -> np.ndarray:
         """What the channels say of the square, (c,)."""
@@ -89,44 +98,65 @@ class Scene:
     sites: Sequence[Site]
 
 
-Channels = dict[str, dict[str, list[tuple[np.ndarray, np.ndarray]]]]  # setting, task: (with, without) of each repeat
+Repeat = tuple[np.ndarray, np.ndarray, tuple[int, ...]]  # channels with the signal and without, and the background
+Drawn = tuple[float, np.ndarray]  # d', and d' of each draw
+Insertions = list[list[Disc]]
+Channels = dict[str, dict[str, list[Repeat]]]  # setting, task: repeats
 
 
 def look(methods: Sequence[Method], scenes: Iterable[Scene]) -> Channels:
     """Denoise the scenes, and ask the channels at every site."""
     found: Channels = {f"{c.name}, {name}": {} for c in methods for name in c.settings}
-    for scene in scenes:
+    for number, scene in enumerate(scenes):
         for one in methods:
             for name, seen in one.results(scene.evaluated, scene.images).items():
                 for site in scene.sites:
-                    pair = site.outputs(seen[site.image]), site.outputs(seen[0])
-                    found[f"{one.name}, {name}"].setdefault(site.task, []).append(pair)
+                    repeat = site.outputs(seen[site.image]), site.outputs(seen[0]), site.unit or (number,)
+                    found[f"{one.name}, {name}"].setdefault(site.task, []).append(repeat)
     return found
 
 
-def scored(channels: Channels) -> dict[str, dict[str, Scores]]:
-    """Held-out scores by setting and task."""
+def scored(channels: Channels, units: dict[tuple[int, ...], int] | None = None) -> dict[str, dict[str, Scores]]:
+    """Held-out scores by setting and task.
+
+    Args:
+        channels: of `look`.
+        units: numbers of backgrounds that other doses have given, and are to share; new ones are added.
+    """
+    units = {} if units is None else units
     return {
         setting: {
-            task: held_out_scores(np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs])[:, None])
-            for task, pairs in tasks.items()
+            task: held_out_scores(
+                np.stack([a for a, _, _ in repeats]),
+                np.stack([b for _, b, _ in repeats])[:, None],
+                _numbered([unit for _, _, unit in repeats], units),
+            )
+            for task, repeats in tasks.items()
         }
         for setting, tasks in channels.items()
     }
 
 
+def _numbered(units: Sequence[tuple[int, ...]], known: dict[tuple[int, ...], int]) -> np.ndarray:
+    """A number for each background; `known` is filled."""
+    return np.array([known.setdefault(unit, len(known)) for unit in units])
+
+
 def drawn_detectability(scores: Scores, drawn: np.ndarray) -> np.ndarray:
-    """d' of repeats drawn with replacement, (draws,): those with and without the signal share their noise.
+    """d' of backgrounds drawn with replacement, (draws,): repeats of one share it, and so do those with and without.
 
     Args:
-        scores: of n repeats.
-        drawn: numbers in [0, 1), (draws, n or more): which repeats are taken.
+        scores: of n repeats, with their ``units``.
+        drawn: how often each unit is taken, (draws, units).
     """
-    count = len(scores.present)
-    taken = (drawn[:, :count] * count).astype(int)
-    present, absent = scores.present[taken], scores.absent[:, 0][taken]
-    spread = np.sqrt((present.var(1, ddof=1) + absent.var(1, ddof=1)) / 2.0)
-    return (present.mean(1) - absent.mean(1)) / spread
+    weights = drawn[:, scores.units].astype(np.float64)
+    count = weights.sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold none of a rare task
+        means, variances = [], []
+        for values in (scores.present, scores.absent[:, 0]):
+            means.append(weights @ values / count)
+            variances.append((weights @ values**2 - count * means[-1] ** 2) / (count - 1.0))
+        return (means[0] - means[1]) / np.sqrt(np.mean(variances, axis=0))
 
 
 def equal_dose(doses: Sequence[float], denoised: Sequence[float], wanted: float) -> float:
@@ -177,42 +207,68 @@ def measure_uniform(
         )
         for number, dose in enumerate(DOSES)
     }
-    return {"repeats": realisations, "draws": draws, **compare(scores, draws, seed)}
+    return {"repeats": realisations, "draws": draws, **compare(drawn_values(scores, draws, seed))}
 
 
-def compare(scores: Mapping[float, Mapping[str, Mapping[str, Scores]]], draws: int, seed: int) -> dict[str, Any]:
-    """The table of `measure_uniform`, and the potentials, of scores by dose, setting and task; input first."""
-    reference = next(iter(scores[FULL]))
-    most = max(len(one.present) for one in scores[FULL][reference].values())
-    drawn = np.random.default_rng(seed).random((draws, most))
-    values = {
-        (dose, setting, task): (detectability(one), drawn_detectability(one, drawn))
-        for dose, settings in scores.items()
-        for setting, tasks in settings.items()
-        for task, one in tasks.items()
-    }
-    doses = {
-        f"{dose:g}": {
-            setting: {
-                task: change_of_detectability(
-                    *zip(values[dose, reference, task], values[dose, setting, task], strict=True)
-                )
-                for task in settings[setting]
-            }
-            for setting in settings
+Values = dict[float, dict[str, dict[str, Drawn]]]  # dose, setting (input first), task
+
+
+def drawn_values(
+    scores: Mapping[float, Mapping[str, Mapping[str, Scores]]], draws: int, seed: int | Sequence[int]
+) -> Values:
+    """d' and its draws by dose, setting and task; a draw takes the same backgrounds everywhere."""
+    units = 1 + max(one.units.max() for by in scores.values() for tasks in by.values() for one in tasks.values())
+    drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1.0 / units), draws)
+    return {
+        dose: {
+            setting: {task: (detectability(one), drawn_detectability(one, drawn)) for task, one in tasks.items()}
+            for setting, tasks in settings.items()
         }
         for dose, settings in scores.items()
     }
-    tasks = list(scores[FULL][reference])
+
+
+def compare(values: Values) -> dict[str, Any]:
+    """The table of `measure_uniform`, and the potentials."""
+    reference = next(iter(values[FULL]))
+    tasks = list(values[FULL][reference])
 
     def means(setting: str) -> np.ndarray:
         """d' over all tasks by dose, and of each draw, (doses, 1 + draws)."""
-        every = [[np.append(*values[dose, setting, task]) for task in tasks] for dose in scores]
+        every = [[np.append(*values[dose][setting][task]) for task in tasks] for dose in values]
         return np.array(every).mean(axis=1)
 
-    wanted = means(reference)[list(scores).index(FULL)]
-    potential = {setting: _potential(means(setting), wanted, list(scores)) for setting in scores[FULL]}
-    return {"tasks": tasks, "doses": doses, "potential": potential}
+    wanted = means(reference)[list(values).index(FULL)]
+    potential = {setting: _potential(means(setting), wanted, list(values)) for setting in values[FULL]}
+    return {"tasks": tasks, "doses": changes(values), "potential": potential}
+
+
+def changes(values: Values) -> dict[str, Any]:
+    """Dose, setting and task to `change_of_detectability` from the input."""
+    return {
+        f"{dose:g}": {
+            setting: {
+                task: change_of_detectability(*zip(next(iter(settings.values()))[task], one, strict=True))
+                for task, one in tasks.items()
+            }
+            for setting, tasks in settings.items()
+        }
+        for dose, settings in values.items()
+    }
+
+
+def pooled(patients: Sequence[Values]) -> Values:
+    """The mean over patients of d' and of its draws, which are of each patient's own; of the patients with a task."""
+    found: Values = {}
+    for dose, settings in patients[0].items():
+        for setting in settings:
+            tasks = sorted({task for one in patients for task in one[dose][setting]})
+            of = {task: [one[dose][setting][task] for one in patients if task in one[dose][setting]] for task in tasks}
+            found.setdefault(dose, {})[setting] = {
+                task: (float(np.mean([d for d, _ in every])), np.mean([drawn for _, drawn in every], axis=0))
+                for task, every in of.items()
+            }
+    return found
 
 
 def _potential(denoised: np.ndarray, wanted: np.ndarray, doses: Sequence[float]) -> dict[str, Any]:
@@ -292,33 +348,46 @@ def _uniform_scenes(
 
 
 def measure_patients(
-    data: Path,
-    work: Path,
-    methods: Sequence[Method],
-    *,
-    names: Sequence[str] = HELD_OUT,
-    slices: int = 8,
-    draws: int = 1000,
-    seed: int = 0,
+    data: Path, methods: Sequence[Method], *, names: Sequence[str] = HELD_OUT, draws: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
     """d' by patient in real slices; a patient's is the mean over diameters and contrasts.
 
     Returns:
-        ``patients``: patient to ``repeats`` by task and to what `measure_uniform` gives, ``potential`` with it;
-        ``mean``: setting to dose to `patient_interval` of d' over that of the full dose.
+        ``patients``: patient to ``repeats`` and ``backgrounds`` by task, and to what `measure_uniform`
+        gives, ``potential`` with it; ``pooled``: ``doses`` as there, of the mean over patients, and ``patients`` by
+        task; ``mean``: setting to dose to `patient_interval` of d' over that of the full dose.
     """
-    patients = {}
-    for name in names:
-        scores, repeats = {}, {}
-        for dose in DOSES:
-            channels = look(methods, patient_scenes(data, work, name, dose, slices, seed))
-            kept = {
-                setting: {task: pairs for task, pairs in tasks.items() if len(pairs) > 3 * CHANNELS}
-                for setting, tasks in channels.items()
-            }
-            scores[dose] = scored(kept)
-            repeats = {task: len(pairs) for task, pairs in next(iter(kept.values())).items()}
-        patients[name] = {"repeats": repeats, **compare(scores, draws, seed)}
+    scores = {name: patient_scores(Patient.read(patient_folder(data, name), seed), methods, seed) for name in names}
+    return patients_compared(scores, draws, seed)
+
+
+def patient_scores(
+    patient: Patient, methods: Sequence[Method], seed: int = 0
+) -> dict[float, dict[str, dict[str, Scores]]]:
+    """Scores of a patient by dose, setting and task."""
+    rooms = with_room(len(patient), patient.full, patient.slices.spacing_mm, SLICES, seed, PLACED)
+    scores, units = {}, {}
+    for dose in DOSES:
+        channels = look(methods, patient_scenes(patient, rooms, dose))
+        scores[dose] = scored(
+            {setting: {task: r for task, r in of.items() if enough(r)} for setting, of in channels.items()}, units
+        )
+    return scores
+
+
+def patients_compared(
+    scores: Mapping[str, Mapping[float, Mapping[str, Mapping[str, Scores]]]], draws: int, seed: int
+) -> dict[str, Any]:
+    """What `measure_patients` returns, of the scores of each patient."""
+    patients, values = {}, []
+    for number, (name, by_dose) in enumerate(scores.items()):
+        values.append(drawn_values(by_dose, draws, [seed, number]))
+        found = next(iter(by_dose[FULL].values()))
+        patients[name] = {
+            "repeats": {task: len(one.present) for task, one in found.items()},
+            "backgrounds": {task: len(np.unique(one.units)) for task, one in found.items()},
+            **compare(values[-1]),
+        }
     settings = next(iter(patients.values()))["potential"]
     mean = {
         setting: {
@@ -327,23 +396,60 @@ def measure_patients(
         }
         for setting in settings
     }
-    return {"slices": slices, "draws": draws, "patients": patients, "mean": mean}
+    every = Counter(task for of in patients.values() for task in of["tasks"])
+    return {
+        "slices": SLICES,
+        "insertions": PLACED,
+        "block_mm": BLOCK_MM,
+        "draws": draws,
+        "patients": patients,
+        "pooled": {"patients": dict(sorted(every.items())), "doses": changes(pooled(values))},
+        "mean": mean,
+    }
 
 
-def patient_scenes(data: Path, work: Path, name: str, dose: float, slices: int, seed: int) -> Iterator[Scene]:
-    """Slices of a patient at a dose, as they are and with discs put in; the full dose is the series itself."""
-    fraction = 0.25 if dose == FULL else dose
-    for one in kept_patient(patient_folder(data, name), slices, work, dose_fraction=fraction, seed=seed).slices:
-        evaluated = replace(one, low_hu=one.full_hu) if dose == FULL else one
-        sites = [
-            Site(f"{disc.lesion.diameter_mm:g} mm, {abs(disc.contrast_hu):g} HU", 1 + i, part, channels, sign, True)
-            for i, discs in enumerate(evaluated.insertions)
-            for disc in discs
-            for part, channels in [disc_channels(disc.lesion.diameter_mm, disc.lesion.center, evaluated.spacing_mm)]
-            for sign in [math.copysign(1.0, disc.contrast_hu)]
-            if all(0 <= p.start and p.stop <= n for p, n in zip(part, evaluated.low_hu.shape, strict=True))
-        ]
-        yield Scene(evaluated, evaluated.plane.images(), sites)
+def enough(repeats: Sequence[Repeat]) -> bool:
+    """Whether a task is seen on backgrounds enough for a template and an interval."""
+    return len({unit for _, _, unit in repeats}) > 3 * CHANNELS
+
+
+def patient_scenes(patient: Patient, rooms: Sequence[tuple[int, Insertions]], dose: float) -> Iterator[Scene]:
+    """Slices of a patient at a dose, as they are and with discs put in; the full dose is the series itself.
+
+    Args:
+        patient: with its noise.
+        rooms: slices with their insertions.
+        dose: fraction of the full dose.
+    """
+    spacing_mm = patient.slices.spacing_mm
+    for index, insertions in rooms:
+        evaluated = EvaluatedSlice(
+            index=index,
+            key=patient.keys[index],
+            full_hu=patient.full(index),
+            low_hu=patient.low(index, dose),
+            spacing_mm=spacing_mm,
+            insertions=insertions,
+        )
+        yield Scene(evaluated, evaluated.plane.images(), list(_sites(evaluated)))
+
+
+def _sites(one: EvaluatedSlice) -> Iterator[Site]:
+    """Where the discs of a slice are looked for, those whose square lies within it."""
+    for i, discs in enumerate(one.insertions):
+        for disc in discs:
+            diameter, center = disc.lesion.diameter_mm, disc.lesion.center
+            part, channels = disc_channels(diameter, center, one.spacing_mm)
+            if all(0 <= p.start and p.stop <= n for p, n in zip(part, one.low_hu.shape, strict=True)):
+                yield Site(
+                    task=f"{diameter:g} mm, {abs(disc.contrast_hu):g} HU",
+                    image=1 + i,
+                    part=part,
+                    channels=channels,
+                    sign=math.copysign(1.0, disc.contrast_hu),
+                    level=True,
+                    unit=(one.index, *(int(middle * one.spacing_mm // BLOCK_MM) for middle in center)),
+                )
 
 
 def methods_of(

@@ -43,8 +43,11 @@ At a quarter of the dose, d' by task:
 
 ### Patients left out
 
-Discs in real slices ({patients["slices"]} per patient), where the background varies; the full dose is the series
-itself, noise of the series' own spectrum is added. Mean over patients (95% interval by Student's t) of the share:
+Discs in real slices, where the background varies: up to {patients["slices"]} slices a patient with up to
+{patients["insertions"]} insertions each; the full dose is the series itself, noise of the series' own spectrum is
+added. Places of a slice within one square of {patients["block_mm"]:g} mm count as one background: they are held out and
+drawn together, so that neighbours do not narrow an interval. n: {_repeats(patients)}. Mean over patients (95% interval
+by Student's t) of the share:
 
 {_patient_table(patients)}
 
@@ -52,7 +55,17 @@ Equal dose by patient:
 
 {_equal_table(patients)}
 
+Verdicts by patient, over doses and tasks:
+
 {_verdict_table(*(of["doses"] for of in patients["patients"].values()))}
+
+Verdicts on the mean d' of the patients (of these patients: draws within each, not of patients):
+
+{_verdict_table(patients["pooled"]["doses"])}
+
+The mean at a quarter of the dose, with the 95% interval of the change:
+
+{_pooled_table(patients["pooled"])}
 
 ![Share of the full dose's d' against dose](results/detection.png)"""
 
@@ -67,7 +80,7 @@ def conclusion(one: Results) -> str:
     return (
         f"At a quarter of the dose, the mean d' in the phantom is {before} of the full dose's before and {after} after "
         f"`network` at standard; in patients {in_patients['0 mm']:.0%} and {in_patients['standard']:.0%}. "
-        f"{_reached(standard)} "
+        f"{_reached(standard)} {_verdicts(one)} "
         "This observer knows the spectrum of the noise and weighs it as well as a linear observer can. A human reader "
         "does not; what denoising gives one is not measured here."
     )
@@ -79,6 +92,26 @@ def _reached(potential: Results) -> str:
             "Not even the denoised full dose reaches the d' of the full dose as it is in the phantom: no dose is saved."
         )
     return f"Denoised, the phantom reaches the d' of the full dose at this share of it: {_equal(potential)}."
+
+
+def _verdicts(one: Results) -> str:
+    """How the verdicts on `network` at standard fall, by patient and on their mean."""
+    name = _name(one["uniform"]["potential"], "standard")
+    by_patient = _counted(*(of["doses"] for of in one["patients"]["patients"].values()))[name]
+    mean = _counted(one["patients"]["pooled"]["doses"])[name]
+    told = [
+        ", ".join(f"{of[verdict]} {verdict}" for verdict in VERDICTS) + f" of {of.total()}" for of in (by_patient, mean)
+    ]
+    return f"Of the verdicts on single patients {told[0]}; on the mean of the patients {told[1]}."
+
+
+def _repeats(patients: Results) -> str:
+    """How often a task is seen, and on how many backgrounds, from the least to the most."""
+    told = []
+    for key, what in (("repeats", "places"), ("backgrounds", "backgrounds")):
+        counts = [n for of in patients["patients"].values() for n in of[key].values()]
+        told.append(f"{min(counts)} to {max(counts)} {what}")
+    return f"{' on '.join(told)} a patient and task"
 
 
 def _at(uniform: Results, potential: Results, dose: float) -> float:
@@ -119,17 +152,37 @@ def _equal_table(patients: Results) -> str:
 
 
 def _verdict_table(*by_dose: Mapping[str, Any]) -> str:
-    """How many verdicts of each kind, over doses and tasks; the input is not set beside itself."""
+    """How many verdicts of each kind."""
+    rows = [
+        (name, *(of[verdict] for verdict in VERDICTS), f"{of['undecided'] / of.total():.0%}")
+        for name, of in _counted(*by_dose).items()
+    ]
+    return table(("image", *VERDICTS, "share undecided"), rows)
+
+
+def _counted(*by_dose: Mapping[str, Any]) -> dict[str, Counter[str]]:
+    """Verdicts by setting, over doses and tasks; the input is not set beside itself."""
     counts: dict[str, Counter[str]] = {}
     for doses in by_dose:
         for settings in doses.values():
             for name, tasks in list(settings.items())[1:]:
                 counts.setdefault(name, Counter()).update(d["verdict"] for d in tasks.values())
-    rows = [
-        (name, *(of[verdict] for verdict in VERDICTS), f"{of['undecided'] / of.total():.0%}")
-        for name, of in counts.items()
-    ]
-    return table(("image", *VERDICTS, "share undecided"), rows)
+    return counts
+
+
+def _pooled_table(pooled: Results) -> str:
+    settings = pooled["doses"]["0.25"]
+    names = list(settings)
+    rows = []
+    for task, one in settings[names[0]].items():
+        changes = [settings[name][task]["change_95"] for name in names[1:]]
+        cells = [
+            f"{settings[name][task]['after']:.2f}" + (f" ({low:+.0%} to {high:+.0%})" if interval else "")
+            for name, interval in zip(names[1:], changes, strict=True)
+            for low, high in [interval or (0.0, 0.0)]
+        ]
+        rows.append((task, pooled["patients"][task], number(one["after"]), *cells))
+    return table(("task", "patients", *names), rows)
 
 
 def _task_table(settings: Mapping[str, Any]) -> str:

@@ -22,10 +22,14 @@ RIDGE = 1e-3
 
 
 class Scores(NamedTuple):
-    """What the observer says of each repeat with the signal (n,), and of each without it at m places, (n, m)."""
+    """What the observer says of each repeat with the signal (n,), and of each without it at m places, (n, m).
+
+    ``units`` (n,) tells which repeats belong together, e.g. to one background; each stands for itself if None.
+    """
 
     present: np.ndarray
     absent: np.ndarray
+    units: np.ndarray | None = None
 
 
 def laguerre_gauss_channels(size: int, width: float, channels: int = CHANNELS) -> np.ndarray:
@@ -64,25 +68,27 @@ def hotelling_template(present: np.ndarray, absent: np.ndarray, ridge: float = R
     return template / math.sqrt(max(template @ covariance @ template, np.finfo(float).tiny))
 
 
-def held_out_scores(present: np.ndarray, absent: np.ndarray) -> Scores:
-    """Score each repeat with the template of all other repeats, so that no template sees what it scores.
+def held_out_scores(present: np.ndarray, absent: np.ndarray, units: np.ndarray | None = None) -> Scores:
+    """Score each unit of repeats with the template of all others, so that no template sees what it scores.
 
     Args:
         present: channel outputs (n, c) of repeats 0 .. n - 1 with the signal, at least four.
         absent: channel outputs (n, m, c) of repeats without it, at m places of equal noise; repeat i of both is left
             out together.
+        units: (n,), see `Scores`.
     """
     if present.ndim != 2 or absent.ndim != 3 or len(present) != len(absent) or len(present) < 4:
         raise ValueError(
             f"present must be (n, c) and absent (n, m, c) with n of 4 or more, got {present.shape} and {absent.shape}"
         )
-    scores = ([], [])
-    for i in range(len(present)):
-        others = np.arange(len(present)) != i
-        template = hotelling_template(present[others], absent[others].reshape(-1, absent.shape[-1]))
+    scores = np.empty(present.shape[:1]), np.empty(absent.shape[:2])
+    unit_of = np.arange(len(present)) if units is None else units
+    for unit in np.unique(unit_of):
+        own = unit_of == unit
+        template = hotelling_template(present[~own], absent[~own].reshape(-1, absent.shape[-1]))
         for kept, outputs in zip(scores, (present, absent), strict=True):
-            kept.append(outputs[i] @ template)
-    return Scores(*map(np.array, scores))
+            kept[own] = outputs[own] @ template
+    return Scores(*scores, units)
 
 
 def detectability(scores: Scores) -> float:
@@ -120,7 +126,6 @@ def compare_detectability(
         present, absent = generator.integers(0, count, (2, count))
         for column, tasks in enumerate((before, after)):
             row[column] = np.mean([detectability(Scores(one.present[present], one.absent[absent])) for one in tasks])
-    drawn = drawn[np.isfinite(drawn).all(1)]
     values = [float(np.mean([detectability(one) for one in tasks])) for tasks in (before, after)]
     return change_of_detectability(values, drawn.T)
 
@@ -128,6 +133,7 @@ def compare_detectability(
 def change_of_detectability(values: Sequence[float], drawn: Sequence[np.ndarray]) -> dict[str, Any]:
     """What `compare_detectability` returns, of d' before and after, and of what was drawn of both, (draws,) each."""
     drawn = np.stack(drawn, axis=1)
+    drawn = drawn[np.isfinite(drawn).all(1)]
     intervals = np.quantile(drawn, [0.025, 0.975], axis=0).T.tolist()
     seen = intervals[0][0] > 0
     change_95 = (np.quantile(drawn[:, 1] / drawn[:, 0], [0.025, 0.975]) - 1).tolist() if seen else None

@@ -10,12 +10,15 @@ from studies.evidence import detection
 from studies.evidence.detection import (
     SHAPE,
     Scene,
+    changes,
     compare,
     drawn_detectability,
+    drawn_values,
     equal_dose,
     look,
     measure_uniform,
     nodule,
+    pooled,
     scored,
     uniform_signals,
 )
@@ -67,11 +70,36 @@ def test_the_equal_dose_is_none_where_not_even_the_full_dose_reaches_it():
 
 def test_draws_of_all_repeats_in_order_give_the_detectability_itself():
     generator = np.random.default_rng(0)
-    scores = Scores(generator.normal(2.0, 1.0, 40), generator.normal(0.0, 1.0, (40, 1)))
-    in_order = (np.arange(40)[None] + 0.5) / 40
-    assert drawn_detectability(scores, in_order)[0] == pytest.approx(detectability(scores))
-    drawn = drawn_detectability(scores, generator.random((500, 40)))
-    assert 1.0 < drawn.min() and 0.1 < drawn.std() < 0.6
+    scores = Scores(generator.normal(2.0, 1.0, 40), generator.normal(0.0, 1.0, (40, 1)), np.arange(40))
+    assert drawn_detectability(scores, np.ones((1, 40)))[0] == pytest.approx(detectability(scores))
+    drawn = drawn_detectability(scores, generator.multinomial(40, np.full(40, 1 / 40), 500))
+    assert 1.0 < np.quantile(drawn, 0.01) and 0.1 < drawn.std() < 0.6
+
+
+def test_repeats_of_one_background_do_not_narrow_the_interval():
+    generator = np.random.default_rng(0)
+    own = generator.normal(2.0, 1.0, 40), generator.normal(0.0, 1.0, (40, 1))
+    alone = Scores(*own, np.arange(40))
+    ten_times = Scores(*(np.repeat(one, 10, axis=0) for one in own), np.repeat(np.arange(40), 10))
+    taken = generator.multinomial(40, np.full(40, 1 / 40), 500)
+    assert drawn_detectability(ten_times, taken).std() == pytest.approx(
+        drawn_detectability(alone, taken).std(), rel=0.05
+    )
+
+
+def test_the_change_over_patients_is_known_better_than_that_of_one():
+    generator = np.random.default_rng(0)
+
+    def patient():
+        scores = Scores(generator.normal(2.0, 1.0, 60), generator.normal(0.0, 1.0, (60, 1)), np.arange(60))
+        worse = Scores(scores.present + generator.normal(0.0, 0.7, 60), scores.absent, scores.units)
+        return drawn_values({1.0: {"input": {"t": scores}, "network": {"t": worse}}}, 300, 0)
+
+    patients = [patient() for _ in range(6)]
+    every = changes(pooled(patients))["1"]["network"]["t"]
+    widths = [np.ptp(changes(one)["1"]["network"]["t"]["change_95"]) for one in patients]
+    assert every["before"] == pytest.approx(np.mean([one[1.0]["input"]["t"][0] for one in patients]))
+    assert np.ptp(every["change_95"]) < min(widths)
 
 
 def test_a_filter_that_erases_the_signal_is_lower_and_one_that_halves_the_noise_is_not(monkeypatch):
@@ -97,24 +125,38 @@ def test_the_page_tells_what_was_found(tmp_path):
     generator = np.random.default_rng(0)
 
     def scores(distance):
-        return {"4 mm, 20 HU": Scores(generator.normal(distance, 1, 30), generator.normal(0, 1, (30, 1)))}
+        values = generator.normal(distance, 1, 30), generator.normal(0, 1, (30, 1))
+        return {"4 mm, 20 HU": Scores(*values, np.arange(30))}
 
     by_dose = {
         dose: {name: scores(4 * dose**0.5) for name in ("Gaussian, 0 mm", "Gaussian, 1 mm", "network, standard")}
         for dose in detection.DOSES
     }
-    compared = {"repeats": 30, "draws": 50, **compare(by_dose, 50, 0)}
+    values = drawn_values(by_dose, 50, 0)
+    compared = {"repeats": 30, "draws": 50, **compare(values)}
     mean = {
         name: {
             f"{dose:g}": {"mean": of["share"][i], "interval_95": None, "n": 1} for i, dose in enumerate(detection.DOSES)
         }
         for name, of in compared["potential"].items()
     }
-    one = {"uniform": compared, "patients": {"slices": 2, "draws": 50, "patients": {"A": compared}, "mean": mean}}
+    seen = {"repeats": {"4 mm, 20 HU": 30}, "backgrounds": {"4 mm, 20 HU": 30}}
+    patients = {
+        **{
+            "slices": 2,
+            "insertions": 3,
+            "block_mm": 40.0,
+            "draws": 50,
+            "patients": {"A": compared | seen},
+            "mean": mean,
+        },
+        "pooled": {"patients": {"4 mm, 20 HU": 1}, "doses": changes(pooled([values]))},
+    }
+    one = {"uniform": compared, "patients": patients}
     page = detection_section(json.loads(json.dumps(one)), tmp_path)
     assert (tmp_path / "detection.png").is_file() and "nan" not in page
     assert f"{compared['potential']['network, standard']['share'][3]:.0%} after" in conclusion(one)
-    assert page.count("| 4 mm, 20 HU |") == 1
+    assert page.count("| 4 mm, 20 HU |") == 2, "in the phantom, and as the mean of the patients"
 
 
 def test_borders_are_taken_off_in_patients_and_dark_discs_turned():
