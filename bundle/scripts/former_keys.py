@@ -25,17 +25,23 @@ FORMER_KEYS = {
     "validate_slices_per_patient": "it is validation_slices_per_patient",
     "bf16": "it is precision (auto, fp32 or bf16) but for training",
 }
-#: Options of the command that are gone, likewise.
+#: Options that are gone, likewise: of all commands, or after the name of one.
 FORMER_OPTIONS = {
     "--bf16": "auto is the default now, else --precision bf16",
-    **dict.fromkeys(("--networks", "--priors", "--backbone"), "--study names the arms, of the bundle or a JSON file"),
-    "--realisations": "each --seed is another realisation",
-    "--format": "the suffix of the file says it, .onnx or .pt2; for TorchScript see monai.bundle ckpt_export",
+    **{f"ablate --{name}": "--study names the arms, of the bundle or a JSON file" for name in ("networks", "priors")},
+    "ablate --backbone": "--study names the arms, of the bundle or a JSON file",
+    "ablate --records": "finished runs are in OUT/runs",
+    "ablate --page": "the page is OUT/README.md",
+    "simulate --realisations": "each --seed is another realisation",
+    "export --format": "the suffix of the file says it, .onnx or .pt2; for TorchScript see monai.bundle ckpt_export",
     "--projector": "there is one projector, the fast one",
-    **dict.fromkeys(
-        ("--network", "--prior-form", "--prior-temperature", "--prior-preparation", "--prior-window"),
-        "the recipe beside the weights says it",
-    ),
+    **{
+        f"{command} --{option}": "the recipe beside the weights says it"
+        for command in ("denoise", "explain", "evaluate", "export")
+        for option in ("network", "prior-form", "prior-temperature", "prior-preparation", "prior-window")
+    },
+    "serve --hold-broken": "failed/ keeps a series that cannot be read, with the reason",
+    **{f"benchmark --{name}": "`make benchmark` measures it" for name in ("training", "processes", "page")},
     "--validate": "it is --validation for `bioatt train`, --patients for `bioatt evaluate`",
 }
 #: Config files that are gone, likewise.

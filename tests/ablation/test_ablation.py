@@ -172,7 +172,9 @@ def test_a_matrix_of_nothing_is_refused(arms, seeds):
 def test_an_unknown_study_lists_the_known_ones(tmp_path):
     with pytest.raises(BioAttError, match="no study none; the bundle has .*priors"):
         read_matrix("none", {})
-    for text in ("[", "[]", '{"arms": {}}', '{"settings": {}, "colour": 1}'):
+    odd = '{"arms": ["a"], "baselines": [], "settings": {}}'
+    missing = '{"arms": {"a": {}}, "baselines": [], "settings": {}, "configs": ["none.json"]}'
+    for text in ("[", "[]", '{"arms": {}}', '{"settings": {}, "colour": 1}', odd, missing):
         (tmp_path / "own.json").write_text(text)
         with pytest.raises(BioAttError, match="own.json is not a study"):
             read_matrix(str(tmp_path / "own.json"), {})

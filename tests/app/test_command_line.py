@@ -70,6 +70,21 @@ def test_an_option_that_does_not_exist_is_told_with_the_one_that_may_be_meant(wo
     assert end.value.code == 2 and told in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["denoise", "a", "b", "--network", "redcnn"], "--network is gone: the recipe beside the weights says it"),
+        (["ablate", "a", "b", "--records", "c"], "--records is gone: finished runs are in OUT/runs"),
+        (["benchmark", "--output", "a", "--training"], "--training is gone: `make benchmark` measures it"),
+        (["info", "--training"], "bioatt info has no option --training"),
+    ],
+)
+def test_an_option_that_is_gone_is_told_by_the_command_that_had_it(words, told, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 2 and told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("attention", ["prior", "spatial", "channel", "none"])
 def test_convert_writes_weights_and_the_network_def_for_them(tmp_path, attention, capsys):
     torch.manual_seed(0)

@@ -117,6 +117,14 @@ def test_a_series_that_fails_stops_no_other_and_gives_1(study, run, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["series0002"]
 
 
+def test_a_rule_that_cannot_be_used_stops_the_series_of_no_other(study, run, tmp_path):
+    rule = {"when": {"SeriesNumber": "^3$"}, "settings": {"weights": str(tmp_path / "none.pt")}}
+    (tmp_path / "rules.json").write_text(json.dumps([rule, {}]))
+    code, said = run(study, tmp_path / "out", "--all-series", "--rules", tmp_path / "rules.json")
+    told = rows(said.out)
+    assert code == 1 and told["2"][1] == "denoised" and told["3"][1] == "failed" and "none.pt" in told["3"][2]
+
+
 def test_series_of_one_number_get_folders_of_their_own(run, tmp_path):
     write(tmp_path / "study" / "a", 2)
     write(tmp_path / "study" / "b", 2, lambda dataset, i: (member(7)(dataset, i), changed(SeriesNumber=2)(dataset, i)))

@@ -527,6 +527,13 @@ def test_fewer_images_than_the_acquisition_has_are_told(tmp_path, caplog, said, 
     assert ("ImagesInAcquisition is 6, and 4 images are here: some may be missing at an end" in caplog.text) == is_told
 
 
+def test_a_body_stored_1024_too_low_is_no_phantom_of_water(tmp_path):
+    """Its bones alone are near 0 HU."""
+    folder = write_ct_series(tmp_path, degrade=lambda hu, i: np.where(hu > 700, 1000.0, hu).clip(0) - 1024)
+    with pytest.raises(BioAttError, match="no bone or contrast"):
+        load_volume(folder)
+
+
 @pytest.mark.parametrize(
     ("kind", "shift", "is_believed"),
     [

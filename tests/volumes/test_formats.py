@@ -107,12 +107,7 @@ def test_values_stay_when_the_image_that_they_came_from_is_gone(tmp_path, name, 
     [
         ("a.nhdr", "space directions", "# ", "does not say how far its voxels are apart"),
         ("a.mhd", "ElementSpacing", "Comment", "does not say how far its voxels are apart"),
-        (
-            "a.nhdr",
-            "kinds:",
-            'space units: "microns" "microns" "microns"\nkinds:',
-            "space units are microns, wanted mm",
-        ),
+        ("a.nhdr", "kinds:", 'space units: "microns" "microns" "microns"\nkinds:', "units are microns, wanted mm"),
         ("a.nhdr", "kinds:", 'space units: "mm" "mm" "mm"\nkinds:', ""),
     ],
 )
@@ -125,3 +120,15 @@ def test_lengths_that_are_unknown_or_not_in_mm_are_refused(series, tmp_path, nam
         return
     with pytest.raises(BioAttError, match=message):
         load_volume(file)
+
+
+@pytest.mark.parametrize("unit", ["cm", "mm"])
+def test_units_of_single_axes_count_too(tmp_path, unit):
+    fields = ("type: short", "dimension: 3", "sizes: 4 4 4", "spacings: 1 1 1", f'units: "{unit}" "{unit}" "{unit}"')
+    header = "\n".join(("NRRD0004", *fields, "encoding: raw", "endian: little", "", ""))
+    (tmp_path / "a.nrrd").write_bytes(header.encode() + np.arange(-1000, -936, dtype="<i2").tobytes())
+    if unit == "mm":
+        assert format_of("a.nrrd").read(tmp_path / "a.nrrd")[0].shape == (4, 4, 4)
+        return
+    with pytest.raises(BioAttError, match="units are cm, wanted mm"):
+        format_of("a.nrrd").read(tmp_path / "a.nrrd")

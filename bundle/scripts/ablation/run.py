@@ -86,7 +86,12 @@ def read_matrix(study: str, settings: Mapping[str, Any]) -> Matrix:
         raise BioAttError(f"no study {study}; the bundle has {known}, or name a JSON file of your own")
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        return Matrix(**known | {"settings": known["settings"] | settings})
+        matrix = Matrix(**known | {"settings": known["settings"] | settings})
+        if not all(isinstance(one, dict) for one in (matrix.arms, *dict(matrix.arms).values())):
+            raise ValueError("each of arms needs its settings by name")
+        if missing := [name for name in matrix.configs if not (CONFIGS / name).is_file()]:
+            raise ValueError(f"the bundle has no config {', '.join(missing)}")
+        return matrix
     except (ValueError, TypeError, KeyError) as error:
         raise BioAttError(
             f"{path} is not a study ({error}); it has arms, baselines, settings and perhaps configs"

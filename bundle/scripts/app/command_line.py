@@ -45,8 +45,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
         has = commands.choices[options.command]._option_string_actions
         wrong = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
-        if wrong in FORMER_OPTIONS:
-            parser.exit(2, f"error: {wrong} is gone: {FORMER_OPTIONS[wrong]}\n")
+        gone = FORMER_OPTIONS.get(f"{options.command} {wrong}", FORMER_OPTIONS.get(wrong))
+        if gone:
+            parser.exit(2, f"error: {wrong} is gone: {gone}\n")
         near = difflib.get_close_matches(wrong, has, 1, 0.7) if wrong else []
         what = f"has no option {wrong}" if wrong else f"does not take {' '.join(unknown)}"
         meant = f"; did you mean {near[0]}?" if near else ";"

@@ -134,7 +134,9 @@ def denoise_jobs(
             outcome = _outcome(future, places)
             future.release()
             if outcome["state"] == "unusable":
-                raise BioAttError(outcome["why"])
+                if not job.settings:  # so no series can be denoised
+                    raise BioAttError(outcome["why"])
+                outcome = outcome | {"state": "failed"}
             if outcome["state"] == "again" and tried < places.tries:
                 again = submit(job)
                 running[again.key] = (again, job, tried + 1)
@@ -166,13 +168,14 @@ def _outcome(future: Future, places: Places) -> dict[str, Any]:
     from distributed import KilledWorker
 
     if future.status in ("cancelled", "lost"):
-        raise BioAttError("the Dask scheduler went away; go on with --resume when there is one")
+        raise BioAttError("the Dask scheduler went away; start again when there is one, a cohort with --resume")
     error = future.exception() if future.status == "error" else None
     if error is None:
         return future.result()
     outcome = {"state": "failed", "notes": []}
     if isinstance(error, KilledWorker):
-        limit = "" if places.scheduler else " (each may use its share of the memory: try fewer --processes)"
+        several = not places.scheduler and places.processes > 1
+        limit = " (each may use its share of the memory: try fewer --processes)" if several else ""
         return outcome | {"why": f"{error.allowed_failures + 1} workers died at it{limit}"}
     if isinstance(error, ModuleNotFoundError):
         return outcome | {"state": "unusable", "why": f"a worker misses a package ({error}); install BioAtt there"}

@@ -155,6 +155,8 @@ def _left(errors: Mapping[str, Mapping[str, float]], region: str) -> float:
 
 def _line(summary: Mapping[str, Any]) -> str:
     overall = summary["overall"]
+    if not summary["patients"]:
+        return "inserted discs: not measured, no slice has a pixel spacing"
     kept = ", ".join(f"{d} mm {of['mean']:.0%}" for d, of in overall["contrast"].items())
     error = overall["error_left"].get("body")
     told = f"; error of the body against the noise-free image {error['mean']:.0%} of the low dose's" if error else ""

@@ -69,6 +69,8 @@ class LoadPaird(MapTransform):
 
     def __init__(self, keys: KeysCollection = "pair", realisation: int = 0) -> None:
         super().__init__(keys)
+        if not isinstance(realisation, int):
+            raise BioAttError(f"realisation must be a number, got {realisation!r}; PatchBatches draws them")
         self.realisation = realisation
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

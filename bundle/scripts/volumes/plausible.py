@@ -13,7 +13,7 @@ _DENSE_HU, _MOST_DENSE = 800.0, 0.2  # dense bone and metal; no field of view is
 _MOST_DENSE_OF_SLICE = 0.6
 _BELOW_AIR_HU, _MOST_BELOW_AIR = -1100.0, 0.1  # what varies there is no air, and no filling, which is one value
 _LEAST_TISSUE_HU, _LEAST_TISSUE = -300.0, 0.1  # fat and what is denser: there is some, unless all of it was shifted
-_AIR_HU, _WATER_HU = -900.0, 100.0
+_AIR_HU, _WATER_HU, _LEAST_WATER = -900.0, 100.0, 0.05  # of a phantom that holds nothing else
 _MOST_CLIPPED = 0.1  # of all values at the lowest
 
 
@@ -60,6 +60,7 @@ def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = 
     if lowest > highest:
         raise BioAttError(f"{path} holds no finite value; export it again in HU")
     is_water = is_offset and not below and lowest_within < _AIR_HU and highest > -_WATER_HU  # a phantom has no bone
+    is_water = is_water and np.count_nonzero(np.abs(hu) < _WATER_HU) >= _LEAST_WATER * hu.size
     found = "" if is_water else _oddity(float(lowest), float(highest), float(lowest_within), is_offset)
     if not found and shifted:
         some = f"{len(shifted)} of {hu.shape[-1]} slices (the first is {shifted[0]}, from 0)"

@@ -106,9 +106,10 @@ def _check_lengths(path: Path) -> None:
     entries = {key.strip().lower(): value.strip() for key, value in re.findall(r"^([\w ]+)[:=](.*)$", header, re.M)}
     if not entries.keys() & {"space directions", "spacings", "elementspacing", "elementsize"}:
         raise BioAttError(f"{path} does not say how far its voxels are apart; export it with its geometry")
-    units = set(re.findall(r"[^\s\"]+", entries.get("space units", "mm").lower()))
+    said = " ".join(entries.get(key, "") for key in ("space units", "units"))
+    units = set(re.findall(r"[^\s\"]+", said.lower())) - {"???"}
     if not units <= {"mm", "millimeter", "millimeters", "millimetre", "millimetres"}:
-        raise BioAttError(f"{path}: space units are {', '.join(sorted(units))}, wanted mm; export it in mm")
+        raise BioAttError(f"{path}: units are {', '.join(sorted(units))}, wanted mm; export it in mm")
 
 
 def _reason(error: RuntimeError) -> str:
