@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils import mkldnn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..device import processor, usable_cores
+from ..device import keep_freed_memory, processor, usable_cores
 from ..errors import BioAttError
 from ..networks import BioAtt, load_weights
 from ..progress import bar
@@ -95,6 +95,7 @@ def run_benchmark(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BioAttError(f"{folder} cannot be made ({error.strerror}); name another folder with --output") from error
+    keep_freed_memory()  # as every command does
     with tempfile.TemporaryDirectory() as scratch, _threads(threads):
         networks, notes = _networks(Path(scratch), shape, compiled)
         figures = {
