@@ -60,8 +60,9 @@ def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = 
     if lowest > highest:
         raise BioAttError(f"{path} holds no finite value; export it again in HU")
     is_water = is_offset and not below and lowest_within < _AIR_HU and highest > -_WATER_HU  # a phantom has no bone
-    is_water = is_water and np.count_nonzero(np.abs(hu) < _WATER_HU) >= _LEAST_WATER * hu.size
-    found = "" if is_water else _oddity(float(lowest), float(highest), float(lowest_within), is_offset)
+    found = _oddity(float(lowest), float(highest), float(lowest_within), is_offset)
+    if found and is_water and np.count_nonzero(np.abs(hu) < _WATER_HU) >= _LEAST_WATER * hu.size:
+        found = ""
     if not found and shifted:
         some = f"{len(shifted)} of {hu.shape[-1]} slices (the first is {shifted[0]}, from 0)"
         found = f"no value below 0 in {some}, perhaps stored with 1024 added"
