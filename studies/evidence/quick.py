@@ -15,6 +15,7 @@ from scripts.workflow import quiet_libraries
 
 from .bench import HELD_OUT, Bench, Figures
 from .methods import blends, gaussians, network_method, parse_settings
+from .plane import share_of
 from .tables import number, ratio
 
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         weights, _, config = text.partition(":")
         found = bench.figures(
-            f"{weights_sha256(Path(weights))} {config} {prior}",
+            f"{weights_sha256(Path(weights))} {config} {prior}{share_of(Path(weights), prior)}",
             list(settings),
             lambda w=weights, c=config, s=settings, p=prior: network_method(w, Path(w), s, network_config=c, prior=p),
         )
