@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,42 @@ from .quality import METRICS, check_names, slice_measures
 from .results import SliceResult, summary_document, write_csv, write_json
 
 
-class ImageQuality:
+class OfEachSlice(ABC):
+    """A handler of an evaluator that collects something of each slice and writes a summary at the end of the run.
+
+    Args:
+        path: JSON file of the summary.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.summary: dict[str, Any] = {}
+        self._slices: list[Any] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to an evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.measure)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Forget the last run."""
+        self._slices = []
+
+    @abstractmethod
+    def measure(self, engine: Engine) -> None:
+        """Measure the slices of one iteration."""
+
+    @abstractmethod
+    def finish(self, engine: Engine) -> None:
+        """Summarise, print and write."""
+
+    def gathered(self) -> list[Any]:
+        """What was collected, by all processes."""
+        return [one for part in idist.all_gather(tuple(self._slices)) for one in part]
+
+
+class ImageQuality(OfEachSlice):
     """Compares an evaluator's input and output with the full dose, slice by slice, and writes what it found.
 
     Needs ``image`` (the low dose), ``label`` (the full) and ``pred`` (1, H, W) in HU in each item of the engine's
@@ -49,22 +85,10 @@ class ImageQuality:
         check_names("windows", windows, tuple(WINDOWS_HU))
         if not metrics or not windows:
             raise BioAttError(f"metrics and windows must each name something, got {list(metrics)} and {list(windows)}")
-        self.path = Path(path)
+        super().__init__(path)
         self.slices_path = slices_path
         self.metrics = tuple(metrics)
         self.windows = tuple(windows)
-        self.summary: dict[str, Any] = {}
-        self._slices: list[SliceResult] = []
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to an evaluator."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.measure)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
-
-    def start(self, engine: Engine) -> None:
-        """Forget the last run."""
-        self._slices = []
 
     def measure(self, engine: Engine) -> None:
         """Measure the slices of one iteration."""
@@ -87,7 +111,7 @@ class ImageQuality:
 
     def finish(self, engine: Engine) -> None:
         """Average per patient and region, print and write."""
-        slices = [one for part in idist.all_gather(tuple(self._slices)) for one in part]
+        slices = self.gathered()
         slices.sort(key=lambda one: one.patient)
         self.summary = summary_document(slices, self.metrics, self.windows)
         overall = self.summary["overall"]

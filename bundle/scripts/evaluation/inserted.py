@@ -7,16 +7,16 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 
 from ..errors import BioAttError
 from ..hu import hu_to_network, network_to_hu
+from .handlers import OfEachSlice
 from .intervals import patient_interval
 from .plane import PlanePoint, PlaneSlice, insert_discs
 from .results import write_json
@@ -35,7 +35,7 @@ class SliceInPlane:
     errors: Mapping[str, Mapping[str, tuple[float, int]]] = field(default_factory=dict)
 
 
-class InsertedDiscs:
+class InsertedDiscs(OfEachSlice):
     """Puts discs into each low dose, denoises it again, and writes how much noise is left and contrast kept.
 
     The discs are known, so it needs no truth and works on real low doses as on simulated ones. The error against the
@@ -51,20 +51,8 @@ class InsertedDiscs:
     """
 
     def __init__(self, path: str | os.PathLike[str], seed: int = 0) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.seed = seed
-        self.summary: dict[str, Any] = {}
-        self._slices: list[SliceInPlane] = []
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to an evaluator."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.measure)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
-
-    def start(self, engine: Engine) -> None:
-        """Forget the last run."""
-        self._slices = []
 
     def measure(self, engine: Engine) -> None:
         """Measure the slices of one iteration."""
@@ -95,8 +83,7 @@ class InsertedDiscs:
 
     def finish(self, engine: Engine) -> None:
         """Average per patient, print and write."""
-        slices = [one for part in idist.all_gather(tuple(self._slices)) for one in part]
-        self.summary = plane_document(slices)
+        self.summary = plane_document(self.gathered())
         if idist.get_rank() == 0:
             write_json(self.path, self.summary)
             print(_line(self.summary), flush=True)
