@@ -52,9 +52,8 @@ def denoise_series(request: Mapping[str, Any]) -> dict[str, Any]:
             usable = True
             target = Path(request["target"])
             clear_leftovers(target)
-            if target.exists() and not request["settings"].get(
-                "overwrite"
-            ):  # by a worker that died before it could tell: results appear whole
+            # Results appear whole: one that is there is by a worker that died before it could tell.
+            if target.exists() and not request["settings"].get("overwrite"):
                 return outcome | {"ended": time.time()}
             places = {"dataset_dir": request["source"], "output_dir": request["target"], "series": request["series"]}
             outcome |= inference.run(places)
