@@ -21,7 +21,7 @@ from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.config_item import ComponentLocator
 
 from .device import keep_freed_memory
-from .dicom import KnownSeries
+from .dicom import KnownSeries, check_stable_uids
 from .errors import BioAttError, find_bioatt_error
 from .former_keys import FORMER_CONFIGS, told
 from .inference import InferenceSummary
@@ -260,6 +260,7 @@ def check_inference(
     allow_gaps: bool = False,
     one_scan: bool = False,
     overwrite: bool = False,
+    stable_uids: bool = False,
     report_file: str = "",
     known: KnownSeries | None = None,
 ) -> list[dict[str, str]]:
@@ -289,7 +290,9 @@ def check_inference(
             load_volume(path, series=series, assume_hu=assume_hu)
         elif not is_file:
             allowed = {"allow_gaps": allow_gaps, "assume_hu": assume_hu, "one_scan": one_scan}
-            (known or KnownSeries()).select(path, series or None, tell=known is not None, **allowed)
+            found = (known or KnownSeries()).select(path, series or None, tell=known is not None, **allowed)
+            if stable_uids:
+                check_stable_uids(found)
     return [{"image": str(path)} for path in inputs]
 
 

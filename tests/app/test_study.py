@@ -125,6 +125,15 @@ def test_a_rule_that_cannot_be_used_stops_the_series_of_no_other(study, run, tmp
     assert code == 1 and told["2"][1] == "denoised" and told["3"][1] == "failed" and "none.pt" in told["3"][2]
 
 
+def test_a_study_of_which_nothing_is_denoised_is_no_success(run, tmp_path):
+    write(tmp_path / "study", 4, member(4, ImageType=["DERIVED", "SECONDARY", "REFORMATTED"]))
+    code, said = run(tmp_path / "study", tmp_path / "out", "--all-series")
+    assert code == 2 and rows(said.out)["4"][1:] == ("left out", "no rule fits: it is DERIVED")
+    assert said.out.rstrip().endswith("1 series: 0 denoised, 1 left out, 0 failed")
+    assert re.search("study: nothing was denoised, none of its 1 series is chosen .*--rules .*--series", said.err)
+    assert not (tmp_path / "out").exists()
+
+
 def test_series_of_one_number_get_folders_of_their_own(run, tmp_path):
     write(tmp_path / "study" / "a", 2)
     write(tmp_path / "study" / "b", 2, lambda dataset, i: (member(7)(dataset, i), changed(SeriesNumber=2)(dataset, i)))

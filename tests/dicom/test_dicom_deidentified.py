@@ -10,7 +10,7 @@ from pydicom.uid import generate_uid
 from scripts.dicom import DerivedRules, find_series, read_volume, select_series, write_derived_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.workflow import run_workflow
+from scripts.workflow import check_inference, run_workflow
 
 
 def anew(*keywords, part=1):
@@ -173,6 +173,8 @@ def test_slices_without_an_instance_uid_of_their_own_are_taken_when_asked(tmp_pa
     assert is_missing == ("SourceImageSequence" not in first)
     with pytest.raises(BioAttError, match="leave out --stable-uids"):
         write_derived_series(series, plain, tmp_path / "more", PROVENANCE, rules=DerivedRules(stable_uids=True))
+    with pytest.raises(BioAttError, match="leave out --stable-uids"):  # and before anything is loaded
+        check_inference(str(folder), str(tmp_path / "more"), one_scan=True, stable_uids=True)
 
 
 def test_slices_without_an_instance_uid_over_a_gap_are_refused(tmp_path):
@@ -297,7 +299,7 @@ def test_slices_that_watched_the_contrast_come_can_be_left_behind(tmp_path):
     ("choice", "message"),
     [
         ("AcquisitionNumber=3", "no image with AcquisitionNumber '3'; it has '1', '2'; choose one"),
-        ("PatientID=3", "phases are chosen by AcquisitionNumber, .*; name one of them"),
+        ("PatientID=3", "phases are chosen by AcquisitionNumber, .*, and slices by range=.*; name one of them"),
         ("7/AcquisitionNumber=1", "holds no CT series 7"),
     ],
 )
@@ -315,16 +317,14 @@ def test_a_chosen_phase_is_denoised(tmp_path, weights):
     assert values(tmp_path / "out", "AcquisitionNumber") == {"2"} and len(list((tmp_path / "out").iterdir())) == 4
 
 
-def test_frames_of_one_file_are_never_parted(tmp_path):
-    file, _ = write_enhanced_ct(tmp_path / "a", modify=changed_frames, slices=4)
+def test_frames_at_one_position_that_nothing_tells_apart_are_refused(tmp_path):
+    def at_one_position(image):
+        first, second = image.PerFrameFunctionalGroupsSequence[:2]
+        second.PlanePositionSequence = first.PlanePositionSequence
+
+    file, _ = write_enhanced_ct(tmp_path / "a", modify=at_one_position, slices=4)
     with pytest.raises(BioAttError, match="two different slices at one position.*; keep one image a position"):
         select_series(file)
-
-
-def changed_frames(image):
-    first, second = image.PerFrameFunctionalGroupsSequence[:2]
-    second.PlanePositionSequence = first.PlanePositionSequence
-    second.FrameContentSequence[0].FrameAcquisitionNumber = 2
 
 
 def test_a_slice_that_was_stored_again_under_another_uid_counts_once(tmp_path, caplog):

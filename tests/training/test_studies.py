@@ -15,6 +15,7 @@ from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS
 from scripts.training import find_studies
+from scripts.training.layouts import find_entries
 from scripts.training.pairing import dicom_stack, file_stack, pair_slices
 from scripts.training.studies import describe, pseudonym_of, without_names
 from scripts.volumes import load_volume, radiological_slices
@@ -119,6 +120,15 @@ def test_a_datalist_names_pairs_parts_and_patients(tmp_path):
     ]
     assert [study.part for study in studies.studies] == ["train", "train", "validate"]
     assert "without its full dose" in studies.refused[0].why
+
+
+def test_a_patient_of_a_datalist_may_be_named_like_a_folder_beside_it(tmp_path):
+    """MONAI takes every word that names something there for a path."""
+    for name in "AB":
+        write_ct_series(tmp_path / name, slices=4)
+    items = [{"label": name, "patient": name} for name in "AB"]
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": items[:1], "test": items[1:]}))
+    assert [one.patient for one in find_entries(tmp_path / "datalist.json")] == ["A", "B"]
 
 
 @pytest.mark.parametrize(

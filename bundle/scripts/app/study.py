@@ -73,8 +73,8 @@ def denoise_study(
         The exit code: 0, or 1 if a series failed.
 
     Raises:
-        BioAttError: there is no CT, a damaged file, the folder cannot be used, or no series can be denoised with these
-            settings.
+        BioAttError: there is no CT, the rules choose none, a damaged file, the folder cannot be used, or no series can
+            be denoised with these settings.
     """
     check_apart(study, output_dir)
     check_output_folder(output_dir, bool(overrides.get("overwrite")))
@@ -99,6 +99,11 @@ def denoise_study(
             advance(1)
     outcomes.sort(key=lambda one: (one.number or 0, one.uid))
     print("\n".join(_told(outcomes, root)), flush=True)
+    if all(one.state == "left out" for one in outcomes):
+        raise BioAttError(
+            f"{study}: nothing was denoised, none of its {len(outcomes)} series is chosen (the table says why); choose "
+            "others with --rules FILE (docs/node.md), or one with --series in place of --all-series"
+        )
     return int(any(one.state == "failed" for one in outcomes))
 
 
@@ -144,7 +149,8 @@ def _told(outcomes: Sequence[SeriesOutcome], root: Path) -> list[str]:
         number = "-" if one.number is None else one.number
         lines.append(row.format(number, one.images, one.state, _result(one) if one.folder else one.why))
     counts = (f"{sum(one.state == state for one in outcomes)} {state}" for state in ("denoised", "left out", "failed"))
-    return [*lines, f"{len(outcomes)} series in {root}: {', '.join(counts)}"]
+    where = f", results in {root}" if any(one.folder for one in outcomes) else ""
+    return [*lines, f"{len(outcomes)} series{where}: {', '.join(counts)}"]
 
 
 def _result(one: SeriesOutcome) -> str:

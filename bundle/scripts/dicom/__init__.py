@@ -11,7 +11,7 @@ from .processes import FileProcesses
 from .read import MAX_VOXELS, read_volume
 from .rules import DerivedRules
 from .series import Series
-from .write import WriteSummary, write_derived_series
+from .write import WriteSummary, check_stable_uids, write_derived_series
 
 __all__ = [
     "MAX_VOXELS",
@@ -20,6 +20,7 @@ __all__ = [
     "KnownSeries",
     "Series",
     "WriteSummary",
+    "check_stable_uids",
     "find_series",
     "padding_mask",
     "read_frames",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pydicom.tag import Tag
 from ..errors import BioAttError
 from ..provenance import DENOISING, MANUFACTURER
 from .codestream import split_frames
+from .enhanced import keep_frames
 from .headers import LOSSY_METHODS, has_frames, is_enhanced, items, label, open_dicom, whole_number
 from .rules import Run, plain
 from .transcode import set_element
@@ -40,7 +42,7 @@ _ACQUISITION = ("109101", "Acquisition Equipment")
 _CONCATENATION = ("ConcatenationUID", "SOPInstanceUIDOfConcatenationSource")
 
 
-def describe(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
+def describe(derived: Dataset, source: Dataset, file: Path, run: Run, frames: Sequence[int]) -> None:
     """Change the header copied from `source` into that of the derived image, in place.
 
     Study, patient, frame of reference, equipment, acquisition and geometry stay as they are (docs/adr/0006).
@@ -50,7 +52,10 @@ def describe(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
         source: the source's header, to be read.
         file: the source's file.
         run: the derived series.
+        frames: those of an image of several that are derived.
     """
+    if "PerFrameFunctionalGroupsSequence" in derived:
+        keep_frames(derived, frames)
     for keyword in _UNTRUE:
         if keyword in derived:
             del derived[keyword]
@@ -60,7 +65,7 @@ def describe(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
         _remove_private_dimensions(derived)
     _set_identity(derived, source, file, run)
     _set_times(derived, source, file, run)
-    _set_derivation(derived, source, file, run)
+    _set_derivation(derived, source, file, run, frames)
     _set_equipment(derived, source, file, run)
     _add_reference(derived, source, file)
     _set_lossy(derived, source, file)
@@ -144,21 +149,21 @@ def _set_times(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
         set_element(derived, f"{what}Time", "TM", now.strftime("%H%M%S.%f"))
 
 
-def _set_derivation(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
+def _set_derivation(derived: Dataset, source: Dataset, file: Path, run: Run, frames: Sequence[int]) -> None:
     """Say what was done, and to which image or frame (PS3.3 C.7.6.1.1.3, C.12.4; for frames C.7.6.16.2.6)."""
     if not is_enhanced(source):
         _set_source(derived, source, file, run)
         return
     shared = derived["SharedFunctionalGroupsSequence"].value if "SharedFunctionalGroupsSequence" in derived else []
-    frames = derived["PerFrameFunctionalGroupsSequence"].value
+    own = derived["PerFrameFunctionalGroupsSequence"].value
     earlier = [one.get("DerivationImageSequence", []) for one in shared]
     for groups in shared:
         if "DerivationImageSequence" in groups:  # shared or of each frame, never both (PS3.3 C.7.6.16.1.1)
             del groups["DerivationImageSequence"]
-    for groups in [*shared, *frames]:
+    for groups in [*shared, *own]:
         for item in groups.get("CTImageFrameTypeSequence", []):
             set_element(item, "FrameType", "CS", _image_type(label(item, "FrameType", file)))
-    for i, groups in enumerate(frames):
+    for i, groups in zip(frames, own, strict=True):
         item = Dataset()
         _set_source(item, source, file, run, frame=i + 1)
         before = [*(one for items in earlier for one in items), *groups.get("DerivationImageSequence", [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,16 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
-from .headers import is_enhanced, items, label, numbers, text, value, whole_number
+from .headers import has_frames, is_enhanced, items, label, numbers, text, value, whole_number
 
 MAX_FRAMES = 1 << 16  # of CT Image Storage
 #: What FrameIncrementPointer names where frames follow in space: GridFrameOffsetVector, SliceLocation, its vector, and
 #: SpacingBetweenSlices or ImagePositionPatient, which some programs put there.
 _PLACES = ("(3004,000C)", "(3004,000c)", "(0020,1041)", "(0018,2005)", "(0018,0088)", "(0020,0032)")
+_CONCATENATION = (
+    "ConcatenationUID SOPInstanceUIDOfConcatenationSource InConcatenationNumber InConcatenationTotalNumber "
+    "ConcatenationFrameOffsetNumber"
+).split()
 
 #: Functional groups (PS3.3 C.7.6.16.2 and C.8.15.3) and what is taken from them.
 _GROUPS = {
@@ -22,10 +27,12 @@ _GROUPS = {
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
     "PixelValueTransformationSequence": ("RescaleIntercept", "RescaleSlope", "RescaleType"),
-    "CTReconstructionSequence": ("ConvolutionKernel",),
+    "CTReconstructionSequence": ("ConvolutionKernel", "ReconstructionDiameter"),
     "CTImageFrameTypeSequence": ("FrameType",),
     "DerivationImageSequence": ("DerivationCodeSequence",),
-    "FrameContentSequence": ("TemporalPositionIndex", "FrameAcquisitionNumber"),
+    "FrameContentSequence": ("StackID", "TemporalPositionIndex", "FrameAcquisitionNumber"),
+    "CardiacSynchronizationSequence": ("NominalPercentageOfCardiacPhase",),
+    "CTXRayDetailsSequence": ("KVP", "FilterType"),
 }
 
 
@@ -63,6 +70,26 @@ def frame_headers(dataset: Dataset, where: Path) -> list[Dataset]:
         _lift(groups, header, where)
         headers.append(header)
     return headers
+
+
+def can_leave_out(header: Dataset) -> bool:
+    """Whether what is derived can do without other frames of the file: each of an enhanced one says where it lies."""
+    return is_enhanced(header) or not has_frames(header)
+
+
+def keep_frames(dataset: Dataset, frames: Sequence[int]) -> None:
+    """Leave all but these frames, counted from 0, out of the header of an image, in place.
+
+    A part of a concatenation whose frames are not all there is none (PS3.3 C.7.6.16.2.2.4).
+    """
+    own = dataset["PerFrameFunctionalGroupsSequence"].value
+    if len(frames) == len(own):
+        return
+    dataset["PerFrameFunctionalGroupsSequence"].value = [own[i] for i in frames]
+    dataset.NumberOfFrames = len(frames)
+    for keyword in _CONCATENATION:
+        if keyword in dataset:
+            del dataset[keyword]
 
 
 def _placed_frames(dataset: Dataset, frames: int, where: Path) -> list[Dataset]:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BioAttError, KeptWarnings
-from .phases import take_phase
 from .scan import Scan, scan, series_number, series_table
 from .series import Series
 from .stack import Allowed, build
@@ -80,11 +79,9 @@ def select_series(
         scanned, uid = _joined(scanned, name)
     if uid is None:
         uid = _choose(scanned, Path(path), name)
-    if phase:
-        scanned = take_phase(scanned, uid, phase)
     selector = (name or "") if one_scan else uid
     allowed = Allowed(gaps=allow_gaps, no_rescale=assume_hu, one_scan=one_scan, tell=tell)
-    return build(uid, scanned, allowed, "/".join(part for part in (selector, phase) if part))
+    return build(uid, scanned, allowed, "/".join(part for part in (selector, phase) if part), phase)
 
 
 #: Warnings that are kept, at most: who serves others never takes them.

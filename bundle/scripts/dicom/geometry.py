@@ -117,6 +117,23 @@ def same_position_mm(planes: list[Plane]) -> float:
     return min(SAME_POSITION_MM, SAME_POSITION_SHARE * smallest)
 
 
+def even_runs(planes: list[Plane]) -> list[tuple[int, int]]:
+    """First and behind the last of each part of sorted slices, as long as may be, whose spacing is even."""
+    along = heights(planes)
+    runs, start = [], 0
+    for stop in range(2, len(planes)):
+        steps = np.diff(along[start:stop])
+        if len(steps) and not _is_even(along[stop] - along[stop - 1], float(np.median(steps))):
+            runs.append((start, stop))
+            start = stop
+    return [*runs, (start, len(planes))]
+
+
+def _is_even(steps: np.ndarray, usual: float) -> np.ndarray:
+    """Whether steps are the usual one, but for rounding."""
+    return np.abs(steps - usual) <= max(0.05 * usual, min(ROUNDING_MM, ROUNDING_SHARE * usual))
+
+
 def gaps(planes: list[Plane]) -> list[str]:
     """Where sorted slices do not follow each other evenly, one phrase a place; empty where all is even.
 
@@ -132,7 +149,7 @@ def gaps(planes: list[Plane]) -> list[str]:
     sideways = np.diff([plane.position - height * normal for plane, height in zip(planes, along, strict=True)], axis=0)
     drift = np.median(sideways / steps[:, None], axis=0)
     aside = np.linalg.norm(sideways - steps[:, None] * drift, axis=1)
-    is_odd = np.abs(steps - usual) > max(0.05 * usual, min(ROUNDING_MM, ROUNDING_SHARE * usual))
+    is_odd = ~_is_even(steps, usual)
     is_aside = aside > min(SIDEWAYS_MM, SIDEWAYS_SHARE * float(planes[0].spacing.min()))
     digits = 2 if usual >= 0.1 else 4
     phrases = []

@@ -30,7 +30,7 @@ def _same(pair: tuple[Path, Path]) -> Iterator[tuple[int, bytes]]:
 
 def _stored(file: Path) -> Iterator[tuple[int, bytes]]:
     """Stored values of each frame of a file."""
-    for frame, (stored, _) in enumerate(read_frames(file)):
+    for frame, (stored, _) in enumerate(read_frames(file, wanted=())):
         yield frame, np.ascontiguousarray(stored, np.int64).data.cast("B")
     yield END, b""
 

@@ -1,38 +1,42 @@
-"""Several phases or reconstructions at one position in one series: tell them apart by one element, and take one."""
+"""Several phases, reconstructions or ranges in one series: tell them apart by one element or by place, and take one."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from ..errors import BioAttError
-from .geometry import heights, same_position_mm
+from .geometry import even_runs, heights, same_position_mm
 from .headers import has_frames, label
 from .processes import have_same_hu_isolated
-from .scan import Found, Scan
-from .slices import Slice
+from .slices import Image, Slice
 
 logger = logging.getLogger(__name__)
 
-#: Elements that tell the images of one position apart where a series holds several phases or reconstructions.
+#: Elements that tell the images of one position apart where a series holds several phases or reconstructions; the
+#: last three stand in the frames of an enhanced image.
 PHASES = (
     "AcquisitionNumber TemporalPositionIdentifier NominalPercentageOfCardiacPhase TriggerTime KVP ConvolutionKernel "
     "FilterType ScanOptions ContrastBolusAgent SliceThickness ImageType IrradiationEventUID AcquisitionDateTime "
-    "AcquisitionTime ContentTime SeriesDescription ProtocolName ReconstructionDiameter"
+    "AcquisitionTime ContentTime SeriesDescription ProtocolName ReconstructionDiameter TemporalPositionIndex "
+    "FrameAcquisitionNumber StackID"
 ).split()
+#: What chooses slices by their place: range=FIRST..LAST, in mm along the normal, as messages give positions.
+RANGE = "range"
+_LEAST_RANGE, _MOST_RANGES = 3, 5  # slices of a range that is offered, and such ranges
+_MOST_OFFERED = 5  # values that are written out
 #: Elements that all slices of one reconstruction share, and those that slices of one step of a scan share.
 _OF_ONE_RECONSTRUCTION = "KVP ConvolutionKernel FilterType SliceThickness ReconstructionDiameter".split()
 _OF_STEPS = "AcquisitionNumber TemporalPositionIdentifier NominalPercentageOfCardiacPhase".split()
-#: Elements that differ between phases too, but no phase is chosen by: they stand in frames.
-_HINTS = "FrameAcquisitionNumber TemporalPositionIndex".split()
 
 
 def what_differs(one: Slice, other: Slice) -> str:
     """Which elements tell two slices of one position apart, in words."""
-    words = [k for k in (*PHASES, *_HINTS) if label(one.header, k, one.file) != label(other.header, k, other.file)]
+    words = [k for k in PHASES if label(one.header, k, one.file) != label(other.header, k, other.file)]
     return f", which differ in {', '.join(words)}" if words else ""
 
 
@@ -69,44 +73,68 @@ def without_twins(slices: Sequence[Slice], tell: bool) -> list[Slice]:
 
 
 def choices(
-    found: Sequence[Found], at_one_position: int, positions: int, is_stack: Callable[[list[Found]], bool]
+    images: Sequence[Image | Slice],
+    is_stack: Callable[[Sequence[Image]], bool],
+    parts_wanted: int | None = None,
+    least: int = _LEAST_RANGE,
 ) -> dict[str, int]:
-    """KEYWORD=VALUE of each phase and its number of files, where one element parts them into whole stacks, else none.
+    """KEYWORD=VALUE of each phase and its number of images, where one element parts them into whole stacks, else none.
 
     Where no element parts all of them so, but one parts off what is no stack (slices that watched the contrast come,
-    repeated slices), its values that are a stack of more than half of the positions are offered.
+    repeated slices), its values that are a stack are offered, if it is known how many parts there must be.
 
     Args:
-        found: the files of the series.
-        at_one_position: how many slices share a position, at most: as many phases there must be.
-        positions: how many different ones there are.
-        is_stack: whether files make an even stack.
+        images: of the series.
+        is_stack: whether images make an even stack.
+        parts_wanted: how many slices share a position, at most: as many phases there must be; None for any number.
+        least: images of a phase.
     """
-    if any(has_frames(header) for _, header in found):  # one file may hold frames of several phases
-        return {}
-    stacks = {}
+    stacks: dict[str, int] = {}
     for keyword in PHASES:
-        parts = dict(_parts(found, keyword))
-        whole = {f"{keyword}={one}": len(files) for one, files in parts.items() if 2 * len(files) > positions}
+        parts = dict(_parts(images, keyword))
+        whole = {f"{keyword}={value}": len(part) for value, part in parts.items() if len(part) >= least}
         if len(parts) == 1 or not whole or any("'" in name or not name.isprintable() for name in whole):
             continue
+        if parts_wanted is None and len(whole) < len(parts):
+            continue
         whole = {name: count for name, count in whole.items() if is_stack(parts[name.partition("=")[2]])}
-        if len(whole) == len(parts) == at_one_position:
+        if len(whole) == len(parts) and parts_wanted in (None, len(parts)):
             return whole
         stacks = stacks or whole
-    return stacks
+    return {} if parts_wanted is None else stacks
 
 
-def take_phase(scanned: Scan, uid: str, phase: str) -> Scan:
-    """`scanned` with only those files of series `uid` that have this KEYWORD=VALUE.
+def ranges(slices: Sequence[Slice]) -> dict[str, int]:
+    """range=FIRST..LAST of each part of sorted slices that is even by itself, and its number of slices; else none."""
+    planes = [one.plane for one in slices]
+    runs = even_runs(planes)
+    if not 2 <= len(runs) <= _MOST_RANGES or min(stop - start for start, stop in runs) < _LEAST_RANGE:
+        return {}
+    along = heights(planes)
+    digits = 2 if float(np.diff(along).min()) >= 0.1 else 4
+    return {f"{RANGE}={along[start]:.{digits}f}..{along[stop - 1]:.{digits}f}": stop - start for start, stop in runs}
+
+
+def offer(uid: str, offered: dict[str, int]) -> str:
+    """The options that choose one of these phases or ranges, in words."""
+    every = [f"--series '{uid}/{phase}' ({count} images)" for phase, count in offered.items()]
+    more = len(every) - _MOST_OFFERED
+    return " or ".join(every[:_MOST_OFFERED]) + (f" or one of {more} more values" if more > 0 else "")
+
+
+def take_phase(uid: str, images: Sequence[Image], phase: str) -> list[Image]:
+    """Those of the images of series `uid` that have this KEYWORD=VALUE.
 
     Raises:
         BioAttError: a keyword that phases are not chosen by, or no image of this value.
     """
     keyword, _, value = (part.strip() for part in phase.partition("="))
     if keyword not in PHASES:
-        raise BioAttError(f"--series .../{phase}: phases are chosen by {', '.join(PHASES)}; name one of them")
-    parts = dict(_parts(scanned.series[uid], keyword))
+        raise BioAttError(
+            f"--series .../{phase}: phases are chosen by {', '.join(PHASES)}, and slices by {RANGE}=FIRST..LAST in mm; "
+            "name one of them"
+        )
+    parts = dict(_parts(images, keyword))
     chosen = [part for part in parts if part == value] or [
         part for part in parts if _comparable(part) == _comparable(value)
     ]
@@ -114,13 +142,42 @@ def take_phase(scanned: Scan, uid: str, phase: str) -> Scan:
         raise BioAttError(
             f"series {uid} has no image with {keyword} {value!r}; it has {', '.join(map(repr, parts))}; choose one"
         )
-    return scanned._replace(series=scanned.series | {uid: parts[chosen[0]]})
+    return parts[chosen[0]]
 
 
-def _parts(found: Sequence[Found], keyword: str) -> Iterator[tuple[str, list[Found]]]:
-    parts: dict[str, list[Found]] = {}
-    for file, header in found:
-        parts.setdefault(label(header, keyword, file), []).append((file, header))
+def take_range(uid: str, slices: Sequence[Slice], phase: str) -> list[Slice]:
+    """Those of sorted slices that lie in range=FIRST..LAST, in mm along their normal, both included.
+
+    Raises:
+        BioAttError: it is no range, or no slice lies there.
+    """
+    match = re.fullmatch(rf"{RANGE}\s*=\s*(-?[\d.]+?)\s*\.\.\s*(-?[\d.]+)", phase)
+    try:
+        low, high = sorted(map(float, match.groups() if match else ()))
+    except ValueError:
+        raise BioAttError(
+            f"--series .../{phase}: wanted {RANGE}=FIRST..LAST in mm, e.g. {RANGE}=-120.00..80.00"
+        ) from None
+    planes = [one.plane for one in slices]
+    along, rounding = heights(planes), 2 * same_position_mm(planes)
+    chosen = [one for one, place in zip(slices, along, strict=True) if low - rounding <= place <= high + rounding]
+    if not chosen:
+        raise BioAttError(
+            f"series {uid} has no slice from {low:g} to {high:g} mm; its slices lie from {along[0]:.2f} to "
+            f"{along[-1]:.2f} mm; choose among them"
+        )
+    return chosen
+
+
+def is_range(phase: str) -> bool:
+    """Whether it chooses by place."""
+    return phase.partition("=")[0].strip() == RANGE
+
+
+def _parts(images: Sequence[Image | Slice], keyword: str) -> Iterator[tuple[str, list[Image]]]:
+    parts: dict[str, list[Image]] = {}
+    for file, frame, header, *_ in images:
+        parts.setdefault(label(header, keyword, file), []).append(Image(file, frame, header))
     yield from sorted(parts.items())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -41,7 +41,9 @@ _REMEDIES = {
 }
 
 
-def read_frames(file: str | os.PathLike[str], notes: set[str] | None = None) -> Iterator[tuple[np.ndarray, Dataset]]:
+def read_frames(
+    file: str | os.PathLike[str], notes: set[str] | None = None, wanted: Container[int] | None = None
+) -> Iterator[tuple[np.ndarray, Dataset]]:
     """Stored values of each frame of a CT image, int64 or int32 `(rows, columns)`, and its header.
 
     Bits above BitsStored are not part of a value and are dropped (PS3.5 8.1.1). The pixels of the file are decoded
@@ -50,6 +52,7 @@ def read_frames(file: str | os.PathLike[str], notes: set[str] | None = None) -> 
     Args:
         file: the file.
         notes: where faults are put that were got over, in words.
+        wanted: frames that must be in HU; None for all.
 
     Raises:
         BioAttError: not DICOM, not grey images in HU, pixel data missing, cut short, of another shape, sign or
@@ -61,8 +64,9 @@ def read_frames(file: str | os.PathLike[str], notes: set[str] | None = None) -> 
         raise BioAttError(f"{path} is not a DICOM file; name a folder with a CT series, or one CT image")
     notes = set() if notes is None else notes
     headers = frame_headers(dataset, path)
-    for header in headers:
-        check_hu_image(header, path)
+    for i, header in enumerate(headers):
+        if wanted is None or i in wanted:
+            check_hu_image(header, path)
     for keyword, (_, default) in SAME_IN_ALL_CT.items():
         if value(dataset, keyword, path) is None:
             notes.add(f"{keyword} is missing and taken as {default}")

@@ -115,13 +115,15 @@ def read_file(
 
     Args:
         file: of the series.
-        slices: which slice each of its frames is.
+        slices: which slice each of its frames is; others are left out.
         shape: (rows, columns) of the series.
         notes: where it is put what is odd.
     """
     done, faults, empty = 0, set[str](), []
-    for frame, (stored, header) in enumerate(read_frames(file, faults)):
-        if stored.shape != tuple(shape) or frame not in slices:
+    for frame, (stored, header) in enumerate(read_frames(file, faults, slices)):
+        if frame not in slices:
+            continue
+        if stored.shape != tuple(shape):
             raise BioAttError(f"{file} is not what it was a moment ago: it changed while it was used; start again")
         if stored.size > 1 and stored.min() == stored.max():
             empty.append(printable(file.name))

@@ -59,13 +59,14 @@ class Scan(NamedTuple):
     losses: list[Loss]
     others: dict[str, OtherSeries]
 
-    def lost_from(self, uid: str) -> list[Loss]:
-        """Losses that look like slices of a series."""
+    def lost_from(self, uid: str, chosen: set[Path] | None = None) -> list[Loss]:
+        """Losses that look like slices of a series, or of those of its files that are `chosen`."""
         owners: dict[Path, set[str]] = {}
         for name, files in self.series.items():
             for file, _ in files:
                 owners.setdefault(file.parent, set()).add(name)
-        return lost_slices([file for file, _ in self.series[uid]], self.losses, owners, uid)
+        files = [file for file, _ in self.series[uid] if chosen is None or file in chosen]
+        return lost_slices(files, self.losses, owners, uid)
 
 
 def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None) -> Scan:

@@ -26,8 +26,21 @@ _LEAST_SLICES = 4  # of as many PatientIDs, to be believed one patient
 _SAME_DIRECTION = 1e-3  # difference of direction cosines
 
 
-class Slice(NamedTuple):
+class Image(NamedTuple):
     """An image, or a frame of an enhanced one: header as of `frame_headers`."""
+
+    file: Path
+    frame: int
+    header: Dataset
+
+    @property
+    def name(self) -> str:
+        """Its file and frame, for a message."""
+        return name_of(self.file, self.frame, self.header)
+
+
+class Slice(NamedTuple):
+    """An `Image`, and where it lies."""
 
     file: Path
     frame: int
@@ -37,12 +50,17 @@ class Slice(NamedTuple):
     @property
     def name(self) -> str:
         """Its file and frame, for a message."""
-        return f"{self.file}, frame {self.frame + 1}" if has_frames(self.header) else str(self.file)
+        return name_of(self.file, self.frame, self.header)
 
     @property
     def instance_uid(self) -> str:
         """SOPInstanceUID, "" where it is missing."""
         return text(self.header, "SOPInstanceUID", self.file)
+
+
+def name_of(file: Path, frame: int, header: Dataset) -> str:
+    """An image in a message: its file, and its frame where it has several."""
+    return f"{file}, frame {frame + 1}" if has_frames(header) else str(file)
 
 
 def check_same_grid(uid: str, slices: Sequence[Slice]) -> dict[str, str]:

@@ -12,17 +12,17 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
-from .enhanced import frame_headers
+from .enhanced import can_leave_out, frame_headers
 from .folder import tell_losses
 from .geometry import Plane, affine_ras, gaps, heights, is_axial, read_plane, same_position_mm
 from .headers import has_frames, is_enhanced, is_lossy, label, lacks_rescale, numbers, rescale
-from .leave_out import without_other_planes, without_pages
+from .leave_out import without_localizers, without_other_planes, without_pages
 from .padding import is_wrong_padding
-from .phases import choices, what_differs, what_is_mixed, without_twins
+from .phases import choices, is_range, offer, ranges, take_phase, take_range, what_differs, what_is_mixed, without_twins
 from .quantity import check_hu_image, rescale_type
-from .scan import Found, Scan, series_number
+from .scan import Scan, series_number
 from .series import Series
-from .slices import Slice, check_same_grid, without_copies
+from .slices import Image, Slice, check_same_grid, without_copies
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Allowed(NamedTuple):
         no_rescale: RescaleType US (unspecified), or no rescale: values are taken as HU.
         one_scan: images of several studies or series.
         tell: log what is unusual.
-        offer: where slices share a position, look for phases to choose from.
+        offer: where the slices are no even stack, look for phases or ranges to choose from.
     """
 
     gaps: bool = False
@@ -60,8 +60,15 @@ class Allowed(NamedTuple):
     offer: bool = True
 
 
-def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None) -> Series:
+def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None, phase: str = "") -> Series:
     """The series `uid` of a scan, its slices in order.
+
+    Args:
+        uid: SeriesInstanceUID.
+        scanned: what was found.
+        allowed: what is gone on with.
+        selector: what `select_series` takes to find the series again; None for `uid`.
+        phase: KEYWORD=VALUE or range=FIRST..LAST of the images that are taken; "" for all.
 
     Raises:
         BioAttError: it is not what `Series` promises.
@@ -72,35 +79,22 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
             f"{found[0][0]}: SeriesInstanceUID is missing; export the series again with this element, or, if all its "
             "files are of one scan, go on with --one-scan"
         )
-    lost = scanned.lost_from(uid)
+    images = [
+        Image(file, i, header)
+        for file, image in without_pages(uid, found, allowed.tell)
+        for i, header in enumerate(frame_headers(image, file))
+    ]
+    if phase and not is_range(phase):
+        images = take_phase(uid, images, phase)
+    lost = scanned.lost_from(uid, {one.file for one in images} if phase else None)
     if lost and not allowed.gaps:
         raise BioAttError(
             f"series {uid}: slices are lost, {tell_losses(lost)}; copy or unpack them again, take out what is "
             "no slice, or go on without them with --allow-gaps"
         )
-    found = without_other_planes(uid, without_pages(uid, found, allowed.tell), allowed.tell)
-    slices = [
-        Slice(file, i, header, _checked_plane(header, file, allowed.no_rescale))
-        for file, image in found
-        for i, header in enumerate(frame_headers(image, file))
-    ]
-    differing = check_same_grid(uid, slices)
-    slices = without_copies(slices, differing, allowed.tell)
-    order = np.argsort(heights([one.plane for one in slices]), kind="stable")
-    slices = [slices[i] for i in order]
-    if allowed.offer:
-        slices = without_twins(slices, allowed.tell)
+    certain = [one for one in scanned.losses if one.certain]
+    slices, odd, differing = _stack(uid, images, allowed, phase, tell_losses(certain) if certain else "")
     planes = [one.plane for one in slices]
-    _check_positions(uid, slices, found, differing, allowed)
-    odd = gaps(planes)
-    _check_one_scan(uid, differing, bool(odd), allowed.one_scan)
-    if odd and not allowed.gaps:
-        certain = [one for one in scanned.losses if one.certain]
-        cause = f" (perhaps {tell_losses(certain)})" if certain else ""
-        raise BioAttError(
-            f"series {uid}: slices are missing or their spacing changes, {_first_five(odd)}; find the missing slices"
-            f"{cause}, or go on with --allow-gaps"
-        )
     if allowed.tell:
         if lost:
             logger.warning("series %s: slices are lost, %s", uid, tell_losses(lost))
@@ -136,9 +130,60 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
     )
 
 
-def _check_positions(
-    uid: str, slices: Sequence[Slice], found: list[Found], differing: dict[str, str], allowed: Allowed
-) -> None:
+def _stack(
+    uid: str, images: Sequence[Image], allowed: Allowed, phase: str = "", cause: str = ""
+) -> tuple[list[Slice], list[str], dict[str, str]]:
+    """The slices of a series in order, where they are not even, and the identities in which they differ.
+
+    Args:
+        uid: of the series.
+        images: of the series, or of one of its phases.
+        allowed: what is gone on with.
+        phase: what chose them; ranges are taken here.
+        cause: of missing slices, in words.
+
+    Raises:
+        BioAttError: they are no even stack.
+    """
+    images = without_other_planes(uid, without_localizers(uid, images, allowed.tell), allowed.tell)
+    slices = [Slice(file, i, header, _checked_plane(header, file, allowed.no_rescale)) for file, i, header in images]
+    separate = all(can_leave_out(one.header) for one in slices)
+    if is_range(phase):
+        if not separate:
+            raise BioAttError(f"series {uid}: frames of CT Image Storage are counted, and cannot be taken by {phase}")
+        slices = take_range(uid, _in_order(slices), phase)
+    offers = allowed.offer and not phase and separate
+    try:
+        differing = check_same_grid(uid, slices)
+    except BioAttError as error:
+        offered = choices(slices, lambda part: _is_stack(uid, part)) if offers else {}
+        if not offered:
+            raise
+        raise BioAttError(f"{error}, or choose one part with {offer(uid, offered)}") from error
+    slices = _in_order(without_copies(slices, differing, allowed.tell))
+    if allowed.offer:
+        slices = without_twins(slices, allowed.tell)
+    planes = [one.plane for one in slices]
+    _check_positions(uid, slices, differing, offers)
+    odd = gaps(planes)
+    _check_one_scan(uid, differing, bool(odd), allowed.one_scan)
+    if odd and not allowed.gaps:
+        offered = (choices(slices, lambda part: _is_stack(uid, part)) or ranges(slices)) if offers else {}
+        parts = f", go on with one even part with {offer(uid, offered)}" if offered else ""
+        raise BioAttError(
+            f"series {uid}: slices are missing or their spacing changes, {_first_five(odd)}; find the missing slices"
+            f"{f' (perhaps {cause})' if cause else ''}{parts}, or go on with --allow-gaps"
+        )
+    return slices, odd, differing
+
+
+def _in_order(slices: list[Slice]) -> list[Slice]:
+    """Slices sorted along their normal."""
+    order = np.argsort(heights([one.plane for one in slices]), kind="stable")
+    return [slices[i] for i in order]
+
+
+def _check_positions(uid: str, slices: Sequence[Slice], differing: dict[str, str], offers: bool) -> None:
     """Raise where two slices share a position; say which phases could be chosen."""
     planes = [one.plane for one in slices]
     along = heights(planes)
@@ -148,13 +193,12 @@ def _check_positions(
     i = int(np.argmax(together))
     one, other = slices[i : i + 2]
     remedy = "keep one image a position (one phase, one reconstruction)"
-    if allowed.offer and not differing:
+    if offers and not differing:
         starts = np.concatenate([[0], np.flatnonzero(~together) + 1, [len(slices)]])
         at_most, positions = int(np.diff(starts).max()), len(starts) - 1
-        offered = choices(found, at_most, positions, lambda part: _is_stack(uid, part))
-        every = " or ".join(f"--series '{uid}/{phase}' ({count} images)" for phase, count in offered.items())
+        offered = choices(slices, lambda part: _is_stack(uid, part), at_most, positions // 2 + 1)
         if offered:
-            remedy = f"choose one phase with {every}"
+            remedy = f"choose one phase with {offer(uid, offered)}"
         elif positions == 1:
             remedy = f"so have all {len(slices)}: they follow in time, or lost their positions; export the series again"
     apart = (
@@ -168,10 +212,10 @@ def _check_positions(
     )
 
 
-def _is_stack(uid: str, part: list[Found]) -> bool:
-    """Whether files make an even stack by themselves."""
+def _is_stack(uid: str, part: Sequence[Image]) -> bool:
+    """Whether images make an even stack by themselves."""
     try:
-        build(uid, Scan({uid: part}, [], {}), Allowed(no_rescale=True, tell=False, offer=False))
+        _stack(uid, part, Allowed(no_rescale=True, tell=False, offer=False))
     except BioAttError:
         return False
     return True

@@ -108,11 +108,8 @@ def write_derived_series(
     if overwrite:
         check_replaceable(folder)
     rules, sources = rules or DerivedRules(), series.by_file()
-    if rules.stable_uids and "" in series.sop_instance_uids:
-        raise BioAttError(
-            f"series {series.series_instance_uid}: stable UIDs are made of SOPInstanceUIDs, which are missing here or "
-            "shared by slices; leave out --stable-uids"
-        )
+    if rules.stable_uids:
+        check_stable_uids(series)
     values = _all_stored(sources, volume_hu) if rules.stable_uids else None
     run = Run.start(provenance, rules, series.series_instance_uid, values)
     unified = _unified(series, run)
@@ -122,7 +119,7 @@ def write_derived_series(
 
         def requests() -> Iterator[tuple[Path, tuple[Any, ...]]]:
             for number, (file, slices) in enumerate(sources.items(), 1):
-                frames_hu = [volume_hu[slices[i]] for i in sorted(slices)]
+                frames_hu = {i: volume_hu[slices[i]] for i in sorted(slices)}
                 yield file, (file, frames_hu, staging / f"{number:0{digits}d}.dcm", run, unified)
 
         for file, (more_clipped, kept) in _written(requests(), len(sources), processes):
@@ -145,6 +142,15 @@ def write_derived_series(
         clipped_pixels=clipped,
         rescaled_slices=rescaled,
     )
+
+
+def check_stable_uids(series: Series) -> None:
+    """Raise unless each slice has a SOPInstanceUID of its own, of which that of its result can be made."""
+    if "" in series.sop_instance_uids:
+        raise BioAttError(
+            f"series {series.series_instance_uid}: stable UIDs are made of SOPInstanceUIDs, which are missing here or "
+            "shared by slices; leave out --stable-uids"
+        )
 
 
 def _check_pydicom() -> None:
@@ -177,7 +183,7 @@ def _written(
 
 def _stored_here(file: Path, shape: tuple[int, int]) -> Iterator[np.ndarray]:
     """Stored values of each frame of `file`, of `shape` (rows, columns)."""
-    return (stored for stored, _ in read_frames(file))
+    return (stored for stored, _ in read_frames(file, wanted=()))
 
 
 def _stored_apart(processes: FileProcesses) -> Callable[[Path, tuple[int, int]], Iterator[np.ndarray]]:
@@ -206,14 +212,14 @@ def _unified(series: Series, run: Run) -> dict[BaseTag, DataElement | RawDataEle
     with _copying(file):
         source = open_header(file)
         derived = _copied(source)
-        _describe(derived, source, file, run)
+        _describe(derived, source, file, run, sorted(series.by_file()[file]))
     return {tag: derived.get_item(tag) if tag in derived else None for tag in map(Tag, series.unified)}
 
 
-def _describe(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
+def _describe(derived: Dataset, source: Dataset, file: Path, run: Run, frames: Sequence[int]) -> None:
     """Make of a copy of the header of `source` that of the derived image, but for how its pixels are stored."""
     to_explicit_little_endian(derived, is_signed(source, file), run.rules.keep_private)
-    describe(derived, source, file, run)
+    describe(derived, source, file, run, frames)
 
 
 @contextmanager
@@ -230,7 +236,7 @@ def _copying(file: Path) -> Iterator[None]:
 
 def write_file(
     file: Path,
-    frames_hu: Sequence[np.ndarray],
+    frames_hu: Mapping[int, np.ndarray],
     target: Path,
     run: Run,
     unified: Mapping[BaseTag, DataElement | RawDataElement | None],
@@ -240,7 +246,7 @@ def write_file(
 
     Args:
         file: of the source.
-        frames_hu: of each of its frames.
+        frames_hu: of each of its frames, in their order, that is part of the series.
         target: the file to write.
         run: what the images of the derived series share.
         unified: elements of the first of them, for all.
@@ -249,23 +255,25 @@ def write_file(
     Returns:
         The number of clipped pixels, and whether the source's rescale was kept.
     """
-    if not all(np.all(np.isfinite(hu)) for hu in frames_hu):
+    if not all(np.all(np.isfinite(hu)) for hu in frames_hu.values()):
         raise BioAttError(f"result for {file} holds values that are not finite, wanted HU; nothing was written")
     with _copying(file):
         source = open_header(file)  # to be read, after its elements are copied as they are; what follows the
         derived = _copied(source)  # pixels (trailing padding, signatures) is in neither
-        headers = frame_headers(source, file)
-        _describe(derived, source, file, run)
+        every = frame_headers(source, file)
+        headers = {i: every[i] for i in frames_hu}
+        first = next(iter(headers.values()))
+        _describe(derived, source, file, run, list(frames_hu))
         for tag, element in unified.items():
             if tag in derived:
                 del derived[tag]
             if element is not None:
                 derived[tag] = element
-        kept = _keeps_rescale(headers, file)
+        kept = _keeps_rescale(list(headers.values()), file)
         if not kept:
-            _set_hu_storage(derived, headers[0], file)
-        elif any(lacks_rescale(header, file) for header in headers):
-            _set_rescale(derived, *rescale(headers[0], file))
+            _set_hu_storage(derived, first, file)
+        elif any(lacks_rescale(header, file) for header in headers.values()):
+            _set_rescale(derived, *rescale(first, file))
         set_element(derived, "HighBit", "US", whole_number(derived, "BitsStored", file) - 1)
         for keyword, (vr, default) in SAME_IN_ALL_CT.items():
             if not label(derived, keyword, file):
@@ -281,9 +289,10 @@ def _all_stored(sources: Mapping[Path, Mapping[int, int]], volume_hu: np.ndarray
     """What is stored of each frame, before it is clipped; padding, which is the source's, as the volume has it."""
     for file, slices in sources.items():
         with quiet_pydicom():
-            headers = frame_headers(open_header(file), file)
-            kept = _keeps_rescale(headers, file)
-        for i, header in zip(sorted(slices), headers, strict=True):
+            every = frame_headers(open_header(file), file)
+            headers = {i: every[i] for i in sorted(slices)}
+            kept = _keeps_rescale(list(headers.values()), file)
+        for i, header in headers.items():
             yield _rounded(volume_hu[slices[i]], *(rescale(header, file) if kept else (1.0, 0.0))).astype(np.float64)
 
 
@@ -309,16 +318,19 @@ def _keeps_rescale(headers: Sequence[Dataset], file: Path) -> bool:
 
 def _stored_pixels(
     file: Path,
-    headers: Sequence[Dataset],
-    frames_hu: Sequence[np.ndarray],
+    headers: Mapping[int, Dataset],
+    frames_hu: Mapping[int, np.ndarray],
     kept: bool,
     limits: tuple[int, int],
     read_stored: Callable[[Path, tuple[int, int]], Iterator[np.ndarray]],
 ) -> tuple[int, bytes]:
     """Number of clipped pixels, and PixelData: HU rounded and clipped to `limits`, padding as the source has it."""
     clipped, parts = 0, []
-    padding = read_stored(file, frames_hu[0].shape) if has_padding(headers) else repeat(None, len(headers))
-    for hu, pixels, header in zip(frames_hu, padding, headers, strict=True):
+    shape = next(iter(frames_hu.values())).shape
+    every = read_stored(file, shape) if has_padding(headers.values()) else repeat(None, max(headers) + 1)
+    padding = (pixels for i, pixels in enumerate(every) if i in headers)
+    for (i, hu), pixels in zip(frames_hu.items(), padding, strict=True):
+        header = headers[i]
         slope, intercept = rescale(header, file)
         exact = _rounded(hu, *((slope, intercept) if kept else (1.0, 0.0)))
         padded = None if pixels is None else padding_mask(header, pixels)

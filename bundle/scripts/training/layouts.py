@@ -185,7 +185,10 @@ def datalist(file: Path) -> list[Entry]:
         sections = [name for name in ("training", "validation", "test") if known.get(name)]
         for section, part in zip(("training", "validation", "test"), PARTS, strict=True):
             items = load_decathlon_datalist(file, True, section) if section in sections else ()
-            entries += [_datalist_entry(item, f"{file}: an item of {section}", part) for item in items]
+            for item, written in zip(items, known.get(section) or (), strict=True):
+                own = dict(written) if isinstance(written, Mapping) else {}
+                named = {**item, "patient": own.get("patient")}  # MONAI makes a path of the name of a file or folder
+                entries.append(_datalist_entry(named, f"{file}: an item of {section}", part))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise BioAttError(f"{file} is no MONAI datalist ({error}); see docs/data.md") from error
     if not entries:
