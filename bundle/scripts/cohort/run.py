@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import importlib
 import logging
+import multiprocessing
 import os
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +90,7 @@ def denoise_cohort(
     before = [job for job in jobs if job.target.exists()]
     _check(before, root, resume, overrides)
     rows = _rows_before(root, jobs, before)
-    left = [job for job in jobs if job not in before]
+    left = [job for job in jobs if job.target not in rows]
     with bar(len(left), "series", bool(overrides.get("progress", True)), "series") as advance:
         for job, outcome in denoise_jobs(left, config_names, overrides, places or Places()):
             rows[job.target] = _row(root, job, outcome)
@@ -187,7 +189,7 @@ def _connected(places: Places, jobs: Sequence[Job]) -> Iterator[Client]:
     """Yield a client of the site's cluster, or of one on this machine that ends with the block.
 
     Raises:
-        BioAttError: there is no such scheduler.
+        BioAttError: there is no such scheduler, or this machine cannot start its processes.
     """
     import dask
     from distributed import Client, LocalCluster
@@ -206,23 +208,53 @@ def _connected(places: Places, jobs: Sequence[Job]) -> Iterator[Client]:
             _tell_of_missing_workers(client, places)
             yield client
         return
+    _check_this_machine()
     try:
-        with (
-            dask.config.set(_local_settings(places.tries)),
-            LocalCluster(
-                n_workers=places.processes,
-                threads_per_worker=1,
-                dashboard_address=None,
-                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # a page that has nothing, by `_local_settings`
-                security=True,  # other users of this machine can reach its ports, but not talk to them
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster, set_as_default=False) as client,
-        ):
-            yield client
+        with ExitStack() as stack:
+            stack.enter_context(dask.config.set(_local_settings(places.tries)))
+            try:
+                cluster = LocalCluster(
+                    n_workers=places.processes,
+                    threads_per_worker=1,
+                    dashboard_address=None,
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # a page that has nothing: _local_settings
+                    security=True,  # other users of this machine can reach its ports, but not talk to them
+                    silence_logs=logging.CRITICAL,
+                )
+                client = Client(stack.enter_context(cluster), set_as_default=False)
+            except (OSError, RuntimeError) as error:
+                raise BioAttError(
+                    f"the processes for the series do not start ({error}); give the machine more memory or fewer "
+                    "--processes, or denoise one series at a time"
+                ) from error
+            yield stack.enter_context(client)
     finally:
         for job in jobs:  # of workers that were killed, with this command or before
             clear_leftovers(job.target)
+
+
+def _check_this_machine() -> None:
+    """Say it at once where processes cannot be started as Dask does it, in a sandbox or a bare container.
+
+    Raises:
+        BioAttError: what is missing.
+    """
+    instead = "or denoise one series at a time, without --cohort or --all-series"
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+    except OSError as error:
+        raise BioAttError(
+            f"the processes for the series talk through ports of 127.0.0.1, which cannot be used here ({error}); allow "
+            f"the loopback interface, {instead}"
+        ) from error
+    try:
+        multiprocessing.get_context("spawn").Lock()
+    except OSError as error:
+        raise BioAttError(
+            f"the processes for the series need semaphores, which the system does not give ({error.strerror}); mount a "
+            f"tmpfs at /dev/shm that can be written, {instead}"
+        ) from error
 
 
 def _local_settings(tries: int) -> dict[str, Any]:

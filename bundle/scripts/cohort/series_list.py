@@ -54,6 +54,7 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
         BioAttError: unreadable, empty, a CSV without these columns, or two results at one place or outside.
     """
     file, root = Path(list_file), Path(output_dir)
+    whole = root.absolute()
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -70,22 +71,23 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
         rows = [(line, _name(line), "") for line in lines if line and not line.startswith("#")]
     if not rows:
         raise BioAttError(f"{file} names no series; write one path per line")
-    jobs, places = [], {}
+    jobs, places, above = [], {}, {}  # whose result is there, and whose are below
     for source, name, series in rows:
         target = Path(os.path.normpath(root / name))
-        if not source or not name or root.absolute() not in target.absolute().parents:
+        if not source or not name or whole not in target.absolute().parents:
             raise BioAttError(
                 f"{file}: the result of {source!r} would be {name!r}, wanted a folder in {root}; name one"
             )
         if target == root / TABLE:
             raise BioAttError(f"{file}: the result of {source} would be {TABLE}, which is the table's name; change it")
-        near = [other for other in places if other == target or other in target.parents or target in other.parents]
-        if near:
+        near = next((places[one] for one in (target, *target.parents) if one in places), above.get(target))
+        if near is not None:
             raise BioAttError(
-                f"{file}: {source} and {places[near[0]]} would have their results at one place, {target}; name them in "
+                f"{file}: {source} and {near} would have their results at one place, {target}; name them in "
                 "a CSV with the columns input and output"
             )
         places[target] = source
+        above |= dict.fromkeys(target.parents, source)
         jobs.append(Job(source=file.absolute().parent / source, target=target.absolute(), series=series))
     return jobs
 
