@@ -396,6 +396,38 @@ def test_a_full_disk_is_said_and_nothing_is_left(node, series, monkeypatch):
     assert store(node.port, series) == [0x0000] * 3
 
 
+def test_a_disk_that_gives_no_folder_stops_no_other_series(node, receiver, series, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", full)
+        assert store(node.port, series) == [0xA700] * 3
+    node.step()
+    write_ct_series(tmp_path / "other", seed=5, **SMALL)
+    assert store(node.port, tmp_path / "other") == [0x0000] * 3
+    node.steps_until(lambda: len(receiver.got) == 3 and not node.queue.jobs())
+
+
+def test_a_disk_without_room_for_the_book_keeps_no_series_that_was_sent(node, receiver, series, caplog):
+    (node.queue.root / "sent.jsonl").mkdir()
+    store(node.port, series)
+    node.steps_until(lambda: receiver.got and not node.queue.jobs())
+    assert len(receiver.got) == 3 and "sent.jsonl cannot be written" in caplog.text
+
+
+def test_an_orderly_stop_does_not_count_as_a_try(tmp_path, receiver, series):
+    for _ in range(4):
+        node = Running(tmp_path / "queue", receiver.destination)
+        if not node.queue.jobs():
+            store(node.port, series)
+        node.worker.poll = lambda: None
+        node.steps_until(lambda node=node: node.worker.is_busy)
+        assert node.queue.jobs()[0].tries()["begun"] == 1
+        node.end()
+    assert not names(tmp_path / "queue" / "failed")
+
+
 def test_room_is_kept_on_the_disk(tmp_path, receiver, series):
     node = Running(tmp_path / "queue", receiver.destination, limits=Limits(free_bytes=1 << 62))
     assert store(node.port, series) == [0xA700] * 3

@@ -106,9 +106,18 @@ class Node:
                 logger.error("the queue cannot be written (%s); tried again", error.strerror)
                 self._stop.wait(self.options.retries.first_s)
         self.receiver.stop()
+        self._take_back()
         self.worker.stop()
         self._sending.join(10)
         self.queue.close()
+
+    def _take_back(self) -> None:
+        """Not count the try of a series that an orderly stop interrupts: restarts must not make it fail."""
+        if self.worker.is_busy:
+            try:
+                self._job.note(begun=self._job.tries().get("begun", 1) - 1)
+            except OSError as error:
+                logger.error("the queue cannot be written (%s)", error.strerror)
 
     def stop(self, *_: object) -> None:
         """Have `run` return; fit for a signal."""

@@ -144,13 +144,14 @@ class StorageQueue:
                 raise BioAttError("SeriesInstanceUID or SOPInstanceUID is not a UID; wanted digits and dots")
         with self._guard:
             folder = self.receiving / series_uid
-            arrival = self._arrivals.setdefault(series_uid, _Arrival(self._clock()))
+            arrival = self._arrivals.get(series_uid) or _Arrival(self._clock())
             if association not in arrival.open:
                 (folder / "source").mkdir(mode=0o700, parents=True, exist_ok=True)
                 (folder / _OPEN).touch()
                 sync_folder(folder)
                 sync_folder(self.receiving)
                 arrival.open.add(association)
+            self._arrivals[series_uid] = arrival  # now that it has a folder, which a full disk may not give
             os.replace(file, folder / "source" / f"{instance_uid}.dcm")
             sync_folder(folder / "source")
             arrival.last_s = self._clock()
@@ -274,11 +275,17 @@ class Job:
         fail(self.queue, self.folder, why)
 
     def finish(self, **record: Any) -> None:
-        """Write it into the book of what was sent, and remove it."""
-        with (self.queue.root / "sent.jsonl").open("a") as book:
-            book.write(json.dumps({"series": self.name, **record}) + "\n")
-            book.flush()
-            os.fsync(book.fileno())
+        """Write it into the book of what was sent, and remove it.
+
+        A disk that is too full for the book does not keep it: it would be sent again and again, and never make room.
+        """
+        try:
+            with (self.queue.root / "sent.jsonl").open("a") as book:
+                book.write(json.dumps({"series": self.name, **record}) + "\n")
+                book.flush()
+                os.fsync(book.fileno())
+        except OSError as error:
+            logger.error("series %s: sent, but sent.jsonl cannot be written (%s)", self.name, error.strerror)
         self.queue.discard(self.folder)
 
 
