@@ -130,8 +130,9 @@ study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA 
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study run runs/study/pack $(RESULTS)/priors
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study page $(RESULTS)/priors docs/evidence/priors.md
 
-benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile
-	PYTHONPATH=bundle $(BIN)/python -m studies.benchmark runs/benchmark docs/evidence/performance.md --processes 2
+benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile; BENCHMARK_OPTIONS=--only-cohort for a list alone
+	PYTHONPATH=bundle $(BIN)/python -m studies.benchmark runs/benchmark docs/evidence/performance.md --processes 2 \
+	  --cohort-page docs/cohort.md $(BENCHMARK_OPTIONS)
 
 gpu: setup  ## a short stay at a GPU: measure, then train with the time left; nine minutes; see studies/gpu.sh
 	PYTHON=$(abspath $(BIN))/python DATA=$(BIOATT_DATA) studies/gpu.sh runs/gpu

@@ -1,8 +1,10 @@
 """The page of speed: what `bioatt benchmark` measures, several processes on a list, training, and a plot.
 
     PYTHONPATH=bundle:. python -m studies.benchmark OUT docs/evidence/performance.md --processes 2
+    PYTHONPATH=bundle:. python -m studies.benchmark OUT docs/evidence/performance.md --only-cohort
 
-Leave the machine alone meanwhile.
+The second measures the list alone, and puts what it finds into the page, and into --cohort-page. Leave the machine
+alone meanwhile.
 """
 
 from __future__ import annotations
@@ -23,22 +25,34 @@ from scripts.device import usable_cores
 from scripts.errors import BioAttError
 from scripts.staging import staged_file
 
+from .speed_page import put
+
 #: Series in the list for each process, so that the last one's end does not decide.
 SERIES_PER_PROCESS = 3
 #: The first epoch starts the data loader's process, fills caches, and is left out.
 EPOCHS = 3
 #: Steps of each.
 STEPS = 4
+#: Of the line about the list, in the pages that have it.
+MARK = "processes"
 
 
-def measure(folder: Path, page: Path, *, processes: int, size: int = 512, slices: int = 300, repeats: int = 5) -> None:
-    """Measure all, and write benchmark.json to `folder`, `page`, and the plot beside it.
+def measure(
+    folder: Path,
+    page: Path,
+    *,
+    processes: int,
+    size: int = 512,
+    slices: int = 300,
+    repeats: int = 5,
+    cohort_pages: Sequence[Path] = (),
+) -> None:
+    """Measure all; write benchmark.json to `folder`, `page` with the plot beside it, and a line into `cohort_pages`.
 
     Raises:
         BioAttError: a core for each process is not there; see also `run_benchmark`.
     """
-    if not 2 <= processes <= usable_cores():
-        raise BioAttError(f"--processes {processes}: wanted 2 to {usable_cores()}, a core for each")
+    _check_cores(processes)
     figures = run_benchmark(folder, shape=(size, size), repeats=repeats, slices=slices)
     with TemporaryDirectory() as one, TemporaryDirectory() as other:
         figures["cohort"] = time_processes(Path(one), (size, size), max(1, slices // 10), processes)
@@ -46,12 +60,40 @@ def measure(folder: Path, page: Path, *, processes: int, size: int = 512, slices
     with staged_file(folder / "benchmark.json") as file:
         file.write_text(json.dumps(figures, indent=2) + "\n")
     write_page(page, figures)
+    _put_line(cohort_pages, figures["cohort"])
+
+
+def measure_cohort(folder: Path, pages: Sequence[Path], *, processes: int, size: int = 512, slices: int = 300) -> None:
+    """Measure the list alone; write cohort.json to `folder`, and the line about it into each page, at its mark.
+
+    Raises:
+        BioAttError: a core for each process is not there.
+        ValueError: a page has no mark.
+    """
+    _check_cores(processes)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as scratch:
+        found = time_processes(Path(scratch), (size, size), max(1, slices // 10), processes)
+    with staged_file(folder / "cohort.json") as file:
+        file.write_text(json.dumps(found, indent=2) + "\n")
+    _put_line(pages, found)
+
+
+def _put_line(pages: Sequence[Path], found: dict[str, Any]) -> None:
+    for page in pages:
+        page.write_text(put(page.read_text(), MARK, [cohort_line(found)]))
+
+
+def _check_cores(processes: int) -> None:
+    if not 2 <= processes <= usable_cores():
+        raise BioAttError(f"--processes {processes}: wanted 2 to {usable_cores()}, a core for each")
 
 
 def write_page(page: Path, figures: dict[str, Any]) -> None:
     """Write the page of `figures`, and the plot beside it."""
     picture = page.with_suffix(".png")
-    lines = [*to_markdown(figures), "", cohort_line(figures["cohort"]), "", training_line(figures["training"])]
+    cohort = [f"<!-- {MARK} -->", cohort_line(figures["cohort"]), f"<!-- /{MARK} -->"]
+    lines = [*to_markdown(figures), "", *cohort, "", training_line(figures["training"])]
     with staged_file(page) as file:
         file.write_text("\n".join([*lines, "", f"![seconds per slice]({picture.name})", ""]))
     plot(figures["networks"], picture)
@@ -60,8 +102,9 @@ def write_page(page: Path, figures: dict[str, Any]) -> None:
 def time_processes(scratch: Path, shape: tuple[int, int], slices: int, processes: int) -> dict[str, Any]:
     """Rate of `bioatt denoise --cohort` on a list of made series: one process against several, a thread and core each.
 
-    Start-up is not in it; loading the models is. Where the system cannot keep processes on cores (anything but Linux),
-    one of them uses a second core now and then, for the process that decodes.
+    And of one process with all these cores and threads: what several gain on the same cores is that one reads and
+    writes while another computes. Start-up is not in it; loading the models is. Where the system cannot keep processes
+    on cores (anything but Linux), one of them uses a second core now and then, for the process that decodes.
 
     Args:
         scratch: an empty folder.
@@ -69,7 +112,8 @@ def time_processes(scratch: Path, shape: tuple[int, int], slices: int, processes
         processes: how many, two or more.
 
     Returns:
-        Series, slices and processes; slices a second of one process and of all; and the ratio of these.
+        Series, slices and processes; slices a second of one process on a core, of one on all, and of all; and the ratio
+        of the last to the first.
     """
     from scripts.dicom.phantom import write_ct_series
 
@@ -79,24 +123,26 @@ def time_processes(scratch: Path, shape: tuple[int, int], slices: int, processes
         write_ct_series(scratch / name, shape=shape, slices=slices, spacing=spacing(shape), seed=number)
     (scratch / "list.txt").write_text("\n".join(names))
     weights = random_weights(scratch)
-    rates = [count * slices / _denoise_list(scratch, weights, number) for number in (1, processes)]
+    kinds = ((1, 1), (1, processes), (processes, 1))  # processes, and threads of each
+    rates = [count * slices / _denoise_list(scratch, weights, number, threads) for number, threads in kinds]
     return {
         "series": count,
         "slices_per_series": slices,
         "processes": processes,
         "slices_per_second_of_one": rates[0],
-        "slices_per_second_of_all": rates[1],
-        "ratio": rates[1] / rates[0],
+        "slices_per_second_of_one_on_all_cores": rates[1],
+        "slices_per_second_of_all": rates[2],
+        "ratio": rates[2] / rates[0],
     }
 
 
-def _denoise_list(scratch: Path, weights: str, processes: int) -> float:
-    """Seconds that `processes` processes need for the list, from the first one's beginning to the last one's end."""
+def _denoise_list(scratch: Path, weights: str, processes: int, threads: int) -> float:
+    """Seconds that these processes need for the list, from the first one's beginning to the last one's end."""
     from scripts.cohort import Places, denoise_jobs, read_list
 
-    jobs = read_list(scratch / "list.txt", scratch / f"out{processes}")
-    places = Places(processes=processes, threads=1)
-    with _on_cores(processes):
+    jobs = read_list(scratch / "list.txt", scratch / f"out{processes}x{threads}")
+    places = Places(processes=processes, threads=threads)
+    with _on_cores(processes * threads):
         told = [one for _, one in denoise_jobs(jobs, ["inference.json"], {"weights": weights}, places)]
     failed = [one["why"] for one in told if one["state"] != "done"]
     if failed:
@@ -172,7 +218,8 @@ def cohort_line(cohort: dict[str, Any]) -> str:
     return (
         f"A list of {cohort['series']} made series of {cohort['slices_per_series']} slices (`--cohort`): "
         f"{cohort['processes']} processes on a core each do {cohort['slices_per_second_of_all']:.2f} slices a second, "
-        f"one on one core {cohort['slices_per_second_of_one']:.2f}: {cohort['ratio']:.2f} times the rate."
+        f"one on one core {cohort['slices_per_second_of_one']:.2f}: {cohort['ratio']:.2f} times the rate. "
+        f"One process on all of these cores does {cohort['slices_per_second_of_one_on_all_cores']:.2f}."
     )
 
 
@@ -209,8 +256,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=512, help="images are N x N")
     parser.add_argument("--slices", type=int, default=300, help="of the made series")
     parser.add_argument("--repeats", type=int, default=5, help="medians are over so many")
+    parser.add_argument("--only-cohort", action="store_true", help="measure the list alone, write cohort.json")
+    parser.add_argument("--cohort-page", type=Path, action="append", default=[], help="another page with that line")
     chosen = vars(parser.parse_args(words))
-    measure(chosen.pop("output"), chosen.pop("page"), **chosen)
+    folder, page, more = (chosen.pop(name) for name in ("output", "page", "cohort_page"))
+    if chosen.pop("only_cohort"):
+        del chosen["repeats"]
+        measure_cohort(folder, [page, *more], **chosen)
+    else:
+        measure(folder, page, cohort_pages=more, **chosen)
 
 
 if __name__ == "__main__":
