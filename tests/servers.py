@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pydicom
 
@@ -72,7 +76,13 @@ class Pacs:
 
     def _call(self, program, options, files):
         place = ["-aet", "BIOATT", "-aec", "PACS", "127.0.0.1", str(self.dicom)]
-        subprocess.run([program, *options, *place, *files], check=True, capture_output=True, timeout=120)
+        subprocess.run([dcmtk(program), *options, *place, *files], check=True, capture_output=True, timeout=120)
+
+
+def dcmtk(program):
+    """Path of a program of DCMTK, None without; pynetdicom has others of these names in this environment."""
+    ours = Path(sys.executable).parent
+    return shutil.which(program, path=os.pathsep.join(place for place in os.get_exec_path() if Path(place) != ours))
 
 
 def free_port():

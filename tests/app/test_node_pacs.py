@@ -19,15 +19,14 @@ from pathlib import Path
 import pytest
 from scripts.dicom import select_series
 from scripts.dicom.phantom import write_ct_series
-from servers import Pacs, assert_same_images, free_port, main_tag, names, paths, until
+from servers import Pacs, assert_same_images, dcmtk, free_port, main_tag, names, paths, until
 
 pytestmark = [
     pytest.mark.pacs,
-    pytest.mark.skipif(
-        not all(map(shutil.which, ("Orthanc", "storescu"))), reason="needs Orthanc and DCMTK (make test-pacs)"
-    ),
+    pytest.mark.skipif(not all(map(dcmtk, ("Orthanc", "storescu"))), reason="needs Orthanc and DCMTK (make test-pacs)"),
 ]
 BUNDLE = Path(__file__).parents[2] / "bundle"
+TITLES = ("-aet", "PACS", "-aec", "BIOATT")
 SERIES = {"shape": (64, 64), "spacing": (1.0, 1.0), "noise_sd": 40.0}
 #: Sent on by Orthanc as soon as a series is there; what the node sends back is routed too, and must end there.
 ROUTE = """
@@ -47,7 +46,7 @@ def bioatt(*words, **options):
 def listens(port):
     """Whether somebody does."""
     place = ["127.0.0.1", str(port)]
-    return subprocess.run(["echoscu", "-aet", "PACS", "-aec", "BIOATT", *place], capture_output=True).returncode == 0
+    return subprocess.run([dcmtk("echoscu"), *TITLES, *place], capture_output=True).returncode == 0
 
 
 class ServingNode:
@@ -82,8 +81,8 @@ class ServingNode:
 
 def storescu(port, folder):
     """Send a folder; whether all was acknowledged and the association released."""
-    place = ["-aet", "PACS", "-aec", "BIOATT", "127.0.0.1", str(port)]
-    done = subprocess.run(["storescu", "-nh", "-to", "30", "+sd", *place, folder], capture_output=True, timeout=120)
+    words = [dcmtk("storescu"), "-nh", "-to", "30", "+sd", *TITLES, "127.0.0.1", str(port), folder]
+    done = subprocess.run(words, capture_output=True, timeout=120)
     return done.returncode == 0
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pydicom
 import pytest
@@ -12,12 +10,12 @@ from pydicom.uid import generate_uid
 from scripts.app.command_line import main
 from scripts.dicom import read_volume, select_series
 from scripts.dicom.phantom import write_ct_series
-from servers import Pacs, main_tag, paths
+from servers import Pacs, dcmtk, main_tag, paths
 
 pytestmark = [
     pytest.mark.pacs,
     pytest.mark.skipif(
-        not all(map(shutil.which, ("Orthanc", "storescu", "getscu"))), reason="needs Orthanc and DCMTK (make test-pacs)"
+        not all(map(dcmtk, ("Orthanc", "storescu", "getscu"))), reason="needs Orthanc and DCMTK (make test-pacs)"
     ),
 ]
 

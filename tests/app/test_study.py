@@ -96,6 +96,9 @@ def test_a_zip_into_an_empty_folder_by_rules(study, run, tmp_path):
     assert code == 0, said.err
     assert {number for number, row in rows(said.out).items() if row[1] == "denoised"} == {"4"}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["series0004"]
+    assert run(study / "reformat", tmp_path / "alone")[0] == 0
+    zipped, alone = (read_volume(select_series(tmp_path / name)) for name in ("out/series0004", "alone"))
+    assert np.array_equal(zipped, alone)
 
 
 def test_each_series_is_denoised_by_the_settings_of_its_rule_and_overwritten_when_told(study, run, tmp_path):
