@@ -416,6 +416,20 @@ def test_a_disk_without_room_for_the_book_keeps_no_series_that_was_sent(node, re
     assert len(receiver.got) == 3 and "sent.jsonl cannot be written" in caplog.text
 
 
+def test_a_disk_that_others_fill_uses_up_no_try(tmp_path, receiver, series, monkeypatch, caplog):
+    node = Running(tmp_path / "queue", receiver.destination, limits=Limits(free_bytes=2 << 20))
+    store(node.port, series)
+    with monkeypatch.context() as patch:
+        patch.setattr(node.queue, "free_bytes", lambda: 1000)
+        node.steps_until(lambda: node.queue.jobs())
+        for _ in range(5):
+            node.step()
+    assert node.worker.folders == [] and node.queue.jobs()[0].tries() == {}
+    assert sum("series wait: less than" in record.getMessage() for record in caplog.records) == 1
+    node.steps_until(lambda: len(receiver.got) == 3 and not node.queue.jobs())
+    node.end()
+
+
 def test_an_orderly_stop_does_not_count_as_a_try(tmp_path, receiver, series):
     for _ in range(4):
         node = Running(tmp_path / "queue", receiver.destination)

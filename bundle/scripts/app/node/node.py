@@ -85,6 +85,7 @@ class Node:
         self.port = options.port
         self._job: Job | None = None
         self._began = 0.0
+        self._is_full = False
         self._stop = threading.Event()
 
     def start(self) -> None:
@@ -138,7 +139,7 @@ class Node:
     def _begin_next(self) -> None:
         now = time.time()
         job = next((one for one in self.queue.jobs() if one.is_to_denoise and one.is_due(now)), None)
-        if job is None:
+        if job is None or not self._has_room(job):
             return
         try:
             choice = choose(job.source.iterdir(), self.options.rules)
@@ -157,6 +158,20 @@ class Node:
         logger.info("series %s: denoising by %s, try %d", job.name, choice.why, tries)
         self._job, self._began = job, time.monotonic()
         self.worker.start(job.folder, {**self.options.settings, **choice.settings})
+
+    def _has_room(self, job: Job) -> bool:
+        """Whether its result fits on the disk; a disk that others fill must not use up the tries of what waits.
+
+        A result is up to four times as large as a compressed source. Half of what the receiver leaves free is always
+        enough, so that the queue itself never keeps a series waiting.
+        """
+        limit = self.options.limits.free_bytes // 2
+        needed = min(limit, 4 * sum(file.stat().st_size for file in job.source.iterdir()))
+        has_room = self.queue.free_bytes() >= needed
+        if not has_room and not self._is_full:
+            logger.error("series wait: less than %.1f MB are free", needed / 1e6)
+        self._is_full = not has_room
+        return has_room
 
     def _end(self, job: Job, outcome: Outcome) -> None:
         if job.result.exists():
