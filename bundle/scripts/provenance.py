@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .strengths import CUSTOM, DEFAULT, Strength, choose_strength
+from .strengths import CUSTOM, DEFAULT, RESTORE, Strength, choose_strength
 
 NOT_FOR_DIAGNOSIS = "Research software, not a medical device."
 #: Of the equipment that contributed to what the bundle writes (PS3.3 C.12.1.1.5).
@@ -91,9 +91,11 @@ class Provenance(Derivation):
 
     def series_suffix(self) -> str:
         """See `Derivation`."""
-        name, anchor_mm, grain = self.strength.name, self.strength.anchor_mm, self.strength.grain
+        strength, name = self.strength, self.strength.name
         if name == CUSTOM:
-            return f"BioAtt denoised {anchor_mm:.4g} mm" + (f" {grain:.4g}" if grain else "")
+            grain = f" grain {strength.grain:.4g}" if strength.grain else ""
+            restore = f" restore {strength.restore:.4g}" if strength.restore != RESTORE else ""
+            return f"BioAtt denoised {strength.anchor_mm:.4g} mm{grain}{restore}"
         return "BioAtt denoised" if name == DEFAULT else f"BioAtt denoised {name}"
 
     def contribution(self) -> str:

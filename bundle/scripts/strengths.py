@@ -1,4 +1,4 @@
-"""Strengths: how coarse is left to the scanner, and how much fine grain is given back; one table for all doors."""
+"""Strengths: how coarse is left to the scanner, and what is given back; one table for all doors."""
 
 from __future__ import annotations
 
@@ -8,39 +8,46 @@ from dataclasses import dataclass
 from .errors import BioAttError
 
 #: Name to (anchor in mm, grain), see `Strength`. Everything that knows a strength by its name reads it here.
-STRENGTHS: dict[str, tuple[float, float]] = {"low": (0.8, 0.0), "standard": (1.1, 0.0), "high": (1.4, 0.0)}
+STRENGTHS: dict[str, tuple[float, float]] = {"low": (1.0, 0.0), "standard": (1.3, 0.0), "high": (1.8, 0.0)}
 DEFAULT = "standard"
 #: Name of a strength that is none of the table's.
 CUSTOM = "custom"
+#: Share of the restored detail, in every strength of the table.
+RESTORE = 1.0
 #: Largest anchor in mm: above it, little is left that would be called a floor.
 LARGEST_MM = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strength:
-    """How a network's output is anchored to its input, see `scripts.inference.anchored`.
+    """How a network's output is anchored to its input and restored, see `anchored` and `restored` of scripts.inference.
 
     Args:
         name: of the table, or ``custom``.
         anchor_mm: SD of the Gaussian in mm, in (0, 10]; what is much coarser stays the scanner's.
         grain: share of what is finer that stays too, in [0, 1].
+        restore: share of the restored detail, in [0, 1].
     """
 
     name: str
     anchor_mm: float
     grain: float = 0.0
+    restore: float = RESTORE
 
     def __str__(self) -> str:
         grain = f", {self.grain:.4g} of the grain" if self.grain else ""
-        return f"{self.name}, anchored at {self.anchor_mm:.4g} mm{grain}"
+        restore = "" if self.restore == RESTORE else f", {self.restore:.4g} of the restored detail"
+        return f"{self.name}, anchored at {self.anchor_mm:.4g} mm{grain}{restore}"
 
 
-def choose_strength(strength: str = DEFAULT, anchor_mm: float | None = None, grain: float | None = None) -> Strength:
+def choose_strength(
+    strength: str = DEFAULT, anchor_mm: float | None = None, grain: float | None = None, restore: float | None = None
+) -> Strength:
     """The strength that a user asks for.
 
     Args:
         strength: a name of the table.
-        anchor_mm, grain: take the place of the table's; None leaves them.
+        anchor_mm, grain, restore: take the place of the table's; None leaves them.
 
     Raises:
         BioAttError: no such name (a number was a strength until 0.3.2), or a number out of its range.
@@ -52,13 +59,12 @@ def choose_strength(strength: str = DEFAULT, anchor_mm: float | None = None, gra
         )
     known_mm, known_grain = STRENGTHS[strength]
     anchor = known_mm if anchor_mm is None else _number("anchor_mm", anchor_mm, f"over 0 to {LARGEST_MM:g} mm")
-    share = known_grain if grain is None else _number("grain", grain, "from 0 (none) to 1 (the input)")
+    share = known_grain if grain is None else _share("grain", grain, "the input")
+    back = RESTORE if restore is None else _share("restore", restore, "all")
     if not 0 < anchor <= LARGEST_MM:
         raise BioAttError(f"anchor_mm is {anchor_mm!r}, wanted a number over 0 to {LARGEST_MM:g} mm")
-    if not 0 <= share <= 1:
-        raise BioAttError(f"grain is {grain!r}, wanted a number from 0 (none) to 1 (the input)")
-    name = next((name for name, row in STRENGTHS.items() if row == (anchor, share)), CUSTOM)
-    return Strength(name=name, anchor_mm=anchor, grain=share)
+    known = {row: name for name, row in STRENGTHS.items()} if back == RESTORE else {}
+    return Strength(name=known.get((anchor, share), CUSTOM), anchor_mm=anchor, grain=share, restore=back)
 
 
 def as_strength(strength: Strength | str) -> Strength:
@@ -68,6 +74,14 @@ def as_strength(strength: Strength | str) -> Strength:
         BioAttError: see `choose_strength`.
     """
     return strength if isinstance(strength, Strength) else choose_strength(strength)
+
+
+def _share(name: str, value: float, of_1: str) -> float:
+    wanted = f"from 0 (none) to 1 ({of_1})"
+    number = _number(name, value, wanted)
+    if not 0 <= number <= 1:
+        raise BioAttError(f"{name} is {value!r}, wanted a number {wanted}")
+    return number
 
 
 def _number(name: str, value: float, wanted: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scripts.dose.image_noise import noise_sd_hu
 from scripts.evaluation.texture import noise_power_spectrum_2d
-from scripts.hu import VALID_RANGE_HU
+from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from scripts.strengths import choose_strength
 
 from studies.measures.baselines import bm3d, chambolle, gaussian, non_local_means
@@ -29,20 +29,21 @@ BM3D_NOISES = (1.0, "spectrum")
 BLENDS = (1.0, 0.75, 0.5)
 
 
-def anchored(anchor_mm: float, grain: float = 0.0) -> Setting:
-    """A strength as it ships, see `scripts.inference.anchored`; 0 leaves the network alone."""
+def anchored(anchor_mm: float, grain: float = 0.0, restore: float | None = None) -> Setting:
+    """A strength as it ships, see `scripts.inference.finish`; an anchor of 0 leaves the network alone."""
     import torch
-    from scripts.inference import anchored as anchored_slices
+    from scripts.inference import finish
 
     if not anchor_mm:
         return lambda image_hu, output_hu, spacing_mm: image_hu - (1.0 - grain) * (image_hu - output_hu)
-    strength = choose_strength(anchor_mm=anchor_mm, grain=grain)
+    strength = choose_strength(anchor_mm=anchor_mm, grain=grain, restore=restore)
 
     def at_strength(image_hu: np.ndarray, output_hu: np.ndarray, spacing_mm: float) -> np.ndarray:
         image, output = (torch.from_numpy(np.array(one[None], np.float32)) for one in (image_hu, output_hu))
         inside = (image >= VALID_RANGE_HU[0]) & (image <= VALID_RANGE_HU[1])
-        result = anchored_slices(image, output, inside, (spacing_mm, spacing_mm), strength).clamp(*VALID_RANGE_HU)
-        return torch.where(inside, result, image)[0].numpy()
+        shown = (hu_to_network(one) for one in (image.clamp(*VALID_RANGE_HU), output))
+        result = finish(*shown, inside, (spacing_mm, spacing_mm), strength)
+        return torch.where(inside, network_to_hu(result), image)[0].numpy()
 
     return at_strength
 
@@ -172,9 +173,12 @@ def _told(noise: float | str) -> str:
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Setting]:
-    """``1.0`` is an anchor in mm, ``1.0:0.2`` with a share of the grain; 0 is the network alone."""
+    """``1.0`` is an anchor in mm, ``1.0:0.2`` with a share of the grain, ``1.0:0:0`` without restored detail.
+
+    An anchor of 0 is the network alone.
+    """
     found = {}
     for text in texts:
-        anchor, _, grain = text.partition(":")
-        found[text] = anchored(float(anchor), float(grain or 0))
+        anchor, grain, restore, *_ = [*text.split(":"), "", ""]
+        found[text] = anchored(float(anchor), float(grain or 0), float(restore) if restore else None)
     return found

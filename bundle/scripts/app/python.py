@@ -23,6 +23,7 @@ def denoise(
     strength: str = DEFAULT,
     anchor_mm: float | None = None,
     grain: float | None = None,
+    restore: float | None = None,
     prior: str | None = None,
     device: str | torch.device | None = None,
     weights: str | os.PathLike[str] | None = None,
@@ -56,7 +57,7 @@ def denoise(
         output: a folder to write to; new, or empty. What does not come from a file is written as NIfTI.
         spacing_mm: of an array: mm between slices, rows and columns; of one slice, between rows and columns.
         strength: ``low``, ``standard`` or ``high``.
-        anchor_mm, grain: the strength as numbers: mm, over 0 to 10, and 0 to 1.
+        anchor_mm, grain, restore: the strength as numbers: mm, over 0 to 10, and two shares, 0 to 1.
         prior: prior string, e.g. ``biomedclip``; None for the one the weights were trained with.
         device: e.g. ``cuda:1``; None for a GPU if there is one.
         weights: weights file with its recipe beside it; None for those of the bundle.
@@ -74,7 +75,7 @@ def denoise(
     Example:
         >>> quiet = bioatt.denoise(hu, spacing_mm=(2.0, 0.7, 0.7), strength="low")
     """
-    options = {"anchor_mm": anchor_mm, "grain": grain, "prior": prior, "batch_size": batch_size}
+    options = {"anchor_mm": anchor_mm, "grain": grain, "restore": restore, "prior": prior, "batch_size": batch_size}
     options = {key: value for key, value in options.items() if value is not None}
     options |= {"weights": os.fspath(weights)} if weights is not None else {}
     options |= {

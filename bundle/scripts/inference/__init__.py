@@ -1,7 +1,8 @@
-"""From a volume to its denoised one: the inferers, the anchoring of their results, and the summary of a run."""
+"""From a volume to its denoised one: the inferers, anchoring and restoring of their results, summary of a run."""
 
 from .anchoring import anchored
-from .inferers import AnchoredInferer, AutocastInferer, SlicePriorInferer
+from .inferers import AnchoredInferer, AutocastInferer, SlicePriorInferer, finish
+from .restoring import restored
 from .summary import InferenceSummary
 
-__all__ = ["AnchoredInferer", "AutocastInferer", "InferenceSummary", "SlicePriorInferer", "anchored"]
+__all__ = ["AnchoredInferer", "AutocastInferer", "InferenceSummary", "SlicePriorInferer", "anchored", "finish", "restored"]

@@ -47,7 +47,7 @@ def anchored(
     """
     change = torch.where(inside, image - output, 0.0).float()
     sigmas = [strength.anchor_mm / spacing for spacing in checked_spacing(spacing_mm)]
-    coarse = _smooth(change, sigmas).div_(_weights_inside(inside, sigmas))
+    coarse = smooth(change, sigmas).div_(weights_inside(inside, sigmas))
     fine = torch.where(inside, change.sub_(coarse), 0.0)
     return torch.sub(image.float(), fine, alpha=1 - strength.grain)
 
@@ -72,7 +72,7 @@ def checked_spacing(spacing_mm: tuple[float, float] | None) -> tuple[float, floa
     return float(rows), float(columns)
 
 
-def _smooth(image: Tensor, sigmas: list[float]) -> Tensor:
+def smooth(image: Tensor, sigmas: list[float]) -> Tensor:
     """Gaussian of `sigmas` pixels along the last axes of `image`, as many as there are sigmas; 0 outside it.
 
     Sums of shifted images: on one thread at least twice as fast as convolutions with one channel, and in full float32
@@ -96,9 +96,9 @@ def _gaussian(sigma: float) -> list[float]:
     return [weight / total for weight in half]
 
 
-def _weights_inside(inside: Tensor, sigmas: list[float]) -> Tensor:
+def weights_inside(inside: Tensor, sigmas: list[float]) -> Tensor:
     """How much of the Gaussian lies inside, for each pixel; never 0."""
     if inside.all():
         rows, columns = (inside.new_ones(length, dtype=torch.float32) for length in inside.shape[-2:])
-        return _smooth(rows, sigmas[:1])[:, None] * _smooth(columns, sigmas[1:])
-    return _smooth(inside.float(), sigmas).clamp_min_(torch.finfo(torch.float32).tiny)
+        return smooth(rows, sigmas[:1])[:, None] * smooth(columns, sigmas[1:])
+    return smooth(inside.float(), sigmas).clamp_min_(torch.finfo(torch.float32).tiny)

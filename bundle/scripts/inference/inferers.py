@@ -22,8 +22,11 @@ from ..volumes.reader import slice_keys_from_meta
 from ..volumes.transforms import HU_UNTIL_THE_INFERER, IN_NETWORK_RANGE
 from .anchoring import anchored, checked_spacing, reach
 from .body import body_box, crop, fade, occupied_blocks
+from .restoring import restored
 
 logger = logging.getLogger(__name__)
+#: Above it lies soft tissue, whose noise is the measure of what is restored.
+TISSUE_HU = -300.0
 
 
 class SlicePriorInferer(Inferer):
@@ -185,7 +188,7 @@ class SlicePriorInferer(Inferer):
         low = find_precision(self.precision, image.device) == "bf16"
         with torch.autocast(image.device.type, torch.bfloat16, enabled=low):
             denoised = network(image, prior)
-        return _finish(image[:, 0], denoised[:, 0], inside, spacing_mm, self.strength)
+        return finish(image[:, 0], denoised[:, 0], inside, spacing_mm, self.strength)
 
 
 def _smaller_batch(stack: Tensor, error: torch.OutOfMemoryError) -> int:
@@ -231,14 +234,30 @@ def _finite(slices: Tensor) -> Tensor:
     return torch.nan_to_num(slices, nan=lower, posinf=upper, neginf=lower)
 
 
-def _finish(
+def finish(
     image: Tensor, denoised: Tensor, inside: Tensor, spacing_mm: tuple[float, float] | None, strength: Strength | None
 ) -> Tensor:
-    """What a network made of `image`, both (n, H, W) in network range: clipped, and anchored if there is a strength."""
+    """What a user is given of a network's output: clipped and, if there is a strength, anchored and restored.
+
+    Args:
+        image: (n, H, W), what the network was shown, in network range.
+        denoised: (n, H, W), what it made of it.
+        inside: (n, H, W), bool: where the result is wanted.
+        spacing_mm: of rows and columns.
+        strength: see `anchored` and `restored`; None for the bare output.
+
+    Returns:
+        (n, H, W) float32 in network range.
+
+    Raises:
+        BioAttError: there is a strength, and the spacing is not known.
+    """
     denoised = _in_valid_range(denoised.float())
     if strength is None:
         return denoised
-    return _in_valid_range(anchored(image, denoised, inside, spacing_mm, strength))
+    result = anchored(image, denoised, inside, spacing_mm, strength)
+    tissue = inside & (result > hu_to_network(TISSUE_HU))
+    return _in_valid_range(restored(image, result, inside, tissue, spacing_mm, strength))
 
 
 def _in_valid_range(image: Tensor) -> Tensor:
@@ -308,7 +327,7 @@ class AnchoredInferer(AutocastInferer):
         output = super().__call__(inputs, network, *others, **kwargs)
         inside = torch.ones_like(inputs, dtype=torch.bool)
         results = [
-            _finish(image, denoised, everywhere, tuple(spacing.tolist()), self.strength)
+            finish(image, denoised, everywhere, tuple(spacing.tolist()), self.strength)
             for image, denoised, everywhere, spacing in zip(inputs, output, inside, spacings, strict=True)
         ]
         return torch.stack(results)

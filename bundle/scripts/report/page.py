@@ -65,7 +65,8 @@ def noise_words(pairs: Sequence[tuple[float, float]]) -> tuple[str, str]:
 def strength_words(strength: Strength) -> str:
     """What a strength means, for a reader."""
     grain = f"; of finer grain {strength.grain:.0%} stays" if strength.grain else ""
-    return f"what is much coarser than {strength.anchor_mm:.4g} mm (SD) is the scanner's own{grain}"
+    restore = "" if strength.restore else "; no detail is restored"
+    return f"what is much coarser than {strength.anchor_mm:.4g} mm (SD) is the scanner's own{grain}{restore}"
 
 
 def _cards(facts: Sequence[dict[str, Any]], provenance: Provenance, seconds: float) -> list[tuple[str, str, str]]:
