@@ -93,7 +93,7 @@ class Provenance(Derivation):
         """See `Derivation`."""
         strength, name = self.strength, self.strength.name
         if name == CUSTOM:
-            grain = f" grain {strength.grain:.4g}" if strength.grain else ""
+            grain = f" {strength.grain:.4g}" if strength.grain else ""
             restore = f" restore {strength.restore:.4g}" if strength.restore != RESTORE else ""
             return f"BioAtt denoised {strength.anchor_mm:.4g} mm{grain}{restore}"
         return "BioAtt denoised" if name == DEFAULT else f"BioAtt denoised {name}"

@@ -36,7 +36,8 @@ class Strength:
 
     def __str__(self) -> str:
         grain = f", {self.grain:.4g} of the grain" if self.grain else ""
-        restore = "" if self.restore == RESTORE else f", {self.restore:.4g} of the restored detail"
+        share = "" if self.restore == RESTORE else f"{self.restore:.4g} of the "
+        restore = f", {share}detail restored" if self.restore else ""
         return f"{self.name}, anchored at {self.anchor_mm:.4g} mm{grain}{restore}"
 
 

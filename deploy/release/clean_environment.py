@@ -1,6 +1,6 @@
 """Makes an environment that holds a wheel and what it requires, and nothing else of this one.
 
-    python deploy/release/clean_environment.py dist/bioatt-0.6.0-py3-none-any.whl runs/clean
+    python deploy/release/clean_environment.py dist/bioatt-0.7.0-py3-none-any.whl runs/clean
 
 The wheel is installed; the packages that it requires, and those that they require, are links to the ones installed
 here: no gigabytes are fetched or copied, and a package that the wheel forgets to name is missing, as for a user.

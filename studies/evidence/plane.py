@@ -93,7 +93,9 @@ class EvaluatedNetwork:
         self, name: str, weights: Path, config: str, prior: str, settings: Mapping[str, Any], numbers: Mapping[str, Any]
     ) -> None:
         self.name, self.settings = name, settings
-        self._key = f"{weights_sha256(weights)} {config} {prior}{share_of(weights, prior)} {sorted(numbers.items())}"
+        self._key = (
+            f"{weights_sha256(weights)} {config} {prior}{share_of(weights, prior)} {sorted(numbers.items())} restored"
+        )
         self._make = lambda: network_method(name, weights, settings, network_config=config, prior=prior)
 
     def evaluated(self, bench: Bench) -> dict[str, Figures]:

@@ -608,7 +608,9 @@ def test_rules_that_dicom_cannot_follow_are_refused(rules):
         ({}, "standard, anchored at", ""),
         ({"strength": "high"}, "high, anchored at", " high"),
         ({"anchor_mm": 1.25}, "custom, anchored at 1.25 mm", " 1.25 mm"),
-        ({"anchor_mm": 1.25, "grain": 0.3}, "custom, anchored at 1.25 mm, 0.3 of the grain", " 1.25 mm 0.3"),
+        ({"anchor_mm": 1.25, "grain": 0.3}, "custom, anchored at 1.25 mm, 0.3 of the grain, detail", " 1.25 mm 0.3"),
+        ({"restore": 0.5}, "custom, anchored at 1.3 mm, 0.5 of the detail restored", " 1.3 mm restore 0.5"),
+        ({"restore": 0}, "custom, anchored at 1.3 mm", " 1.3 mm restore 0"),
     ],
 )
 def test_strength_stands_in_the_file(tmp_path, asked, told, named):

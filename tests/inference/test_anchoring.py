@@ -1,4 +1,4 @@
-"""What anchoring promises, for any network: the formula, what is kept of a lesion, of a region's mean and of a band."""
+"""What anchoring alone promises, for any network: the formula, what is kept of a lesion, a region's mean and a band."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_the_result_is_the_formula(grain, spacing):
 def test_rows_and_columns_have_their_own_spacing():
     hu = np.zeros((61, 61), np.float32)
     hu[30, 30] = 1000.0
-    kept = denoise(hu, eraser, Strength(name="custom", anchor_mm=2.0), spacing=(0.5, 1.0)).astype(np.float64)
+    kept = denoise(hu, eraser, choose_strength(anchor_mm=2.0, restore=0), spacing=(0.5, 1.0)).astype(np.float64)
     offsets = np.arange(61) - 30
     rows_mm, columns_mm = (
         np.sqrt((kept.sum(axis) * offsets**2).sum() / kept.sum()) * step for axis, step in ((1, 0.5), (0, 1.0))
@@ -105,7 +105,7 @@ def test_orientation_does_not_swap_the_spacings():
     hu[20, 30] = 1000.0
     stored = MetaTensor(hu, affine=torch.diag(torch.tensor([-1.0, -0.5, 3.0, 1.0])))
     turned = OrientSlicesd("image")({"image": stored})["image"]
-    out = SlicePriorInferer(strength=Strength(name="custom", anchor_mm=1.5))(turned[None], eraser)
+    out = SlicePriorInferer(strength=choose_strength(anchor_mm=1.5, restore=0))(turned[None], eraser)
     kept = out.as_tensor()[0, 0, ..., 0].double().numpy()
     assert kept.shape == (61, 41)
     rows_mm = np.sqrt((kept.sum(1) * (np.arange(61) - 30) ** 2).sum() / kept.sum()) * 0.5
@@ -127,7 +127,7 @@ def test_what_a_gaussian_of_1_mm_leaves_of_a_disc():
 @pytest.mark.parametrize("contrast_hu", [-20.0, 20.0, 40.0])
 def test_a_network_that_erases_everything_leaves_the_gaussians_share_of_a_lesion(name, diameter, contrast_hu):
     profile = Lesion(diameter, (64, 64)).profile((128, 128), SPACING_MM).astype(np.float32)
-    hu, strength = body(), choose_strength(name)
+    hu, strength = body(), choose_strength(name, restore=0)
     difference = denoise(hu + contrast_hu * profile, eraser, strength) - denoise(hu, eraser, strength)
     share = contrast_recovery(difference, profile, contrast_hu)
     assert share == pytest.approx(gaussians_share(diameter, strength.anchor_mm), abs=1e-3)
@@ -140,7 +140,7 @@ def test_any_other_network_moves_that_share_by_what_it_does_beside_the_anchor(na
     """share = G's + the network's answer to the lesion, seen through 1 - G in the lesion's core; never less than G's
     by more than the bound."""
     profile = Lesion(diameter, (64, 64)).profile((128, 128), SPACING_MM).astype(np.float32)
-    hu, strength, network = body(seed), choose_strength(name), untrained(seed)
+    hu, strength, network = body(seed), choose_strength(name, restore=0), untrained(seed)
     with_lesion, without = (denoise(one, network, strength) for one in (hu + 20.0 * profile, hu))
     answer = denoise(hu + 20.0 * profile, network, None) - denoise(hu, network, None)
     share = contrast_recovery(with_lesion - without, profile, 20.0)
@@ -156,7 +156,7 @@ def test_any_other_network_moves_that_share_by_what_it_does_beside_the_anchor(na
 @every_strength
 @pytest.mark.parametrize("network", [eraser, untrained(3)], ids=["eraser", "random weights"])
 def test_the_mean_of_a_large_region_moves_by_no_more_than_the_bound(name, network):
-    strength, hu = choose_strength(name), body(4, (256, 256))
+    strength, hu = choose_strength(name, restore=0), body(4, (256, 256))
     rows, columns = np.ogrid[:256, :256]
     region = np.hypot(rows - 140, columns - 140) * SPACING_MM < 25.0  # 50 mm across, far from the lung
     change = denoise(hu, network, None) - hu
@@ -242,8 +242,8 @@ def test_a_volume_that_monai_label_makes_a_batch_of_keeps_its_spacing():
 
 def test_pixels_too_coarse_for_the_anchor_are_warned_of(caplog):
     hu = body()
-    out = denoise(hu, eraser, choose_strength("standard"), spacing=(4.4, 4.4))
-    assert "pixels of 4.4 x 4.4 mm are coarser" in caplog.text and np.abs(out - hu).max() < 1.0
+    out = denoise(hu, eraser, choose_strength("standard"), spacing=(5.2, 5.2))
+    assert "pixels of 5.2 x 5.2 mm are coarser" in caplog.text and np.abs(out - hu).max() < 1.0
     caplog.clear()
     denoise(hu, eraser, choose_strength("standard"))
     assert not caplog.text

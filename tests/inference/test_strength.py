@@ -31,6 +31,8 @@ def test_the_table_goes_from_low_to_high():
 def test_a_number_takes_the_tables_place_and_is_named_custom():
     assert choose_strength("high", anchor_mm=1.2) == Strength(name="custom", anchor_mm=1.2, grain=STRENGTHS["high"][1])
     assert choose_strength("low", grain=0.3) == Strength(name="custom", anchor_mm=STRENGTHS["low"][0], grain=0.3)
+    assert choose_strength("low", restore=0.5) == Strength(name="custom", anchor_mm=STRENGTHS["low"][0], restore=0.5)
+    assert choose_strength("low", restore=1).name == "low"
     anchor_mm, grain = STRENGTHS["high"]
     assert choose_strength("low", anchor_mm=anchor_mm, grain=grain).name == "high", (
         "what it is, not how it was asked for"
@@ -54,6 +56,8 @@ def test_a_number_takes_the_tables_place_and_is_named_custom():
         ({"grain": 1.1}, "grain is 1.1, wanted a number from 0"),
         ({"grain": -0.1}, "grain is -0.1"),
         ({"grain": float("nan")}, "grain is nan"),
+        ({"restore": 1.1}, "restore is 1.1, wanted a number from 0 .none. to 1 .all."),
+        ({"restore": "1"}, "restore is '1'"),
     ],
 )
 def test_what_is_no_strength_is_refused(given, message):
@@ -81,9 +85,9 @@ def test_an_inferer_takes_a_strength_or_its_name_and_no_number(make):
 def test_the_command_anchors_and_records(tmp_path, weights, capsys):
     source = write_ct_series(tmp_path / "in", slices=2, noise_sd=30.0, spacing=(0.8, 0.8))
     chosen = {
-        "low": ("low", "low, anchored at 0.8 mm"),
-        "standard": (None, "standard, anchored at 1.1 mm"),
-        "high": ("high", "high, anchored at 1.4 mm"),
+        "low": ("low", "low, anchored at 1 mm, detail restored"),
+        "standard": (None, "standard, anchored at 1.3 mm, detail restored"),
+        "high": ("high", "high, anchored at 1.8 mm, detail restored"),
     }
     before, changes = load_volume(source).hu, {}
     for name, (strength, told) in chosen.items():
@@ -139,7 +143,7 @@ def test_nifti_results_record_it_too(tmp_path, weights):
     words = ["--weights", str(weights), "--prior", "uniform", "--quiet", "--anchor-mm", "1.25", "--grain", "0.3"]
     assert main(["denoise", str(source), str(tmp_path / "out"), *words]) == 0
     record = json.loads((tmp_path / "out" / "a.nii.json").read_text())
-    assert record["strength"] == {"name": "custom", "anchor_mm": 1.25, "grain": 0.3}
+    assert record["strength"] == {"name": "custom", "anchor_mm": 1.25, "grain": 0.3, "restore": 1.0}
 
 
 def test_stable_uids_differ_by_strength_although_the_pixels_do_not(tmp_path, weights):

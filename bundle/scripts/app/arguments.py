@@ -105,12 +105,19 @@ def add_strength(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--anchor-mm", type=float, metavar="MM", help="another anchor, in mm")
     parser.add_argument("--grain", type=float, metavar="G", help="share of the fine noise that is put back, 0 to 1")
-    parser.add_argument("--restore", type=float, metavar="R", help="share of the restored detail, 0 (none) to 1 (default)")
+    parser.add_argument(
+        "--restore", type=float, metavar="R", help="share of the restored detail, 0 (none) to 1 (default)"
+    )
 
 
 def result_overrides(options: argparse.Namespace) -> dict[str, Any]:
     """How the result is anchored, and what the network runs in, for all commands with a network's result."""
-    anchoring = {"strength": options.strength, "anchor_mm": options.anchor_mm, "grain": options.grain, "restore": options.restore}
+    anchoring = {
+        "strength": options.strength,
+        "anchor_mm": options.anchor_mm,
+        "grain": options.grain,
+        "restore": options.restore,
+    }
     return anchoring | ({"precision": options.precision} if options.precision else {})
 
 

@@ -5,4 +5,12 @@ from .inferers import AnchoredInferer, AutocastInferer, SlicePriorInferer, finis
 from .restoring import restored
 from .summary import InferenceSummary
 
-__all__ = ["AnchoredInferer", "AutocastInferer", "InferenceSummary", "SlicePriorInferer", "anchored", "finish", "restored"]
+__all__ = [
+    "AnchoredInferer",
+    "AutocastInferer",
+    "InferenceSummary",
+    "SlicePriorInferer",
+    "anchored",
+    "finish",
+    "restored",
+]

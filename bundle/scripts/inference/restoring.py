@@ -20,12 +20,7 @@ BLOCK = 4
 
 
 def restored(
-    image: Tensor,
-    result: Tensor,
-    inside: Tensor,
-    tissue: Tensor,
-    spacing_mm: tuple[float, float],
-    strength: Strength,
+    image: Tensor, result: Tensor, inside: Tensor, tissue: Tensor, spacing_mm: tuple[float, float], strength: Strength
 ) -> Tensor:
     """Give back detail, as far as what was taken off looks like the detail that is left.
 
