@@ -94,7 +94,7 @@ class EvaluatedNetwork:
     ) -> None:
         self.name, self.settings = name, settings
         self._key = (
-            f"{weights_sha256(weights)} {config} {prior}{share_of(weights, prior)} {sorted(numbers.items())} restored"
+            f"{weights_sha256(weights)} {config} {prior}{share_of(weights, prior)} {sorted(numbers.items())} restored 2"
         )
         self._make = lambda: network_method(name, weights, settings, network_config=config, prior=prior)
 

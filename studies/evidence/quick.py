@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         weights, _, config = text.partition(":")
         found = bench.figures(
-            f"{weights_sha256(Path(weights))} {config} {prior}{share_of(Path(weights), prior)} restored",
+            f"{weights_sha256(Path(weights))} {config} {prior}{share_of(Path(weights), prior)} restored 2",
             list(settings),
             lambda w=weights, c=config, s=settings, p=prior: network_method(w, Path(w), s, network_config=c, prior=p),
         )

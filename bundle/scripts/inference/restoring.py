@@ -15,6 +15,8 @@ DETAIL_MM = 1.4
 WINDOW_MM = 5.0
 #: Largest share of its own detail that even tissue is given.
 EVEN_SHARE = 0.1
+#: What noise alone adds to the share beside strong edges, where the network lets more of it through.
+NOISE_SHARE = 0.12
 #: Side in pixels of the blocks that are compared: the share changes slowly, so it is found on a coarser grid.
 BLOCK = 4
 
@@ -27,15 +29,15 @@ def restored(
     ::
 
         detail = (1 - G) result,    taken = image - result
-        share  = (<taken, detail> - offset) / (<detail, detail> + noise),    within 0 and 1
+        share  = (<taken, detail> - noise_share <detail, detail> - offset) / (<detail, detail> + noise),  in [0, 1]
         out    = result + restore * share * detail
 
-    G is a Gaussian of SD `DETAIL_MM` in the plane, and ``< , >`` the mean of products over one of `WINDOW_MM`. Of an
-    edge or a vessel that the network blurred, what was taken off looks like what is left, and `share` is that of a
-    least-squares fit of ``taken`` by ``detail``; noise that was taken off hardly does. ``noise`` is the median of
-    ``<detail, detail>`` over `tissue`, most of which is even: detail that does not stand out of it is given little.
-    ``offset`` lowers the share so that in even tissue, where what is left of the noise looks a little like what was
-    taken off, it is `EVEN_SHARE` in the median, or less.
+    G is a Gaussian of SD `DETAIL_MM` in the plane, and ``< , >`` the mean of products over one of `WINDOW_MM`. Of a
+    lesion, a vessel or an edge that the network flattened, what was taken off looks like what is left, and `share` is
+    nearly that of a least-squares fit of ``taken`` by ``detail``; noise that was taken off hardly does. ``noise`` is
+    the median of ``<detail, detail>`` over `tissue`, most of which is even: detail that does not stand out of it is
+    given little. ``offset`` lowers the share so that in even tissue, where what is left of the noise looks a little
+    like what was taken off, it is `EVEN_SHARE` in the median, or less; ``noise_share`` does so at strong edges.
 
     Nothing is added that is not in the result: the share is never negative, so detail changes its size and not its
     sign, and where the network took nothing off, the result stays.
@@ -72,7 +74,7 @@ def _share(common: Tensor, own: Tensor, tissue: Tensor) -> Tensor:
     """Share to give back in each block, from the means of products (h, w) and where tissue is, (h, w)."""
     if not tissue.any():
         return torch.zeros_like(common)
-    noise = own[tissue].median()
+    noise, common = own[tissue].median(), common - NOISE_SHARE * own
     offset = (common[tissue].median() - EVEN_SHARE * 2.0 * noise).clamp_min(0.0)
     return ((common - offset) / (own + noise).clamp_min(torch.finfo(own.dtype).tiny)).clamp_(0.0, 1.0)
 
