@@ -6,7 +6,7 @@ LABEL := .venv-label
 DEPLOY := .venv-deploy
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence weights baselines study benchmark gpu lint format reference image dist zoo
+.PHONY: setup demo test test-data test-pacs test-label test-deploy test-browser test-all coverage evidence pages weights baselines study benchmark gpu lint format reference image dist zoo
 
 setup: $(READY)  ## make .venv and install the project in it (about 6 GB, 5 minutes)
 
@@ -103,6 +103,11 @@ SETTINGS :=
 SHIPPED := -m monai.bundle run training --dataset_dir $(abspath $(BIOATT_DATA)) --cache_dir ../runs/cache \
   --config_file "['configs/train.json','configs/shipped.json','configs/resume.json'
 
+pages: setup  ## write the evidence pages, README, model card and metadata again, from the result files alone
+	PYTHONPATH=bundle $(BIN)/python -m studies.evidence . $(RESULTS) --parts --pages
+	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study page $(RESULTS)/priors docs/evidence/priors.md
+	PYTHONPATH=bundle $(BIN)/python -m studies.model_card $(RESULTS)
+
 weights: runs/weights/first/model.pt  ## train the shipped weights again, in runs/weights; BIOATT_DATA must name the data; hours, goes on after a stop
 	cd bundle && ../$(BIN)/python $(SHIPPED),'configs/refined.json']" --output_dir ../runs/weights $(SETTINGS)
 
@@ -129,6 +134,7 @@ study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA 
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study models runs/study/pack --page docs/evidence/prior_models.md
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study run runs/study/pack $(RESULTS)/priors
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study page $(RESULTS)/priors docs/evidence/priors.md
+	PYTHONPATH=bundle $(BIN)/python -m studies.model_card $(RESULTS)
 
 benchmark: setup  ## measure the speed of this machine; leave it alone meanwhile; BENCHMARK_OPTIONS=--only-cohort for a list alone
 	PYTHONPATH=bundle $(BIN)/python -m studies.benchmark runs/benchmark docs/evidence/performance.md --processes 2 \

@@ -1,4 +1,4 @@
-"""Figures of model card, README and metadata, from result files: ``python -m studies.model_card RESULTS``."""
+"""Figures of model card, README, docs/priors.md and metadata: ``python -m studies.model_card RESULTS``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from scripts.networks import weights_sha256
 from scripts.staging import staged_file
 from scripts.workflow import BUNDLE_ROOT, CONFIGS
 
+from .evidence import detection_page
 from .evidence.baselines_page import summary
 from .evidence.plane import BM3D
 from .evidence.plane_page import conclusion, front_table
+from .evidence.quality import SMOOTH
+from .evidence.quality_page import over_patients
+from .evidence.tables import mean_with_interval
+from .prior_study.page import attention_line, headline, robustness_line, short
 
-README = BUNDLE_ROOT.parent / "README.md"
+ROOT = BUNDLE_ROOT.parent
+README, PRIORS = ROOT / "README.md", ROOT / "docs" / "priors.md"
 #: Measures of the card's first table, with their titles and formats.
 COLUMNS = {"psnr_db": ("PSNR (dB)", ".2f"), "ssim": ("SSIM", ".4f"), "rmse_hu": ("RMSE (HU)", ".2f"),
            "noise_sd_hu": ("noise (HU)", ".1f")}  # fmt: skip
@@ -27,14 +33,15 @@ EVAL_METRICS = {"psnr_db": 2, "ssim": 4}
 
 
 def performance_table(quality: dict[str, Any]) -> str:
-    """Low dose, denoised and non-local means per patient, from quality.json."""
-    images = {"low": "low", "network": "denoised", "nlm": "non-local means"}
+    """Low dose, denoised, and the filters, means over patients with their intervals, from quality.json."""
+    mean = over_patients(quality)
+    images = {"low": "low dose", "network": "denoised", SMOOTH: SMOOTH, "nlm": "non-local means"}
     rows = [
-        (patient, mean["slices"], title, *(f"{mean[image][key]:{form}}" for key, (_, form) in COLUMNS.items()))
-        for patient, mean in quality["patients"].items()
+        (title, *(mean_with_interval(mean[image][key], form) for key, (_, form) in COLUMNS.items()))
         for image, title in images.items()
+        if image in mean
     ]
-    return table(("patient", "slices", "image", *(title for title, _ in COLUMNS.values())), rows)
+    return table((f"mean of {len(quality['patients'])} patients", *(title for title, _ in COLUMNS.values())), rows)
 
 
 def prior_table(quality: dict[str, Any]) -> str:
@@ -84,18 +91,9 @@ def lesion_line(plane: dict[str, Any]) -> str:
     return "\n".join([head, "", *lines])
 
 
-def verdicts(detectability: dict[str, Any]) -> str:
-    """How often low-contrast detectability is not lower, undecided and lower, and where it is lower."""
-    found = {
-        f"{task} at {float(dose):.0%} dose": one["verdict"]
-        for dose, denoisers in detectability["doses"].items()
-        for task, one in denoisers["network"].items()
-    }
-    counts = ", ".join(f"{name} {list(found.values()).count(name)}" for name in ("not lower", "undecided", "lower"))
-    lower = [task for task, verdict in found.items() if verdict == "lower"]
-    told = f" (lower: {'; '.join(lower)})" if lower else ""
-    doses = len(detectability["doses"])
-    return f"Low-contrast detectability (d' of four discs and of their mean, at {doses} doses): {counts}{told}."
+def study_summary(results: Path) -> dict[str, Any]:
+    """The summary of the study of priors, which lies beside its page."""
+    return json.loads((results.parent / "priors.json").read_text(encoding="utf-8"))
 
 
 def eval_metrics(quality: dict[str, Any]) -> dict[str, float]:
@@ -120,8 +118,11 @@ def sections(results: Path) -> dict[str, str]:
     return {
         "weights": f"`models/model.pt`, sha256 `{shipped}`",
         "performance": performance_table(quality),
-        "limits": "\n\n".join([limits_list(parts), verdicts(parts["detectability"]), lesion_line(parts["plane"])]),
+        "limits": "\n\n".join(
+            [limits_list(parts), detection_page.summary(parts["detection"]), lesion_line(parts["plane"])]
+        ),
         "priors": prior_table(quality),
+        "study": f"- {short(study_summary(results))}; docs/evidence/priors.md in the repository has all arms.",
         "baselines": f"{summary(parts['baselines'])} (docs/evidence/baselines.md in the repository).",
     }
 
@@ -132,8 +133,16 @@ def readme_sections(results: Path) -> dict[str, str]:
     return {
         "plane": f"{conclusion(plane['figures'])}\n\n{front_table(plane)}",
         "limits": broken_limits(plane["limits"]),
+        "study": f"- {short(study_summary(results))} ([figures](docs/evidence/priors.md)); the shipped weights use the "
+        "uniform one.",
         "baselines": f"- {summary(baselines)} ([figures](docs/evidence/baselines.md)).",
     }
+
+
+def priors_sections(results: Path) -> dict[str, str]:
+    """What stands between the markers of docs/priors.md: the findings of the study."""
+    found = study_summary(results)
+    return {"study": "\n\n".join([headline(found), robustness_line(found), attention_line(found)])}
 
 
 def broken_limits(limits: list[dict[str, Any]]) -> str:
@@ -168,7 +177,7 @@ def fill(text: str, sections: dict[str, str]) -> str:
             rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", lambda m, c=content: m[1] + c + m[2], text, flags=re.DOTALL
         )
         if count != 1:
-            raise ValueError(f"the model card has no place for {name}")
+            raise ValueError(f"there is no place for {name}: it needs <!-- {name} --> and <!-- /{name} -->")
     return text
 
 
@@ -180,15 +189,15 @@ def main() -> None:
     card, metadata = BUNDLE_ROOT / "docs" / "README.md", CONFIGS / "metadata.json"
     filled = fill(card.read_text(), sections(options.results))
     started = fill(README.read_text(), readme_sections(options.results))
+    told = fill(PRIORS.read_text(), priors_sections(options.results))
     described = metadata.read_text()
     for measure, value in eval_metrics(json.loads((options.results / "quality.json").read_text())).items():
         described, count = re.subn(rf'("eval_metrics": {{[^}}]*"{measure}": )[0-9.]+', rf"\g<1>{value}", described)
         if count != 1:
             raise ValueError(f"metadata.json has no place for {measure} in eval_metrics")
-    with staged_file(card) as new_card, staged_file(metadata) as new_metadata, staged_file(README) as new_readme:
-        new_card.write_text(filled)
-        new_readme.write_text(started)
-        new_metadata.write_text(described)
+    for path, text in {card: filled, README: started, PRIORS: told, metadata: described}.items():
+        with staged_file(path) as new:
+            new.write_text(text)
 
 
 if __name__ == "__main__":

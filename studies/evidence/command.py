@@ -17,7 +17,7 @@ from scripts.strengths import DEFAULT, STRENGTHS
 from scripts.workflow import BUNDLE_ROOT, CONFIGS, quiet_libraries
 
 from .baselines import Contestant, baseline, measure_baselines
-from .bench import HELD_OUT, Bench
+from .bench import HELD_OUT, Bench, patient_folder
 from .denoisers import RETUNED, Denoiser, bundle_denoiser, nlm_denoiser
 from .detection import measure_patients, measure_uniform, methods_of
 from .downstream import measure_downstream
@@ -55,8 +55,9 @@ class Evidence:
 
     @cached_property
     def patients(self) -> list[Patient]:
-        """Those held out."""
-        return [Patient.read(self.options.data / "ct" / name, self.options.seed) for name in self.options.held_out]
+        """Those left out of the training."""
+        options = self.options
+        return [Patient.read(patient_folder(options.data, name), options.seed) for name in options.patients]
 
     @cached_property
     def methods(self) -> list[Method]:
@@ -149,7 +150,7 @@ class Evidence:
 
     def downstream(self) -> dict[str, Any]:
         """Features and masks at quarter dose against the full dose."""
-        return measure_downstream(self._bench(PLANE_SLICES), self.methods)
+        return measure_downstream(self._bench(PLANE_SLICES), self.methods[-1])
 
     def operating_point(self) -> dict[str, Any]:
         """An anchor for the lungs and one for the rest, against one for all."""
@@ -164,7 +165,8 @@ class Evidence:
 
     def volumes(self) -> dict[str, Any]:
         """Steps between slices; reformats."""
-        return measure_volumes(self.patients, self.network, self.options.output)
+        whole = [patient for patient in self.patients if patient.name in self.options.held_out]
+        return measure_volumes(whole, self.network, self.options.output)
 
     def series(self) -> dict[str, Any]:
         """The routine-dose series themselves."""

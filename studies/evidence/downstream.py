@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import kurtosis, skew
+from scipy.stats import t as student
 from scripts.dose.image_noise import noise_sd_hu
-from scripts.evaluation.intervals import patient_interval
+from scripts.evaluation.intervals import FEWEST_PATIENTS, patient_interval
 from scripts.hu import VALID_RANGE_HU
+
+from studies.measures.baselines import gaussian
 
 from .bench import Bench
 from .evaluating import EvaluatedSlice, Method
+from .methods import equal_gaussian_mm, gaussian_noises
 
 #: Width of a grey level of the texture features, as radiomics bins CT (IBSI: fixed bin size), and their range.
 BIN_HU, RANGE_HU = 25.0, (-200.0, 300.0)
@@ -22,30 +26,41 @@ THRESHOLDS_HU = {"bone": (200.0, VALID_RANGE_HU[1]), "lung": (-950.0, -500.0), "
 #: Fewest pixels of a mask in the full dose that are compared.
 FEWEST = 100
 FULL, LOW = "full dose", "low dose"
+#: Coefficients are kept this far from -1 and 1, where Fisher's z is infinite.
+CLEAR = 1e-9
+
+Features = Mapping[str, Sequence[Mapping[str, float]]]  # of each patient's regions
 
 
-def measure_downstream(bench: Bench, methods: Sequence[Method]) -> dict[str, Any]:
-    """Features and masks of the low dose and of each method's output, beside those of the full dose.
+def measure_downstream(bench: Bench, network: Method) -> dict[str, Any]:
+    """Features and masks of the low dose and of what is made of it, beside those of the full dose.
+
+    Args:
+        bench: the patients.
+        network: at its strengths; beside each stands the Gaussian that leaves as much noise in the slice.
 
     Returns:
         ``regions``: how many flat squares of how many patients; ``concordance``: image to feature to Lin's coefficient
-        with the full dose over all squares; ``dice``: image to mask to `patient_interval`; ``noise_hu``: image to
-        `patient_interval` of the noise in flat soft tissue.
+        with the full dose over all squares, and ``concordance_95`` to its interval, see `agreement`; ``dice``: image to
+        mask to `patient_interval`; ``noise_hu``: image to `patient_interval` of the noise in flat soft tissue.
     """
-    features: dict[str, list[dict[str, float]]] = {}
+    features: dict[str, dict[str, list[dict[str, float]]]] = {}
     dice: dict[str, dict[str, dict[str, list[float]]]] = {}
     noise: dict[str, dict[str, list[float]]] = {}
     for patient in bench.patients:
         for one in patient.slices:
-            for name, image in outputs(one, methods).items():
-                features.setdefault(name, []).extend(region_features(image[part]) for part in one.plane.squares)
+            for name, image in outputs(one, network).items():
+                found = features.setdefault(name, {}).setdefault(patient.name, [])
+                found.extend(region_features(image[part]) for part in one.plane.squares)
                 noise.setdefault(name, {}).setdefault(patient.name, []).append(noise_sd_hu(image, one.plane.flat))
                 for mask, value in overlaps(one.full_hu, image).items():
                     dice.setdefault(name, {}).setdefault(mask, {}).setdefault(patient.name, []).append(value)
+    agreements = {name: agreement(features[FULL], of) for name, of in features.items() if name != FULL}
     return {
-        "regions": len(features[FULL]),
+        "regions": sum(map(len, features[FULL].values())),
         "patients": len(bench.patients),
-        "concordance": {name: _agreement(features[FULL], of) for name, of in features.items() if name != FULL},
+        "concordance": {name: {f: value for f, (value, _) in of.items()} for name, of in agreements.items()},
+        "concordance_95": {name: {f: interval for f, (_, interval) in of.items()} for name, of in agreements.items()},
         "dice": {
             name: {mask: patient_interval(_means(by_patient)) for mask, by_patient in of.items()}
             for name, of in dice.items()
@@ -55,17 +70,50 @@ def measure_downstream(bench: Bench, methods: Sequence[Method]) -> dict[str, Any
     }
 
 
-def _agreement(full: Sequence[Mapping[str, float]], of: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Feature to `concordance` of the same regions."""
-    return {feature: concordance([one[feature] for one in full], [one[feature] for one in of]) for feature in of[0]}
+def agreement(full: Features, of: Features) -> dict[str, tuple[float, list[float] | None]]:
+    """Feature to `concordance` of the same regions of all patients, with its 95% interval.
+
+    Regions of one patient are alike, so the interval is a jackknife over patients: each is left out in turn, on
+    Fisher's z, with Student's t of one degree of freedom less than patients; None below three patients.
+    """
+    patients = [patient for patient, regions in full.items() if regions]
+
+    def over(chosen: Sequence[str], feature: str) -> float:
+        a, b = ([region[feature] for patient in chosen for region in side[patient]] for side in (full, of))
+        return concordance(a, b)
+
+    left_out_in_turn = patients if len(patients) >= FEWEST_PATIENTS else []
+    return {
+        feature: (
+            over(patients, feature),
+            _jackknife(
+                over(patients, feature),
+                [over([one for one in patients if one != left_out], feature) for left_out in left_out_in_turn],
+            ),
+        )
+        for feature in full[patients[0]][0]
+    }
 
 
-def outputs(one: EvaluatedSlice, methods: Sequence[Method]) -> dict[str, np.ndarray]:
-    """The slice at full and low dose, and what each method makes of the low one at each setting."""
-    found = {FULL: one.full_hu, LOW: one.low_hu}
-    for method in methods:
-        for name, (result,) in method.results(one, [one.low_hu]).items():
-            found[f"{method.name}, {name}"] = result
+def _jackknife(value: float, without: Sequence[float]) -> list[float] | None:
+    """95% interval of a coefficient from those without each patient in turn, on Fisher's z; None without any."""
+    n = len(without)
+    if not n:
+        return None
+    middle, *others = np.arctanh(np.clip([value, *without], CLEAR - 1.0, 1.0 - CLEAR))
+    error = math.sqrt((n - 1) / n * float(((others - np.mean(others)) ** 2).sum()))
+    half = float(student.ppf(0.975, n - 1)) * error
+    return np.tanh([middle - half, middle + half]).tolist()
+
+
+def outputs(one: EvaluatedSlice, network: Method) -> dict[str, np.ndarray]:
+    """The slice at full and low dose; what the network makes of the low one; and the Gaussians of equal noise."""
+    found, flat = {FULL: one.full_hu, LOW: one.low_hu}, one.plane.flat
+    noises = gaussian_noises(one.low_hu, flat, one.spacing_mm)
+    for name, (result,) in network.results(one, [one.low_hu]).items():
+        found[f"{network.name}, {name}"] = result
+        sigma_mm = equal_gaussian_mm(noises, noise_sd_hu(result, flat))
+        found[f"Gaussian, as {name}"] = gaussian(one.low_hu, sigma_mm, one.spacing_mm)
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .matrix import held
+from .plane import EDGE_MM
 from .tables import number, table
 
 
@@ -38,8 +39,10 @@ def matrix_section(one: dict[str, Any], results: Path) -> str:
 
 Of {count} pairs of patient and dose, {kept} hold at strength {one["strength"]} in all of this: contrast of 4, 6 and
 10 mm discs at or above a Gaussian of equal noise, an error against the truth of body and edges below that of the best
-Gaussian, body and bone edges no wider than the input's. {one["slices"]} slices per patient; a row is one patient at one
-dose and has no interval.
+Gaussian, body and bone edges less than {EDGE_MM:g} mm wider than the input's. {one["slices"]} slices per patient; a
+row is one patient at one
+dose: n = 1, so it has no interval. The table is to show which kernel, voltage, thickness, field of view and dose the
+promise covers; six patients are too few to test any of these by itself.
 
 {table(head, rows)}"""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,20 @@ def spectrum_for_bm3d(squares_hu: np.ndarray, spacing_mm: float, shape: tuple[in
 
 def _told(noise: float | str) -> str:
     return "measured spectrum" if noise == "spectrum" else f"white, {noise:g} of the noise"
+
+
+def gaussian_noises(low_hu: np.ndarray, flat: np.ndarray, spacing_mm: float) -> list[float]:
+    """Noise in flat tissue after each of `GAUSSIANS_MM`, in HU; NaN without flat tissue."""
+    return [
+        noise_sd_hu(gaussian(low_hu, sigma, spacing_mm) if sigma else low_hu, flat) if flat.any() else math.nan
+        for sigma in GAUSSIANS_MM
+    ]
+
+
+def equal_gaussian_mm(noises_hu: Sequence[float], wanted_hu: float) -> float:
+    """SD in mm of the Gaussian that leaves the noise `wanted_hu`, between those of `gaussian_noises`."""
+    falling = slice(int(np.argmin(noises_hu)), None, -1)  # beyond it neighbouring tissue runs into the flat places
+    return float(np.interp(wanted_hu, noises_hu[falling], GAUSSIANS_MM[falling]))
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Setting]:

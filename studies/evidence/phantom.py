@@ -54,6 +54,7 @@ def measure_phantom(
             realisations=realisations,
             seed=seed,
             phantom=phantom,
+            bands_per_mm=BANDS_PER_MM,
         )
 
     results: dict[str, dict[str, Any]] = {}

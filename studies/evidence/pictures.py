@@ -15,7 +15,7 @@ from studies.measures.baselines import gaussian
 
 from .bench import Bench
 from .evaluating import EvaluatedSlice, Method, middle_window
-from .methods import GAUSSIANS_MM
+from .methods import equal_gaussian_mm, gaussian_noises
 
 #: Side of what is shown, and the grey scale, in HU.
 SIDE_MM, WINDOW_HU = 200.0, (-160.0, 240.0)
@@ -60,7 +60,9 @@ def measure_pictures(bench: Bench, network: Method, folder: Path) -> dict[str, A
     pictures = {}
     for rank, place in chosen.items():
         one, name = ranked[place], f"picture_{rank.replace(' ', '_')}.png"
-        sigma_mm = equal_gaussian_mm(one.slice, one.outputs[RANKED])
+        low, flat, spacing_mm = one.slice.low_hu, one.slice.plane.flat, one.slice.spacing_mm
+        noises = gaussian_noises(low, flat, spacing_mm)
+        sigma_mm = equal_gaussian_mm(noises, noise_sd_hu(one.outputs[RANKED], flat))
         smooth = gaussian(one.slice.low_hu, sigma_mm, one.slice.spacing_mm)
         panels = {"low dose": one.slice.low_hu, f"Gaussian, {sigma_mm:.2f} mm": smooth, "full dose": one.slice.full_hu}
         panels |= {f"network, {strength}": image for strength, image in one.outputs.items()}
@@ -92,17 +94,6 @@ def _shown(patient: str, one: EvaluatedSlice, network: Method) -> Shown:
     outputs = {name: result for name, (result,) in network.results(one, [one.low_hu]).items()}
     images = [one.measure([image]).errors["body"][0] for image in (one.low_hu, outputs[RANKED])]
     return Shown(patient, one, outputs, images[1] / images[0])
-
-
-def equal_gaussian_mm(one: EvaluatedSlice, output_hu: np.ndarray) -> float:
-    """SD in mm of the Gaussian that leaves as much noise in the flat tissue of the slice as the output has."""
-    wanted = noise_sd_hu(output_hu, one.plane.flat)
-    noises = [
-        noise_sd_hu(gaussian(one.low_hu, sigma, one.spacing_mm) if sigma else one.low_hu, one.plane.flat)
-        for sigma in GAUSSIANS_MM
-    ]
-    falling = slice(int(np.argmin(noises)), None, -1)  # beyond it neighbouring tissue runs into the flat places
-    return float(np.interp(wanted, noises[falling], GAUSSIANS_MM[falling]))
 
 
 def _cut(panels: dict[str, np.ndarray], one: EvaluatedSlice) -> dict[str, np.ndarray]:

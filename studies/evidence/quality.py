@@ -7,20 +7,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scripts.dose.image_noise import TISSUES_HU
+from scripts.dose.image_noise import TISSUES_HU, flat_soft_tissue, noise_sd_hu
 from scripts.evaluation.quality import METRICS, slice_measures
 from scripts.evaluation.results import mean_measures
 
-from studies.measures.baselines import gain_cap_db
+from studies.measures.baselines import gain_cap_db, gaussian
 from studies.measures.edges import edge_widths
 
 from .denoisers import Denoiser
 from .limits import Limit
+from .methods import equal_gaussian_mm, gaussian_noises
 from .patients import Patient
 
 DOSES = (1.0, 0.5, 0.25, 0.1)
 #: The denoiser that is evaluated, by its name in the results.
 NETWORK = "network"
+#: The Gaussian that leaves as much noise as the network, chosen for each slice.
+SMOOTH = "Gaussian of equal noise"
 
 
 def measure_quality(
@@ -36,15 +39,17 @@ def measure_quality(
 
     Returns:
         ``patients``: name to ``slices`` and, by image, the mean of each measure; ``slices``: the same for each slice
-        by its number; ``gain``: by patient and denoiser the gain in PSNR and its share of the cap; ``limits``.
+        by its number; ``gain``: by patient and image the gain in PSNR and its share of the cap; ``limits``. `SMOOTH` is
+        among the images.
     """
     rows = {patient.name: _slices(patient, denoisers, dose_fraction, slices) for patient in patients}
     means = {name: mean_measures(list(of.values())) for name, of in rows.items()}
     cap = gain_cap_db(dose_fraction)
     gain = {
         name: {
-            one.name: {"psnr_db": (g := mean[one.name]["psnr_db"] - mean["low"]["psnr_db"]), "share_of_cap": g / cap}
-            for one in denoisers
+            image: {"psnr_db": (g := mean[image]["psnr_db"] - mean["low"]["psnr_db"]), "share_of_cap": g / cap}
+            for image in mean
+            if image not in ("slices", "low")
         }
         for name, mean in means.items()
     }
@@ -64,17 +69,38 @@ def _slices(patient: Patient, denoisers: Sequence[Denoiser], dose: float, count:
     rows = {}
     for index in patient.chosen(count):
         low = patient.low(index, dose)
-        images = {"low": low} | {one.name: one(low[None], patient.slices.spacing_mm)[0] for one in denoisers}
+        spacing_mm = patient.slices.spacing_mm
+        ours, *others = denoisers
+        images = {"low": low, ours.name: ours(low[None], spacing_mm)[0]}
+        images[SMOOTH] = Smoothing(low, spacing_mm).like(images[ours.name])
+        images |= {one.name: one(low[None], spacing_mm)[0] for one in others}
         rows[index] = slice_measures(images, patient.full(index), METRICS)
     return rows
 
 
+class Smoothing:
+    """Gaussians of a low dose (H, W) in HU that leave as much noise in flat soft tissue as other images have."""
+
+    def __init__(self, low_hu: np.ndarray, spacing_mm: float) -> None:
+        self.low_hu, self.spacing_mm = low_hu, spacing_mm
+        self.flat = flat_soft_tissue(low_hu)
+        self.noises_hu = gaussian_noises(low_hu, self.flat, spacing_mm)
+
+    def like(self, image_hu: np.ndarray) -> np.ndarray:
+        """The smoothed low dose; all NaN where it shows no flat tissue."""
+        if not self.flat.any():
+            return np.full(self.low_hu.shape, math.nan, np.float32)
+        sigma_mm = equal_gaussian_mm(self.noises_hu, noise_sd_hu(image_hu, self.flat))
+        return gaussian(self.low_hu, sigma_mm, self.spacing_mm)
+
+
 def quality_limits(patient: str, mean: dict[str, Any]) -> list[Limit]:
     """The limits on one patient's means."""
-    out, nlm = mean[NETWORK], mean["nlm"]
+    out, nlm, smooth = mean[NETWORK], mean["nlm"], mean[SMOOTH]
     limits = [
         Limit(f"{patient}: PSNR over non-local means", out["psnr_db"] - nlm["psnr_db"], ">=", 0.5, "dB"),
         Limit(f"{patient}: SSIM above non-local means", nlm["ssim"] - out["ssim"], "<", 0.0, "(theirs less ours)"),
+        Limit(f"{patient}: PSNR over a Gaussian of equal noise", out["psnr_db"] - smooth["psnr_db"], ">=", 0.0, "dB"),
     ]
     for tissue in TISSUES_HU:
         bias = out[f"bias_{tissue.replace(' ', '_')}_hu"]
@@ -92,31 +118,35 @@ def measure_doses(patients: Sequence[Patient], strengths: Mapping[str, Denoiser]
         slices: of each patient.
 
     Returns:
-        ``rows``: per patient, dose and strength the means over slices of input (``low``) and output against the full
-        dose; at full dose that is the input itself. ``edges``: width in mm of the mean profile across body and bone.
+        ``rows``: per patient, dose and strength the means over slices of input (``low``), output (``out``) and the
+        Gaussian that leaves as much noise (``gaussian``) against the full dose; at full dose that is the input itself.
+        ``edges_mm``: the width of the mean profile across body and bone.
     """
     rows = []
     for patient in patients:
-        chosen = patient.chosen(slices)
+        spacing_mm, chosen = patient.slices.spacing_mm, patient.chosen(slices)
         fulls = [patient.full(index) for index in chosen]
         for dose in DOSES:
             lows = [patient.low(index, dose) for index in chosen]
+            smoothings = [Smoothing(low, spacing_mm) for low in lows]
             for strength, denoiser in strengths.items():
-                images = [denoiser(low[None], patient.slices.spacing_mm)[0] for low in lows]
+                outs = [denoiser(low[None], spacing_mm)[0] for low in lows]
+                images = {"low": lows, "out": outs}
+                images["gaussian"] = [one.like(out) for one, out in zip(smoothings, outs, strict=True)]
                 rows.append(
                     {
                         "patient": patient.name,
                         "dose_fraction": dose,
                         "strength": strength,
-                        **_compared(lows, images, fulls),
-                        "edges_mm": edge_widths(
-                            fulls, {"full": fulls, "low": lows, "out": images}, patient.slices.spacing_mm
-                        ),
+                        **_compared(images, fulls),
+                        "edges_mm": edge_widths(fulls, {"full": fulls, **images}, spacing_mm),
                     }
                 )
     return {"rows": rows}
 
 
-def _compared(lows: list[np.ndarray], outs: list[np.ndarray], fulls: list[np.ndarray]) -> dict[str, Any]:
-    measured = [slice_measures({"low": a, "out": b}, c, METRICS) for a, b, c in zip(lows, outs, fulls, strict=True)]
+def _compared(images: Mapping[str, list[np.ndarray]], fulls: list[np.ndarray]) -> dict[str, Any]:
+    measured = [
+        slice_measures({name: of[i] for name, of in images.items()}, full, METRICS) for i, full in enumerate(fulls)
+    ]
     return mean_measures(measured)

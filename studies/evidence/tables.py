@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scripts.markdown import table
@@ -25,6 +25,19 @@ def mean_with_interval(one: Mapping[str, Any], form: str) -> str:
         return "-"
     mean, interval = format(one["mean"], form), one["interval_95"]
     return f"{mean} ({interval[0]:{form}} to {interval[1]:{form}})" if interval else f"{mean} (n = {one['n']})"
+
+
+def with_interval(value: float | None, interval: Sequence[float] | None, form: str = ".2f") -> str:
+    """A number with its 95% interval; - for what could not be measured.
+
+    Args:
+        value: the number.
+        interval: [lower, upper], or None where there is none.
+        form: how the numbers are written.
+    """
+    if value is None or interval is None:
+        return number(value, form)
+    return f"{value:{form}} ({interval[0]:{form}} to {interval[1]:{form}})"
 
 
 def ratio(value: float | None, reference: float | None) -> float:

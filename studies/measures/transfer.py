@@ -7,7 +7,7 @@ Phys 46 (2019) e735, section on task-based spatial resolution.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from scripts.dose import DoseSimulator
 from scripts.evaluation.texture import noise_power_spectrum
 
 from .phantoms import RodPhantom, rod_phantom
+
+#: At which a transfer function is given, from 0 to the Nyquist frequency; and draws of a bootstrap.
+FREQUENCIES, DRAWS = 101, 1000
 
 
 def task_transfer_function(
@@ -43,6 +46,26 @@ def task_transfer_function(
         where it first falls to that part, NaN where it does not; ``contrast_hu``, inside minus outside, by the
         outer quarters of the edge spread.
     """
+    frequency, transform, edge = _edge_transform(image_hu, centers, radius_mm, spacing_mm, half_width_mm)
+    transfer = _normalised(transform)
+    quarter = len(edge) // 4
+    return {
+        "frequency_per_mm": frequency.tolist(),
+        "ttf": transfer.tolist(),
+        "ttf50_per_mm": _first_fall(frequency, transfer, 0.5),
+        "ttf10_per_mm": _first_fall(frequency, transfer, 0.1),
+        "contrast_hu": float(edge[:quarter].mean() - edge[-quarter:].mean()),
+    }
+
+
+def _edge_transform(
+    image_hu: np.ndarray,
+    centers: Sequence[tuple[float, float]],
+    radius_mm: float,
+    spacing_mm: float,
+    half_width_mm: float = 8.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frequencies, the complex transform of the line spread at them, and the edge spread; both linear in the image."""
     image = np.asarray(image_hu, dtype=np.float64)
     rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
     distances, values = [], []
@@ -54,17 +77,13 @@ def task_transfer_function(
     position, edge = _edge_spread(np.concatenate(distances), np.concatenate(values), half_width_mm, spacing_mm / 10)
     line = -np.diff(edge) * tukey(len(edge) - 1)
     middles = (position[1:] + position[:-1]) / 2
-    frequency = np.linspace(0.0, 0.5 / spacing_mm, 101)
-    transfer = np.abs(np.exp(-2j * np.pi * np.outer(frequency, middles)) @ line)
-    transfer /= transfer[0] if transfer[0] > 0 else math.nan
-    quarter = len(edge) // 4
-    return {
-        "frequency_per_mm": frequency.tolist(),
-        "ttf": transfer.tolist(),
-        "ttf50_per_mm": _first_fall(frequency, transfer, 0.5),
-        "ttf10_per_mm": _first_fall(frequency, transfer, 0.1),
-        "contrast_hu": float(edge[:quarter].mean() - edge[-quarter:].mean()),
-    }
+    frequency = np.linspace(0.0, 0.5 / spacing_mm, FREQUENCIES)
+    return frequency, np.exp(-2j * np.pi * np.outer(frequency, middles)) @ line, edge
+
+
+def _normalised(transform: np.ndarray) -> np.ndarray:
+    transfer = np.abs(transform)
+    return transfer / (transfer[0] if transfer[0] > 0 else math.nan)
 
 
 def measure_texture(
@@ -75,6 +94,7 @@ def measure_texture(
     realisations: int = 50,
     seed: int = 0,
     phantom: RodPhantom | None = None,
+    bands_per_mm: Sequence[tuple[float, float]] = (),
 ) -> dict[str, Any]:
     """Noise power spectrum and HU in water, transfer functions and HU at rods, before and after a network.
 
@@ -94,11 +114,13 @@ def measure_texture(
         realisations: how many noisy images, at least two.
         seed: of the noise.
         phantom: `rod_phantom` at the simulator's spacing if not given.
+        bands_per_mm: frequencies whose noise, output over input, is to have intervals.
 
     Returns:
         ``nps`` of ``full``, ``low`` and ``denoised``, see `noise_power_spectrum`; ``ttf`` by contrast in HU (a string,
         as JSON has it) of ``low`` and ``denoised``, see `task_transfer_function`; ``bias_hu`` of ``denoised`` by the
-        same contrasts, "0" for the water; and ``dose_fraction``, ``realisations``, ``seed``, ``spacing_mm``.
+        same contrasts, "0" for the water; ``intervals_95``, see `_intervals`; and ``dose_fraction``, ``realisations``,
+        ``seed``, ``spacing_mm``.
     """
     spacing_mm = simulator.geometry.spacing_mm
     phantom = phantom or rod_phantom(spacing_mm=spacing_mm)
@@ -113,6 +135,8 @@ def measure_texture(
     rois: dict[str, list[np.ndarray]] = {"full": [], "low": [], "denoised": []}
     mean = np.zeros(phantom.image_hu.shape)
     signals = {"low": phantom.rods_hu, "denoised": np.zeros(phantom.rods_hu.shape)}
+    transforms: dict[str, list[np.ndarray]] = {f"{contrast:g}": [] for contrast in phantom.centers}
+    biases: dict[str, list[float]] = {name: [] for name in ("0", *transforms)}
     for _ in range(realisations):
         low = noisy(dose_fraction)
         denoised, without = network(np.stack([low, low - phantom.rods_hu]))
@@ -120,6 +144,12 @@ def measure_texture(
             rois[name].append(phantom.rois(image))
         mean += (denoised - low) / realisations  # its own noise is taken off: the low dose is right in the mean
         signals["denoised"] += (denoised - without) / realisations
+        biases["0"].append(float(phantom.rois(denoised - low).mean()))
+        for contrast, centers in phantom.centers.items():
+            _, transform, _ = _edge_transform(denoised - without, centers, phantom.radius_mm, spacing_mm)
+            transforms[f"{contrast:g}"].append(transform)
+            biases[f"{contrast:g}"].append(float((denoised - low)[phantom.inside(contrast)].mean()))
+    spectra = {name: [_spectrum(one, spacing_mm) for one in _noises(np.stack(stack))] for name, stack in rois.items()}
     return {
         "dose_fraction": dose_fraction,
         "realisations": realisations,
@@ -137,7 +167,69 @@ def measure_texture(
             "0": float(phantom.rois(mean).mean()),
             **{f"{contrast:g}": float(mean[phantom.inside(contrast)].mean()) for contrast in phantom.centers},
         },
+        "intervals_95": _intervals(spectra, transforms, biases, spacing_mm, bands_per_mm, seed),
     }
+
+
+def _noises(rois_hu: np.ndarray) -> np.ndarray:
+    """What each realisation (n, regions, N, N) has beyond the mean, with the variance that the mean takes."""
+    count = len(rois_hu)
+    return (rois_hu - rois_hu.mean(axis=0)) * math.sqrt(count / (count - 1))
+
+
+def _spectrum(noise_hu: np.ndarray, spacing_mm: float) -> dict[str, Any]:
+    """`noise_power_spectrum` of one realisation's regions without their mean."""
+    pair = np.stack([noise_hu, -noise_hu]) / math.sqrt(2.0)  # a pair of mean 0 has the spectrum of the one
+    return noise_power_spectrum(pair, spacing_mm)
+
+
+def _intervals(
+    spectra: Mapping[str, Sequence[Mapping[str, Any]]],
+    transforms: Mapping[str, Sequence[np.ndarray]],
+    biases: Mapping[str, Sequence[float]],
+    spacing_mm: float,
+    bands_per_mm: Sequence[tuple[float, float]],
+    seed: int,
+) -> dict[str, Any]:
+    """95% intervals over `DRAWS` draws of realisations, the same in all figures.
+
+    Returns:
+        ``nps``: image to ``sd_hu``, ``peak_frequency_per_mm`` and ``mean_frequency_per_mm``; ``bands``: the SD in each
+        band, denoised over low; ``ttf50_per_mm`` and ``bias_hu`` by contrast. Each is [lower, upper], None where a
+        draw has no value.
+    """
+    count = len(biases["0"])
+    weights = np.random.default_rng([seed, count]).multinomial(count, np.full(count, 1.0 / count), DRAWS) / count
+    frequency = np.array(next(iter(spectra.values()))[0]["frequency_per_mm"])
+    radial = {name: weights @ np.array([s["nps_hu2_mm2"] for s in of]) for name, of in spectra.items()}
+    variance = {name: weights @ np.array([s["sd_hu"] ** 2 for s in of]) for name, of in spectra.items()}
+    grid = np.linspace(0.0, 0.5 / spacing_mm, FREQUENCIES)
+    bands = []
+    for lowest, highest in bands_per_mm:
+        band = (frequency >= lowest) & (frequency < highest)
+        powers = {name: of[:, band] @ frequency[band] for name, of in radial.items()}
+        bands.append(_quantiles(np.sqrt(powers["denoised"] / powers["low"])))
+    return {
+        "nps": {
+            name: {
+                "sd_hu": _quantiles(np.sqrt(variance[name])),
+                "peak_frequency_per_mm": _quantiles(frequency[of.argmax(axis=1)]),
+                "mean_frequency_per_mm": _quantiles(of @ frequency / of.sum(axis=1)),
+            }
+            for name, of in radial.items()
+        },
+        "bands": bands,
+        "ttf50_per_mm": {
+            contrast: _quantiles([_first_fall(grid, _normalised(one), 0.5) for one in weights @ np.array(of)])
+            for contrast, of in transforms.items()
+        },
+        "bias_hu": {contrast: _quantiles(weights @ np.array(of)) for contrast, of in biases.items()},
+    }
+
+
+def _quantiles(values: Sequence[float] | np.ndarray) -> list[float] | None:
+    found = np.asarray(values, np.float64)
+    return np.quantile(found, [0.025, 0.975]).tolist() if np.isfinite(found).all() else None
 
 
 def _edge_spread(

@@ -126,7 +126,8 @@ def test_the_page_tells_what_was_found(tmp_path):
 
     def scores(distance):
         values = generator.normal(distance, 1, 30), generator.normal(0, 1, (30, 1))
-        return {"4 mm, 20 HU": Scores(*values, np.arange(30))}
+        shape = generator.normal(distance, 1, 30), generator.normal(0, 1, (30, 1))
+        return {"4 mm, 20 HU": Scores(*values, np.arange(30)), SHAPE: Scores(*shape, np.arange(30))}
 
     by_dose = {
         dose: {name: scores(4 * dose**0.5) for name in ("Gaussian, 0 mm", "Gaussian, 1 mm", "network, standard")}
@@ -141,6 +142,7 @@ def test_the_page_tells_what_was_found(tmp_path):
         for name, of in compared["potential"].items()
     }
     seen = {"repeats": {"4 mm, 20 HU": 30}, "backgrounds": {"4 mm, 20 HU": 30}}
+    tasks = dict.fromkeys(("4 mm, 20 HU", SHAPE), 1)
     patients = {
         **{
             "slices": 2,
@@ -150,12 +152,15 @@ def test_the_page_tells_what_was_found(tmp_path):
             "patients": {"A": compared | seen},
             "mean": mean,
         },
-        "pooled": {"patients": {"4 mm, 20 HU": 1}, "doses": changes(pooled([values]))},
+        "pooled": {"patients": tasks, "doses": changes(pooled([values]))},
     }
     one = {"uniform": compared, "patients": patients}
     page = detection_section(json.loads(json.dumps(one)), tmp_path)
     assert (tmp_path / "detection.png").is_file() and "nan" not in page
-    assert f"{compared['potential']['network, standard']['share'][3]:.0%} after" in conclusion(one)
+    told = conclusion(one)
+    assert f"{compared['potential']['network, standard']['share'][3]:.0%} (n = 1) after" in told
+    change = compared["doses"]["0.25"]["network, standard"][SHAPE]["change"]
+    assert f"round one: {change:+.0%}" in told and "30 realisations" in told and "5 pairs of disc and dose" in told
     assert page.count("| 4 mm, 20 HU |") == 2, "in the phantom, and as the mean of the patients"
 
 

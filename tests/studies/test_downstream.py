@@ -1,6 +1,7 @@
 """Features and masks against the full dose, and the matrix of patients and doses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scripts.dicom.phantom import write_ct_series
 
 from studies.evidence import matrix
 from studies.evidence.bench import Bench
-from studies.evidence.downstream import FULL, LOW, concordance, measure_downstream, overlaps, region_features
+from studies.evidence.downstream import FULL, LOW, agreement, concordance, measure_downstream, overlaps, region_features
 from studies.evidence.downstream_page import downstream_section
 from studies.evidence.matrix import held, measure_matrix
 from studies.evidence.matrix_page import matrix_section
@@ -46,18 +47,29 @@ def test_masks_that_are_there_are_compared():
     assert overlaps(full, shifted)["body"] == pytest.approx(18 / 20)
 
 
+def test_agreement_has_an_interval_over_patients_and_none_below_three():
+    generator = np.random.default_rng(1)
+    full = {name: [{"mean": value} for value in generator.normal(0, 5, 8)] for name in "ABCD"}
+    near = {name: [{"mean": one["mean"] + generator.normal()} for one in of] for name, of in full.items()}
+    found = agreement(full, near)["mean"]
+    everything = [[one["mean"] for of in side.values() for one in of] for side in (full, near)]
+    assert found[0] == pytest.approx(concordance(*everything))
+    lower, upper = found[1]
+    assert 0.8 < lower < found[0] < upper < 1.0
+    two = agreement({name: full[name] for name in "AB"}, {name: near[name] for name in "AB"})["mean"]
+    assert two[1] is None
+    assert agreement(full, full)["mean"][1] == pytest.approx([1.0, 1.0])
+
+
 def test_the_full_dose_is_the_reference_of_all_images(data, tmp_path):
-    result = measure_downstream(Bench(data, data / "work", ["A"], slices=1), [gaussians()])
-    result = json.loads(json.dumps(result))
-    assert set(result["concordance"]) == {LOW, *(f"Gaussian, {name}" for name in gaussians().settings)}
-    assert result["concordance"]["Gaussian, 0 mm"] == result["concordance"][LOW]
-    noise = {name: one["mean"] for name, one in result["noise_hu"].items()}
-    assert noise["Gaussian, 2 mm"] < noise[FULL] < noise[LOW]
-    result["concordance"] |= {"network, standard": result["concordance"]["Gaussian, 1 mm"]}
-    result["dice"] |= {"network, standard": result["dice"]["Gaussian, 1 mm"]}
-    result["noise_hu"] |= {"network, standard": result["noise_hu"]["Gaussian, 1 mm"]}
+    plain = gaussians()
+    network = replace(plain, name="network", settings={"standard": plain.settings["1 mm"]})
+    result = json.loads(json.dumps(measure_downstream(Bench(data, data / "work", ["A"], slices=1), network)))
+    assert set(result["concordance"]) == {LOW, "network, standard", "Gaussian, as standard"}
+    ours, alike = (result["noise_hu"][name]["mean"] for name in ("network, standard", "Gaussian, as standard"))
+    assert ours == pytest.approx(alike, rel=0.03) and ours < result["noise_hu"][FULL]["mean"]
     page = downstream_section(result, tmp_path)
-    assert page.count("| Gaussian, 1 mm |") == 2 and "nan" not in page
+    assert page.count("| Gaussian, as standard |") == 2 and "nan" not in page
 
 
 def test_a_cell_of_the_matrix_says_what_does_not_hold(data, tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ from studies.evidence.lcd import find_discs, measure_lcd, read_mhd
 from studies.evidence.limits import Limit
 from studies.evidence.patients import Patient
 from studies.evidence.phantom import calibrated, gaussian_with_noise, noise_passed, phantom_limits
-from studies.evidence.quality import measure_doses, measure_quality
+from studies.evidence.quality import SMOOTH, measure_doses, measure_quality
+from studies.evidence.quality_page import over_patients
 from studies.measures.phantoms import rod_phantom
 
 IDENTITY = Denoiser(name="network", denoise=lambda stack, spacing_mm: stack)
@@ -43,7 +44,7 @@ def test_quality_has_every_denoiser_and_its_share_of_the_cap(patient):
     )
     result = measure_quality([patient], [perfect, BLUR, nlm_denoiser()], slices=1)
     mean = result["patients"]["A"]
-    assert list(mean) == ["slices", "low", "network", "blur", "nlm"] and mean["slices"] == 1
+    assert list(mean) == ["slices", "low", "network", SMOOTH, "blur", "nlm"] and mean["slices"] == 1
     gain = result["gain"]["A"]["blur"]
     assert gain["psnr_db"] == pytest.approx(mean["blur"]["psnr_db"] - mean["low"]["psnr_db"])
     assert gain["share_of_cap"] == pytest.approx(gain["psnr_db"] / 6.0206, rel=1e-4)
@@ -52,6 +53,23 @@ def test_quality_has_every_denoiser_and_its_share_of_the_cap(patient):
     shifted = Denoiser(name="network", denoise=lambda stack, spacing_mm: stack + 3.0)
     limits = measure_quality([patient], [shifted, nlm_denoiser()], slices=1)["limits"]
     assert not any(limit["kept"] for limit in limits)
+
+
+def test_a_blur_and_the_gaussian_of_equal_noise_are_alike(patient):
+    ours = Denoiser(name="network", denoise=BLUR.denoise)
+    mean = measure_quality([patient], [ours, nlm_denoiser()], slices=2)["patients"]["A"]
+    for measure in ("psnr_db", "noise_sd_hu"):
+        assert mean[SMOOTH][measure] == pytest.approx(mean["network"][measure], rel=0.03)
+    for row in measure_doses([patient], {"low": ours}, slices=1)["rows"]:
+        assert row["gaussian"]["noise_sd_hu"] == pytest.approx(row["out"]["noise_sd_hu"], rel=0.03)
+        assert row["edges_mm"]["body"]["gaussian"] == pytest.approx(row["edges_mm"]["body"]["out"], rel=0.03)
+
+
+def test_means_over_patients_have_intervals_from_three_patients_on(patient):
+    result = measure_quality([patient], [IDENTITY, nlm_denoiser()], slices=1)
+    mean = over_patients(result)
+    assert mean["network"]["gain_db"] == {"n": 1, "mean": 0.0, "sd": None, "interval_95": None}
+    assert mean["low"]["psnr_db"]["mean"] == result["patients"]["A"]["low"]["psnr_db"] and "gain_db" not in mean["low"]
 
 
 def test_doing_nothing_does_no_harm_at_full_dose_and_does_not_help_below(patient):

@@ -12,8 +12,11 @@ from scripts.errors import BioAttError
 from scripts.networks import weights_sha256
 
 from studies.evidence.baselines_page import summary
+from studies.evidence.detection_page import counted
 from studies.evidence.pages import CONCLUSIONS, PAGES, write_pages
-from studies.model_card import eval_metrics, fill, limits_list, readme_sections, sections, verdicts
+from studies.model_card import eval_metrics, fill, limits_list, priors_sections, readme_sections, sections
+from studies.prior_study.page import headline, write_page
+from studies.prior_study.runs import read_study
 
 EVIDENCE = Path(__file__).parents[2] / "docs" / "evidence"
 RESULTS = EVIDENCE / "results"
@@ -47,7 +50,7 @@ def test_the_pages_are_what_the_command_makes_of_the_results(tmp_path):
 
 def test_every_picture_of_the_pages_is_there():
     for page in PAGES:
-        names = [part.split(")")[0] for part in (EVIDENCE / page).read_text().split("](")[1:]]
+        names = [part.split(")")[0].partition("#")[0] for part in (EVIDENCE / page).read_text().split("](")[1:]]
         for name in names:
             assert (EVIDENCE / name).exists(), name
 
@@ -99,7 +102,25 @@ def test_every_page_begins_with_what_was_found():
         assert page_meaning(text.split("\n\n")[1]) == page_meaning(conclude(parts)), page
 
 
-def test_the_verdicts_on_detectability_are_counted_and_losses_named():
-    tasks = {"5 HU": {"verdict": "lower"}, "7 HU": {"verdict": "undecided"}, "mean": {"verdict": "not lower"}}
-    text = verdicts({"doses": {"0.55": {"network": tasks}}})
-    assert text.endswith("at 1 doses): not lower 1, undecided 1, lower 1 (lower: 5 HU at 55% dose).")
+def test_the_page_of_priors_is_what_the_command_makes_of_the_records(tmp_path):
+    write_page(RESULTS / "priors", read_study(), tmp_path / "priors.md")
+    assert page_meaning((tmp_path / "priors.md").read_text()) == page_meaning((EVIDENCE / "priors.md").read_text())
+    ours, theirs = (json.loads((folder / "priors.json").read_text()) for folder in (tmp_path, EVIDENCE))
+    assert ours["finished_runs"] == theirs["finished_runs"] == len(list((RESULTS / "priors").glob("*.json")))
+    assert headline(theirs) in (EVIDENCE / "priors.md").read_text().split("\n\n")[1]
+
+
+def test_docs_say_of_priors_what_was_found(bundle_root):
+    text = (bundle_root.parent / "docs" / "priors.md").read_text()
+    assert fill(text, priors_sections(RESULTS)) == text
+
+
+def test_at_most_one_verdict_in_ten_is_undecided():
+    detection = result("detection")
+    for groups in (
+        [detection["uniform"]["doses"]],
+        [of["doses"] for of in detection["patients"]["patients"].values()],
+        [detection["patients"]["pooled"]["doses"]],
+    ):
+        for name, counts in counted(*groups).items():
+            assert 10 * counts["undecided"] <= counts.total(), (name, counts)

@@ -10,8 +10,8 @@ from scripts.dicom.phantom import write_ct_series
 from scripts.dose.image_noise import noise_sd_hu
 
 from studies.evidence.bench import Bench
-from studies.evidence.methods import gaussians
-from studies.evidence.pictures import FOOT_PIXELS, LABEL_PIXELS, equal_gaussian_mm, measure_pictures, write_panels
+from studies.evidence.methods import equal_gaussian_mm, gaussian_noises, gaussians
+from studies.evidence.pictures import FOOT_PIXELS, LABEL_PIXELS, measure_pictures, write_panels
 from studies.evidence.pictures_page import pictures_section
 from studies.measures.baselines import gaussian
 
@@ -37,10 +37,11 @@ def test_the_worst_and_the_best_are_shown(bench, tmp_path):
 
 def test_a_gaussian_of_equal_noise_leaves_as_much(bench):
     one = bench.patients[0].slices[0]
-    found = equal_gaussian_mm(one, gaussian(one.low_hu, 1.3, one.spacing_mm))
+    wanted = noise_sd_hu(gaussian(one.low_hu, 1.3, one.spacing_mm), one.plane.flat)
+    found = equal_gaussian_mm(gaussian_noises(one.low_hu, one.plane.flat, one.spacing_mm), wanted)
     assert found == pytest.approx(1.3, abs=0.08)
     left = noise_sd_hu(gaussian(one.low_hu, found, one.spacing_mm), one.plane.flat)
-    assert left == pytest.approx(noise_sd_hu(gaussian(one.low_hu, 1.3, one.spacing_mm), one.plane.flat), rel=0.05)
+    assert left == pytest.approx(wanted, rel=0.05)
 
 
 def test_panels_keep_every_pixel(tmp_path):

@@ -20,8 +20,10 @@ from studies.prior_study import models
 from studies.prior_study.__main__ import main
 from studies.prior_study.labels import make_folds, oracle_priors
 from studies.prior_study.pack import read_pack
-from studies.prior_study.page import attention_line, headline, read_records, robustness_line, summarise, verdict
+from studies.prior_study.page import attention_line, headline, robustness_line, short, verdict
+from studies.prior_study.precision import adjusted_for_noise, holm, patients_needed, random_patients_and_networks
 from studies.prior_study.runs import has_prior, items_of, plan, priors_of, read_study
+from studies.prior_study.summary import read_records, summarise
 
 LIVER, LUNGS = DESCRIPTORS.index("liver"), DESCRIPTORS.index("lungs")
 #: So small that a run takes a second.
@@ -246,7 +248,7 @@ def test_a_gain_is_the_ratio_of_errors_in_db_by_patient():
     assert gain["mean"] == pytest.approx(10 * math.log10(2)) and gain["n"] == 4 and set(gain["by_seed"]) == {"0", "1"}
     assert summary["arms"]["prior: oracle"]["gain_db_by_network"]["prior: uniform"]["n"] == 4
     assert summary["arms"]["prior: uniform"]["error_left"]["mean"] == pytest.approx(290 / 400)
-    assert headline(summary | ALL_IN).startswith("A prior that knows the anatomy helps, oracle beat")
+    assert headline(summary | ALL_IN).startswith("A prior that knows the anatomy helps: oracle has")
 
 
 def test_the_headline_follows_the_intervals():
@@ -260,11 +262,10 @@ def test_the_headline_follows_the_intervals():
     open_end = summarise(records_of({"prior: uniform": base, "prior: oracle": spread}), ["prior: uniform"])
     assert headline(open_end | ALL_IN).startswith("We found no evidence that priors help")
     some = headline(open_end | {"planned_runs": 9, "finished_runs": 8})
-    assert (
-        some.startswith("Not finished, 8 of 9 runs are in: we found no evidence") and "4 patients, 4 networks" in some
-    )
+    assert some.startswith("Not finished: 8 of 9 runs are in. We found no evidence")
+    assert "4 patients and 4 networks" in some
     none = summarise(records_of({"prior: uniform": base}), ["prior: uniform"])
-    assert "nothing can be said yet" in headline(none | ALL_IN)
+    assert headline(none | ALL_IN).startswith("Nothing can be said yet")
     assert [verdict(one) for one in ((0.06, 0.2), (-0.2, -0.06), (-0.01, 0.02), (-0.1, 0.2), None)] == [
         *("better", "worse", "no difference", "undecided", "undecided")
     ]
@@ -277,10 +278,10 @@ def test_how_far_a_gain_hangs_on_single_patients_is_told():
     summary = summarise(records_of({"prior: uniform": base, "prior: oracle": arm}), ["prior: uniform"])
     told = robustness_line(summary)
     gains = sorted(-10 * math.log10(factor) for factor in factors)
-    assert f"oracle gains on 3 of 4 patients, median {(gains[1] + gains[2]) / 2:+.2f} dB" in told
+    assert f"oracle gains on 3 of 4 (median {(gains[1] + gains[2]) / 2:+.2f} dB" in told
     without = [np.array(gains[:one] + gains[one + 1 :]) for one in range(4)]
     least = min(few.mean() - stats.t.ppf(0.975, 2) * few.std(ddof=1) / 3**0.5 for few in without)
-    assert f"begins at {least:+.2f} or above" in told
+    assert f"lower end of the interval at least {least:+.2f} without any one patient" in told
     alone = summarise(records_of({"prior: uniform": base}), ["prior: uniform"])
     assert robustness_line(alone) == ""
 
@@ -299,3 +300,54 @@ def test_an_error_below_zero_has_no_db_and_is_told():
     assert summary["arms"]["prior: oracle"]["gain_db"]["prior: uniform"]["n"] == 3
     assert summary["not_positive"] == 4
     assert torch.tensor(summary["arms"]["prior: oracle"]["gain_db"]["prior: uniform"]["mean"]) == 0
+
+
+def test_a_line_on_the_noise_narrows_what_it_explains_and_leaves_the_mean():
+    generator = np.random.default_rng(0)
+    low = {str(number): 10.0 ** generator.uniform(2, 5) for number in range(20)}
+    follows = {patient: math.log10(error) - 3.0 + 0.01 * generator.normal() for patient, error in low.items()}
+    found = adjusted_for_noise(follows, low)
+    values = np.array(list(follows.values()))
+    plain = stats.t.interval(0.95, 19, values.mean(), stats.sem(values))
+    assert found["mean"] == pytest.approx(values.mean()) and found["r2"] > 0.99 and found["slope_db"] > 0.9
+    assert np.ptp(found["interval_95"]) < 0.05 * np.ptp(plain)
+
+
+def test_networks_at_random_widen_the_interval_and_without_them_it_is_students():
+    generator = np.random.default_rng(1)
+    folds = {f"{fold}{number}": fold for fold in range(4) for number in range(6)}
+    patients = {patient: generator.normal() for patient in folds}
+    networks = {(fold, seed): generator.normal(0, 2) for fold in range(4) for seed in range(3)}
+    alike = {(patient, seed): patients[patient] for patient in folds for seed in range(3)}
+    with_networks = {(p, seed): value + networks[folds[p], seed] for (p, seed), value in alike.items()}
+    calm, wide = (random_patients_and_networks(of, folds) for of in (alike, with_networks))
+    assert calm["mean"] == pytest.approx(np.mean(list(patients.values())))
+    within = [np.array([patients[p] for p in folds if folds[p] == fold]) for fold in range(4)]
+    spread = math.sqrt(sum(((of - of.mean()) ** 2).sum() for of in within) / 20)
+    half = stats.t.ppf(0.975, 20) * spread / math.sqrt(24)
+    assert np.ptp(calm["interval_95"]) / 2 == pytest.approx(half) == calm["half_width_of_patients"]
+    assert np.ptp(wide["interval_95"]) > 1.3 * np.ptp(calm["interval_95"])
+    assert wide["half_width_of_patients"] == pytest.approx(half), "endless seeds leave the patients"
+    del with_networks["00", 0]
+    assert random_patients_and_networks(with_networks, folds)["interval_95"] is None
+
+
+def test_so_many_patients_are_needed_and_no_fewer():
+    n = patients_needed(0.2, 0.05)
+    widths = [stats.t.ppf(0.975, count - 1) * 0.2 / math.sqrt(count) for count in (n, n - 1)]
+    assert widths[0] <= 0.05 < widths[1]
+    with pytest.raises(ValueError, match="needs more than"):
+        patients_needed(1e4, 0.05)
+
+
+def test_holm_never_lowers_a_p_and_keeps_their_order():
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({"a": 0.9, "b": 0.8}) == {"b": 1.0, "a": 1.0}
+
+
+def test_the_short_sentence_names_gain_contrast_patients_and_runs():
+    base = dict(zip("ABCD", (100.0, 10.0, 50.0, 1000.0), strict=True))
+    half = {patient: error / 2 for patient, error in base.items()}
+    summary = summarise(records_of({"prior: uniform": base, "prior: compact": half}), ["prior: uniform"]) | ALL_IN
+    assert "have 3.01 dB (3.01 to 3.01) less error" in short(summary) and "50% of it" in short(summary)
+    assert short(summary).endswith("(4 patients, 8 of 8 runs)")

@@ -142,3 +142,21 @@ def test_another_spacing_is_refused():
     simulator = DoseSimulator(geometry=ParallelBeam(views=10, spacing_mm=0.7))
     with pytest.raises(ValueError, match="must have one spacing, got 1.0 and 0.7 mm"):
         measure_texture(lambda x: x, simulator, phantom=PHANTOM)
+
+
+def test_intervals_hold_the_figure_and_narrow_with_more_realisations():
+    def blur(stack):
+        return gaussian_filter(stack, (0, 1.2, 1.2))
+
+    few, many = (texture(blur, realisations=count, bands_per_mm=((0.0, 0.1), (0.1, 0.3))) for count in (4, 16))
+    for result in (few, many):
+        of = result["intervals_95"]
+        for name, one in result["nps"].items():
+            for key, (lower, upper) in of["nps"][name].items():
+                assert lower - 1e-6 <= one[key] <= upper + 1e-6 and lower < upper or key.startswith("peak")
+        for contrast, (lower, upper) in of["ttf50_per_mm"].items():
+            assert lower - 1e-3 <= result["ttf"][contrast]["denoised"]["ttf50_per_mm"] <= upper + 1e-3
+        assert all(lower <= result["bias_hu"][contrast] <= upper for contrast, (lower, upper) in of["bias_hu"].items())
+        assert len(of["bands"]) == 2 and of["bands"][0][0] > of["bands"][1][1], "a blur passes the low band"
+    widths = [np.ptp(result["intervals_95"]["nps"]["denoised"]["sd_hu"]) for result in (few, many)]
+    assert widths[1] < widths[0]
