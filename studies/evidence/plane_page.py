@@ -53,7 +53,8 @@ def plane_section(one: Results, results: Path) -> str:
 +40 HU ({", ".join(map(str, discs.values()))} of them) are put into even soft tissue; each slice is denoised with and
 without them, with one noise and one prior. *Contrast kept*: the mean of the difference over what was put in. *Noise
 left*: local SD in flat soft tissue, output over input. *Frequency left*: mean frequency of the noise in flat squares,
-output over input. *Above*: points of contrast above a Gaussian that leaves as much noise. Anchors of `network`, detail restored:
+output over input. *Above*: points of contrast above a Gaussian that leaves as much noise. Anchors of `network`,
+detail restored:
 {strengths}.
 Cells: mean over the {len(slices)} patients (95% interval by Student's t, the patient as unit).
 
