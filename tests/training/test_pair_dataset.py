@@ -14,7 +14,7 @@ from monai.bundle import ConfigWorkflow
 from monai.transforms import Compose
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError, find_bioatt_error
-from scripts.networks import BioAttUNet, load_weights
+from scripts.networks import BioAttUNet, load_weights, read_recipe
 from scripts.priors import make_prior
 from scripts.training import LoadPaird, PairDataset
 from scripts.volumes import radiological_slices
@@ -98,8 +98,9 @@ def test_label_training_again_and_again_replaces_the_published_weights(bundle_ro
     (tmp_path / "models").mkdir()
     published = tmp_path / "models" / "model.pt"
     states = []
-    for seed in (0, 1):
-        train(bundle_root, tmp_path, volumes, seed=seed, val_interval=1 + seed)
+    for seed, share in ((0, {"network_def#prior_share": 0.3}), (1, {})):
+        train(bundle_root, tmp_path, volumes, seed=seed, val_interval=1 + seed, **share)
+        assert read_recipe(published).network_def["prior_share"] == 0.3, "the server keeps the network of its start"
         states.append(load_weights(BioAttUNet(widths=[4, 6]), published).state_dict())
     assert any(not torch.equal(one, states[1][key]) for key, one in states[0].items())
     written = set(os.listdir(tmp_path / "training"))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import BioAttError
 from ..hu import hu_to_network
-from ..networks.recipe import Recipe, recipe_path, write_recipe
+from ..networks.recipe import Recipe, read_recipe, recipe_path, write_recipe
 from ..networks.weights import check_size, fit_weights, read_state_dict
 from ..staging import staged_file
 
@@ -401,6 +401,14 @@ def published_weights(bundle_root: str | os.PathLike[str]) -> str:
     """
     by_label = "monailabel" in sys.modules or any("monailabel_train.json" in word for word in sys.argv)
     return str(Path(bundle_root) / "models" / FINAL) if by_label else ""
+
+
+def published_share(weights: str) -> float:
+    """``prior_share`` of the network that is trained: that of the weights it goes on from in MONAI Label, else 1.
+
+    MONAI Label puts what was trained into the network that it made at its start, so the share must stay the same.
+    """
+    return float((read_recipe(weights).network_def or {}).get("prior_share", 1.0)) if weights else 1.0
 
 
 def is_first_process() -> bool:
