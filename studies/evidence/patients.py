@@ -18,8 +18,8 @@ VIEWS = 600
 class Patient:
     """One series at full dose, and what it looks like at lower ones.
 
-    The noise is that of the series' own spectrum (`match_noise`); a low dose hangs on seed, slice, dose and realisation
-    alone. HU are whole numbers, as a scanner stores them.
+    The noise is that of the series' own spectrum (`match_noise`); a low dose depends on seed, slice, dose and
+    realisation alone. HU are whole numbers, as a scanner stores them.
 
     Args:
         name: of the patient in the tables: a public collection's, or a pseudonym.

@@ -104,7 +104,7 @@ def measure_texture(
 
     A transfer function is that of the mean signal ``<network(water + rods + noise) - network(water + noise)>``, each
     pair with one noise: the same expectation as without the second term, which is flat, but with little of the noise
-    that would drown a low contrast. A network's transfer hangs on contrast and noise, so noise must be there. That
+    that would drown a low contrast. A network's transfer depends on contrast and noise, so noise must be there. That
     of the input is the full dose's too, since simulation adds noise and blurs nothing.
 
     Args:

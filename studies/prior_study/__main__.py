@@ -7,7 +7,7 @@ PYTHONPATH=bundle python -m studies.prior_study models PACK
 PYTHONPATH=bundle python -m studies.prior_study run PACK RESULTS
     the runs that are missing in RESULTS, one JSON file each; stop it and start it again at any time
 PYTHONPATH=bundle python -m studies.prior_study page RESULTS PAGE.md
-    the page of what is there
+    the page of what is there, and that of the prior models where prior_models.json lies beside it
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ def _models(chosen: argparse.Namespace) -> int:
         write_priors(chosen.pack, scratch, steps=chosen.steps, processes=chosen.processes)
     if chosen.page:
         records = json.loads((chosen.pack / "models.json").read_text(encoding="utf-8"))
-        with staged_file(chosen.page) as partial:
-            partial.write_text(models_page(records), encoding="utf-8")
+        _write_models_page(chosen.page, records)
         write_json(chosen.page.with_suffix(".json"), records)
     return 0
 
@@ -85,7 +84,15 @@ def _run(chosen: argparse.Namespace) -> int:
 
 def _page(chosen: argparse.Namespace) -> int:
     write_page(chosen.results, _study(chosen), chosen.page)
+    models = chosen.page.with_name("prior_models.json")
+    if models.is_file():
+        _write_models_page(models.with_suffix(".md"), json.loads(models.read_text(encoding="utf-8")))
     return 0
+
+
+def _write_models_page(page: Path, records: dict[str, Any]) -> None:
+    with staged_file(page) as partial:
+        partial.write_text(models_page(records), encoding="utf-8")
 
 
 @contextmanager

@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from scripts.evaluation.intervals import patient_interval
 from scripts.evaluation.results import write_json
 from scripts.markdown import table
 from scripts.priors import PriorSource, SliceKey, make_prior
 from scripts.staging import staged_file
+
+from studies.evidence.tables import mean_with_interval
 
 from ..compact_prior import train, write_skeleton
 from ..compact_prior_evaluation import LabelledSlices, evaluate
@@ -113,22 +116,30 @@ def models_page(listing: Mapping[str, Any]) -> str:
         for fold, record in enumerate(records)
         for name, figures in record["held_out"].items()
     ]
-    closer = sum(one["tv_to_target"] < one["tv_to_target_uniform"] for r in records for one in r["held_out"].values())
+    every = {name: figures for record in records for name, figures in record["held_out"].items()}
+    closer = sum(one["tv_to_target"] < one["tv_to_target_uniform"] for one in every.values())
+    ours, uniform = (
+        mean_with_interval(patient_interval({name: one[key] for name, one in every.items()}), ".2f")
+        for key in ("tv_to_target", "tv_to_target_uniform")
+    )
     return f"""# The prior models of the study
 
-On {closer} of {len(rows)} patients whom they never saw the compact prior models of the study (priors.md, beside this
-page) are nearer to the annotation than the uniform prior is. For each of {len(records)} folds one was trained on the
-study's slices of the patients of all others, as the shipped one (bundle/models/prior) but with fewer slices, seed
-{made["prior_seed"]}, {made["prior_steps"]} steps. It is a stand-in for BiomedCLIP for machines without a network, and
-not BiomedCLIP.
+The compact prior models of the [study](priors.md) come closer to the annotation than the uniform prior on {closer} of
+{len(rows)} patients whom they never saw: their mean distance to it is {ours}, that of the uniform prior
+{uniform} (95% interval over patients).
+
+For each of {len(records)} folds one model was trained on the study's slices of the patients of all other folds, as the
+shipped one (bundle/models/prior) but on fewer slices, seed {made["prior_seed"]}, {made["prior_steps"]} steps. It is a
+stand-in for BiomedCLIP for machines without a network, and not BiomedCLIP. A row is the mean over the slices of one
+patient and has no interval.
 
 {table(("patient", "fold", *SHOWN.values()), rows)}
 
-Distances are total variation, from 0 (equal) to 1 (disjoint), to the target that a model is taught, which is nearer to
-uniform the fewer words are visible. The annotation was made by eye and by no radiologist. Where a patient alone shows a
-region, their model never saw that region; `-` where nothing is visible.
+Distances are total variation, from 0 (equal) to 1 (disjoint), to the target that a model is taught, which is closer to
+uniform the fewer words are visible. The annotation was made by eye, not by a radiologist. Where only one patient shows
+a region, their model never saw that region; `-` where nothing is visible.
 
-Made by `python -m studies.prior_study models`.
+Made by `make study`; `make pages` writes it again from prior_models.json.
 """
 
 

@@ -212,9 +212,9 @@ def _devices(records: Sequence[Mapping[str, Any]]) -> str:
     """What ran the runs; on more than one device, what that changes."""
     counts = Counter(record["device"] for record in records)
     told = " and ".join(f"{count} on {name}" for name, count in sorted(counts.items(), key=lambda one: -one[1]))
-    where = sorted({(one["fold"], one["seed"]) for one in records if one["device"] != counts.most_common(1)[0][0]})
-    few = ", ".join(f"fold {fold} with seed {seed}" for fold, seed in where)
-    mixed = f" Those of {few} are the latter's: same batches and seeds, in float32 and not bfloat16." if few else ""
+    few = [one for one in records if one["device"] != counts.most_common(1)[0][0]]
+    names = ", ".join(f"{one['arm']} of fold {one['fold']} and seed {one['seed']}" for one in few)
+    mixed = f" The latter: {names}; same seeds and batches, but in float32 and not bfloat16." if few else ""
     return f"Runs: {told}.{mixed}"
 
 

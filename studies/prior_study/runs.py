@@ -116,7 +116,7 @@ def items_of(pack: Pack, prior: str, fold: int) -> tuple[list[dict[str, Any]], l
 def train(run: Run, items: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], device: torch.device) -> nn.Module:
     """Train a network from scratch; the running average of its weights is what comes back.
 
-    Batches hang on seed and step alone and first weights on the seed, so arms differ in nothing else.
+    Batches depend on seed and step alone and first weights on the seed, so arms differ in nothing else.
     """
     torch.manual_seed(run.seed)
     network = BioAttUNet(widths=settings["widths"], attention=run.attention)

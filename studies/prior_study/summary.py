@@ -52,8 +52,8 @@ def summarise(records: Sequence[Mapping[str, Any]], baselines: Sequence[str]) ->
     """Figures of each arm.
 
     A gain is ``10 log10(error of the baseline / error of the arm)`` of the same patient and seed, averaged over seeds;
-    its interval is over patients. The same over networks, one a fold and seed, each the mean of its patients, tells
-    what hangs on the training's chance.
+    its interval is over patients. The same over networks, one a fold and seed, each the mean of its patients, shows
+    how much depends on the training's chance.
 
     Returns:
         ``arms``: by name ``patients``, ``seeds``; ``error_left``, the mean over patients of the error over the low

@@ -15,6 +15,7 @@ from studies.evidence.baselines_page import summary
 from studies.evidence.detection_page import counted
 from studies.evidence.pages import CONCLUSIONS, PAGES, write_pages
 from studies.model_card import eval_metrics, fill, limits_list, priors_sections, readme_sections, sections
+from studies.prior_study.models import models_page
 from studies.prior_study.page import headline, write_page
 from studies.prior_study.runs import read_study
 
@@ -108,6 +109,11 @@ def test_the_page_of_priors_is_what_the_command_makes_of_the_records(tmp_path):
     ours, theirs = (json.loads((folder / "priors.json").read_text()) for folder in (tmp_path, EVIDENCE))
     assert ours["finished_runs"] == theirs["finished_runs"] == len(list((RESULTS / "priors").glob("*.json")))
     assert headline(theirs) in (EVIDENCE / "priors.md").read_text().split("\n\n")[1]
+
+
+def test_the_page_of_the_prior_models_is_what_is_made_of_their_figures():
+    records = json.loads((EVIDENCE / "prior_models.json").read_text())
+    assert page_meaning(models_page(records)) == page_meaning((EVIDENCE / "prior_models.md").read_text())
 
 
 def test_docs_say_of_priors_what_was_found(bundle_root):
