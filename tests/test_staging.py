@@ -307,3 +307,9 @@ def test_a_mount_point_in_a_read_only_folder_is_filled(tmp_path):
     done = subprocess.run(words, cwd=tmp_path, env=paths, capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, os.strerror(errno.EROFS)), done.stderr
     assert contents(tmp_path / "disk") == {"a.txt": b"a"}
+
+
+def test_a_place_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BioAttError, match="cannot be created: .*file is a file"):
+        check_output_folder(tmp_path / "file" / "out", False)

@@ -9,7 +9,7 @@ import pytest
 import scripts.networks  # noqa: F401 (registers BioAtt)
 from scripts import workflow
 from scripts.errors import BioAttError
-from scripts.workflow import begin, check_overrides, check_prior_fits, check_training
+from scripts.workflow import begin, check_overrides, check_prior_fits, check_training, open_workflow
 
 
 @pytest.fixture
@@ -136,3 +136,11 @@ def test_finished_weights_are_not_trained_over(tmp_path):
     (tmp_path / "model.pt").write_text("weeks of work")
     with pytest.raises(BioAttError, match="model.pt holds the weights of a finished training"):
         check_training(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["$print('taken')", "@prior", "%inference.json", "$a\\@b", "$", "it's $x"])
+def test_words_of_users_are_never_code(word, capsys):
+    overrides = dict.fromkeys(("dataset_dir", "output_dir", "series", "series_description", "prior", "weights"), word)
+    parser = open_workflow("inference", ["inference.json"], overrides).parser
+    assert {key: parser.get_parsed_content(key) for key in overrides} == overrides
+    assert "taken" not in capsys.readouterr().out

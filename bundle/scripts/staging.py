@@ -38,6 +38,8 @@ def check_output_folder(target: str | os.PathLike[str], overwrite: bool) -> Path
     if folder.exists() and not overwrite:
         raise BioAttError(f"output folder {folder} exists; name another one, or replace it whole with --overwrite")
     parent = next(p for p in folder.absolute().parents if p.exists())
+    if not parent.is_dir():
+        raise BioAttError(f"output folder {folder} cannot be created: {parent} is a file; choose another place")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise BioAttError(f"output folder {folder} cannot be created: no permission to write in {parent}")
     return folder

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = BUNDLE_ROOT / "configs"
+#: Overrides that are words of users: paths, names of series, text. They are never code.
+_WORDS = {"dataset_dir", "output_dir", "series", "series_description", "weights", "prior"}
 #: Options of `python -m monai.bundle run` itself; all others override a config.
 RUN_OPTIONS = {
     "run_id",
@@ -99,7 +101,8 @@ def open_workflow(
     Args:
         run_id: ``inference``, ``training`` or ``evaluation``.
         config_names: files in configs/, later ones override earlier ones.
-        overrides: config keys and values; a value may be a ready object, such as a network.
+        overrides: config keys and values; a value may be a ready object, such as a network. Paths, series, description
+            and prior are taken as they are, whatever they begin with.
         tracking: ``mlflow``, or a JSON file with MONAI's settings of a tracker; None tracks nothing.
     """
     check_tracking(tracking)
@@ -118,10 +121,17 @@ def open_workflow(
         workflow_type=None,
         tracking=tracking,
         bundle_root=str(BUNDLE_ROOT),
-        **overrides,
+        **{key: _literal(value) if key in _WORDS else value for key, value in overrides.items()},
     )
     workflow.initialize()
     return workflow
+
+
+def _literal(value: Any) -> Any:
+    """A word that MONAI takes as it is: one that begins with $, @ or % would be code, a reference or a file."""
+    if not isinstance(value, str) or not value.startswith(("$", "@", "%")):
+        return value
+    return "$" + repr(value).replace("@", "\\x40")  # references are looked for in the text of code
 
 
 class RepeatedInference:

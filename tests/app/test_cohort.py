@@ -422,6 +422,7 @@ def test_a_csv_names_the_results(study, weights, here):
         ("list.csv", "input,output\na,\n", "wanted a folder in"),
         ("list.csv", "input,output\na,cohort.csv\n", "is the table's name"),
         ("list.csv", "path\na\n", "must have the columns input and output"),
+        ("list.txt", "a\0b\n", "has a zero byte"),
     ],
 )
 def test_lists_that_cannot_be_used_are_refused(tmp_path, name, text, what):
@@ -477,3 +478,25 @@ def test_options_that_cannot_be_used_are_refused(study, weights, words, what, ca
 def test_options_of_a_list_alone_are_refused(study, words, capsys):
     assert main(["denoise", str(study / "series1"), str(study / "out"), *words]) == 2
     assert "use it with --cohort" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "Input, Output\r\na , x\r\n,,\r\n\r\nb,y\r\n"),
+        ("a.csv", "input;output;series\na;x;\n;;\nb;y;\n"),
+        ("a.tsv", "input\toutput\na\tx\nb\ty\n"),
+        ("a.csv", "\ufeffinput\toutput\na\tx\nb\ty\n"),
+        ("a.csv", "input,output\ra,x\rb,y\r"),
+    ],
+)
+def test_lists_as_spreadsheets_write_them_are_read(tmp_path, name, text):
+    (tmp_path / name).write_text(text, newline="")
+    jobs = read_list(tmp_path / name, tmp_path / "out")
+    assert [(job.source.name, job.target.name, job.series) for job in jobs] == [("a", "x", ""), ("b", "y", "")]
+
+
+def test_a_list_that_is_not_utf_8_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("input,output\na,x\n", encoding="utf-16")
+    with pytest.raises(BioAttError, match="is not text in UTF-8"):
+        read_list(tmp_path / "a.csv", tmp_path / "out")

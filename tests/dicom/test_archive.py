@@ -277,3 +277,9 @@ def test_what_a_zip_holds_instead_is_known_by_its_first_bytes(tmp_path):
 def test_a_colon_in_the_name_of_a_folder_leads_nowhere(folder, tmp_path):
     packed = pack(folder, tmp_path / "study.zip", below="Series 3: axial/")
     assert len(select_series(packed).files) == 4
+
+
+def test_a_zip_whose_begin_is_missing_is_told(packed, tmp_path):
+    (tmp_path / "cut.zip").write_bytes(packed.read_bytes()[500:])
+    with pytest.raises(BioAttError, match="it is damaged in its archive, copy that again"):
+        select_series(tmp_path / "cut.zip")

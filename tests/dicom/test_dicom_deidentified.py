@@ -122,7 +122,7 @@ def test_files_without_a_series_uid_are_joined_when_asked(tmp_path):
 def test_two_patients_are_never_joined(tmp_path, patients):
     modify = together(anew("SeriesInstanceUID"), lambda d, i: setattr(d, "PatientID", str(patients[i])))
     folder = write_ct_series(tmp_path, slices=len(patients), modify=modify)
-    with pytest.raises(BioAttError, match="PatientID differs between .*0001.dcm and .*; put slices of one scan in"):
+    with pytest.raises(BioAttError, match="PatientID differs between .*0001.dcm and .*; put each patient's slices in"):
         select_series(folder, one_scan=True)
     with pytest.raises(BioAttError) as caught:
         select_series(folder)

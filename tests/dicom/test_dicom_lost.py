@@ -309,3 +309,12 @@ def test_names_of_files_are_shown_without_what_a_terminal_obeys(tmp_path, caplog
         select_series(folder)
     messages = [record.getMessage() for record in caplog.records if "is empty" in record.getMessage()]
     assert messages and all(one.isprintable() for one in [*messages, str(info.value)])
+
+
+@pytest.mark.parametrize("length", [140, 146])
+def test_a_slice_that_ends_within_an_element_is_lost(tmp_path, length):
+    folder = write_ct_series(tmp_path, slices=4)
+    (folder / "0004.dcm").write_bytes((folder / "0004.dcm").read_bytes()[:length])
+    with pytest.raises(BioAttError, match="slices are lost, .*0004.dcm is cut short within its header"):
+        select_series(folder)
+    assert len(select_series(folder, allow_gaps=True).files) == 3

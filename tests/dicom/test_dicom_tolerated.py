@@ -127,14 +127,14 @@ def test_a_slice_of_one_value_is_told(tmp_path, caplog):
     assert "one value" not in caplog.text
 
 
-@pytest.mark.parametrize("unit", ["HU\\HU", "HU\\", "hu", "Hounsfield units"])
+@pytest.mark.parametrize("unit", ["HU\\HU", "HU\\", "hu", "Hounsfield units", "H.U.", "Hounsfield Unit (HU)"])
 def test_hu_may_be_said_twice_or_spelt_out(tmp_path, unit, plain):
     folder = write_ct_series(tmp_path / "in", modify=changed(RescaleType=unit.split("\\") if "\\" in unit else unit))
     np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
 
 
-@pytest.mark.parametrize("unit", [["HU", "Z_EFF"], ["HU", "US"]])
-def test_two_units_are_refused(tmp_path, unit):
+@pytest.mark.parametrize("unit", [["HU", "Z_EFF"], ["HU", "US"], "HU_MOD", "CT number", "HUS"])
+def test_other_units_are_refused(tmp_path, unit):
     with pytest.raises(BioAttError, match="RescaleType is"):
         select_series(write_ct_series(tmp_path, modify=changed(RescaleType=unit)))
 
@@ -257,17 +257,19 @@ def test_frames_in_ct_image_storage_are_read_and_written_where_geometry_is_clear
 
 @pytest.mark.parametrize(
     "modify",
-    [
-        lambda image: image.__delattr__("SpacingBetweenSlices"),
-        lambda image: setattr(image, "SpacingBetweenSlices", 0),
-        lambda image: setattr(image, "FrameIncrementPointer", 0x00181063),  # FrameTime
-    ],
+    [lambda image: image.__delattr__("SpacingBetweenSlices"), lambda image: setattr(image, "SpacingBetweenSlices", 0)],
 )
 def test_frames_that_nothing_places_are_refused(tmp_path, modify):
     folder, _ = write_frames(tmp_path, modify)
     with pytest.raises(
         BioAttError, match="NumberOfFrames is 4 in CT Image Storage, and nothing says where its frames lie"
     ):
+        select_series(folder)
+
+
+def test_frames_that_follow_in_time_are_refused(tmp_path):
+    folder, _ = write_frames(tmp_path, lambda image: setattr(image, "FrameIncrementPointer", 0x00181063))  # FrameTime
+    with pytest.raises(BioAttError, match=r"frames follow each other by \(0018,1063\) .*, not in space"):
         select_series(folder)
 
 

@@ -7,6 +7,7 @@ import pytest
 from scripts.dose.image_noise import (
     NEIGHBOURHOOD,
     TISSUES_HU,
+    flat_regions,
     flat_soft_tissue,
     local_mean,
     local_sd,
@@ -133,3 +134,12 @@ def test_input_is_not_changed():
     before = image.copy()
     noise_sd_hu(image)
     np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("nothing", [np.nan, -np.inf])
+def test_noise_is_measured_beside_pixels_without_a_value(nothing):
+    """As outside the field of view of resampled images."""
+    image = disc_hu() + noise_hu(20.0)
+    holed = np.where(DISTANCE > RADIUS + 10, nothing, image)
+    assert noise_sd_hu(holed) == pytest.approx(noise_sd_hu(image), rel=0.02)
+    assert len(flat_regions(holed, 16)) == len(flat_regions(image, 16)) > 0

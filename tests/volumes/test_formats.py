@@ -132,3 +132,34 @@ def test_units_of_single_axes_count_too(tmp_path, unit):
         return
     with pytest.raises(BioAttError, match="units are cm, wanted mm"):
         format_of("a.nrrd").read(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.nhdr"])
+def test_values_in_a_file_that_is_not_there_or_cut_are_told(series, tmp_path, name, capfd):
+    file = from_series(series, tmp_path / name)
+    (data,) = (one for one in tmp_path.glob("a.*raw*") if one != file)
+    data.write_bytes(data.read_bytes()[:-100])
+    with pytest.raises(BioAttError, match=r"cut short|decoded \(\[nrrd\]"):
+        load_volume(file)
+    data.unlink()
+    with pytest.raises(BioAttError, match=rf"{data.name}, which is not here|couldn't open .*{data.name}"):
+        load_volume(file)
+    assert capfd.readouterr().err.count("Read: Cannot open data file") == 0
+
+
+def test_raw_values_that_are_cut_within_the_file_are_told(series, tmp_path):
+    file = from_series(series, tmp_path / "a.mha")
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(file)), str(file), False)
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(
+        BioAttError, match="a.mha is cut short: its header promises 11520 bytes of values, it has 11517"
+    ):
+        load_volume(file)
+
+
+def test_an_axis_that_is_not_of_space_is_refused(tmp_path):
+    head = "type: short\ndimension: 3\nsizes: 4 5 6\nendian: little\nencoding: raw\nspace: LPS\n"
+    head += "space directions: none (1,0,0) (0,1,0)\nspace origin: (0,0,0)\n"
+    (tmp_path / "a.nrrd").write_bytes(b"NRRD0005\n" + head.encode() + b"\n" + bytes(240))
+    with pytest.raises(BioAttError, match="has 2 directions in space, wanted 3"):
+        load_volume(tmp_path / "a.nrrd")

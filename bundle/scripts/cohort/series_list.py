@@ -47,8 +47,8 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
         patients/b/low.nii.gz                              patients/a/series3,a
         # a comment                                        patients/b/low.nii.gz,b
 
-    Columns may be parted by semicolons. Without outputs, a result is named like the last part of its input, without
-    the suffix of its format. A third column, series, names one of several series in a folder, by UID or number.
+    Columns may be parted by semicolons or tabs. Without outputs, a result is named like the last part of its input,
+    without the suffix of its format. A third column, series, names one of several series in a folder, by UID or number.
 
     Raises:
         BioAttError: unreadable, empty, a CSV without these columns, or two results at one place or outside.
@@ -57,15 +57,22 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
     whole = root.absolute()
     try:
         text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise BioAttError(f"list {file} is not text in UTF-8; save it as that") from error
+    except OSError as error:
         raise BioAttError(f"list {file} cannot be read ({error}); name a text file with one path per line") from error
-    if file.suffix.lower() == ".csv":
-        lines = text.splitlines()
-        semicolons = bool(lines) and ";" in lines[0] and "," not in lines[0]  # as some countries' spreadsheets write
-        table = csv.DictReader(lines, delimiter=";" if semicolons else ",")
-        if not {"input", "output"} <= set(table.fieldnames or ()):
-            raise BioAttError(f"{file} must have the columns input and output, it has {table.fieldnames}; add them")
-        rows = [tuple((row.get(name) or "").strip() for name in ("input", "output", "series")) for row in table]
+    if file.suffix.lower() in (".csv", ".tsv"):
+        lines = text.splitlines() or [""]
+        parted = next((sign for sign in ",;\t" if sign in lines[0]), ",")  # as spreadsheets of several countries write
+        try:
+            names, *cells = csv.reader(lines, delimiter=parted, skipinitialspace=True)
+        except csv.Error as error:
+            raise BioAttError(f"list {file} cannot be read ({error}); export it again as CSV") from error
+        names = [name.strip().lower() for name in names]
+        if not {"input", "output"} <= set(names):
+            raise BioAttError(f"{file} must have the columns input and output, it has {names}; add them")
+        table = [dict(zip(names, map(str.strip, row), strict=False)) for row in cells if any(map(str.strip, row))]
+        rows = [tuple(row.get(name, "") for name in ("input", "output", "series")) for row in table]
     else:
         lines = (line.strip() for line in text.splitlines())
         rows = [(line, _name(line), "") for line in lines if line and not line.startswith("#")]
@@ -73,6 +80,8 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
         raise BioAttError(f"{file} names no series; write one path per line")
     jobs, places, above = [], {}, {}  # whose result is there, and whose are below
     for source, name, series in rows:
+        if "\0" in source + name:
+            raise BioAttError(f"{file}: {source!r} has a zero byte, which no path has; write the list again")
         target = Path(os.path.normpath(root / name))
         if not source or not name or whole not in target.absolute().parents:
             raise BioAttError(

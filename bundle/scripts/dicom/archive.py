@@ -68,8 +68,11 @@ def open_raw(file: Path) -> tuple[io.RawIOBase, int]:
     info = opened.files.get(file.relative_to(archive).as_posix())
     if info is None:
         raise FileNotFoundError(errno.ENOENT, "the archive holds no such file", str(file))
-    with _damage_told():
-        return _Inflated(opened.zip.open(info), str(file)), info.file_size
+    try:
+        with _damage_told():
+            return _Inflated(opened.zip.open(info), str(file)), info.file_size
+    except ValueError as error:  # its table leads to a place before the file's begin
+        raise _damage() from error
 
 
 class _Inflated(io.RawIOBase):
@@ -108,7 +111,13 @@ def _damage_told() -> Iterator[None]:
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise OSError(errno.EIO, "it is damaged in its archive") from error
+        raise _damage() from error
+    except OSError as error:
+        raise (_damage() if error.errno == errno.EINVAL else error) from error
+
+
+def _damage() -> OSError:
+    return OSError(errno.EIO, "it is damaged in its archive, copy that again")
 
 
 def _archive_of(file: Path) -> Path | None:

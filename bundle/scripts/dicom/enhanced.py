@@ -99,6 +99,12 @@ def _placed_frames(dataset: Dataset, frames: int, where: Path) -> list[Dataset]:
     SpacingBetweenSlices.
     """
     offsets = _frame_offsets(dataset, frames, where)
+    pointers = text(dataset, "FrameIncrementPointer", where)
+    if offsets is None and pointers and not any(pointer in pointers for pointer in _PLACES):
+        raise BioAttError(
+            f"{where}: NumberOfFrames is {frames} in CT Image Storage, and its frames follow each other by "
+            f"{pointers} (FrameIncrementPointer), not in space; take images of one time, each a file or an Enhanced CT"
+        )
     if offsets is None:
         raise BioAttError(
             f"{where}: NumberOfFrames is {frames} in CT Image Storage, and nothing says where its frames lie (no "

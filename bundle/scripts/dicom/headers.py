@@ -46,6 +46,14 @@ LOSSY_METHODS = {
 }
 
 
+#: What is wrong with a file that ends too early.
+CUT = "is cut short within its header"
+
+
+class CutError(BioAttError):
+    """A DICOM file that ends within an element of its header."""
+
+
 def open_dicom(file: Path, **kwargs: Any) -> Dataset | None:
     """Read `file` with pydicom; None if it is not DICOM.
 
@@ -58,6 +66,7 @@ def open_dicom(file: Path, **kwargs: Any) -> Dataset | None:
 
     Raises:
         BioAttError: the file cannot be opened, or is DICOM but damaged, or grows beyond 512 MiB when inflated.
+        CutError: it ends within an element of its header.
     """
     has_prefix = True
     try:
@@ -81,6 +90,8 @@ def open_dicom(file: Path, **kwargs: Any) -> Dataset | None:
     except Exception as error:  # pydicom raises many kinds of errors on damaged files, some with values in their text
         if not has_prefix:
             return None
+        if isinstance(error, struct.error | EOFError):  # the file ends where a length was to be read
+            raise CutError(f"{file} {CUT}; copy it again, or take it out of the folder") from error
         raise BioAttError(
             f"{file} is DICOM but damaged ({type(error).__name__}); copy it again, or take it out of the folder"
         ) from error

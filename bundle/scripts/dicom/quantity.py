@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
@@ -23,7 +24,7 @@ SAME_IN_ALL_CT = {"SamplesPerPixel": ("US", 1), "PhotometricInterpretation": ("C
 _NOT_HU_DERIVATIONS = {"113046": "pixel by pixel division", "129104": "perfusion image analysis"}
 #: Code values of Hounsfield units in MeasurementUnitsCodeSequence: UCUM's, and what is written for it.
 _UNSPECIFIED = {"US", "UNSPECIFIED"}
-_SPELT_HU = {"HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS", "[HNSF'U]"}
+_SPELT_HU = {"HU", "HOUNSFIELD", "HOUNSFIELDUNIT", "HOUNSFIELDUNITS", "HOUNSFIELDUNITHU", "HOUNSFIELDUNITSHU", "HNSFU"}
 _HU_UNITS = {"[hnsf'U]", "[HNSF'U]", "HU", "[HU]"}
 
 
@@ -66,9 +67,14 @@ def check_hu_image(dataset: Dataset, where: object) -> None:
 
 
 def rescale_type(dataset: Dataset, where: object) -> str:
-    """RescaleType in capitals; one value where several are equal or empty, HU and US where they are spelt out."""
+    """RescaleType in capitals; one value where several are equal or empty, HU and US where they are spelt out.
+
+    Of HU, only the letters count: H.U., HOUNSFIELD UNITS (HU), [hnsf'U].
+    """
     units = {unit.strip() for unit in text(dataset, "RescaleType", where).upper().split("\\")} - {""}
-    units = {"HU" if unit in _SPELT_HU else "US" if unit in _UNSPECIFIED else unit for unit in units}
+    units = {
+        "HU" if re.sub("[^A-Z_]", "", unit) in _SPELT_HU else "US" if unit in _UNSPECIFIED else unit for unit in units
+    }
     return "\\".join(sorted(units))
 
 

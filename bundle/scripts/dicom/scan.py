@@ -15,7 +15,18 @@ from ..errors import BioAttError, printable
 from .archive import is_archive
 from .dicomdir import listed_images
 from .folder import Loss, loss_of, lost_slices, tell_losses, walk
-from .headers import CT_IMAGE_STORAGE, ENHANCED_CT, is_enhanced, label, open_dicom, quiet_pydicom, text, value
+from .headers import (
+    CT_IMAGE_STORAGE,
+    CUT,
+    ENHANCED_CT,
+    CutError,
+    is_enhanced,
+    label,
+    open_dicom,
+    quiet_pydicom,
+    text,
+    value,
+)
 from .instead import instead_of_dicom, instead_of_file
 
 logger = logging.getLogger(__name__)
@@ -85,7 +96,7 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
     """
     headers, losses, listed = _headers(path, refused)
     cut = [(file, header) for file, header in headers if _is_cut(header)]
-    losses += [Loss(file, "is cut short within its header") for file, _ in cut]
+    losses += [Loss(file, CUT) for file, _ in cut]
     headers = [one for one in headers if one not in cut]
     images = [(file, header) for file, header in headers if _is_ct(header)]
     if not images and losses and not headers:
@@ -197,6 +208,8 @@ def _headers(
         try:
             header = _header(file)
             loss = loss_of(file) if header is None else None
+        except CutError:
+            header, loss = None, Loss(file, CUT)
         except BioAttError as error:
             if refused is None:
                 raise

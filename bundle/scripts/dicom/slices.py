@@ -79,7 +79,10 @@ def check_same_grid(uid: str, slices: Sequence[Slice]) -> dict[str, str]:
             if label(one.header, keyword, one.file) != shared:  # the values are nobody's business
                 differing.setdefault(keyword, f"{keyword} differs between {first.name} and {one.name}")
         if "PatientID" in differing and not own:
-            raise BioAttError(f"series {uid}: {differing['PatientID']}; put slices of one scan in a folder")
+            raise BioAttError(
+                f"series {uid}: {differing['PatientID']}; put each patient's slices in a folder, or, if they are one "
+                "patient's, write the same PatientID into all"
+            )
         if is_enhanced(first.header) != is_enhanced(one.header):
             raise BioAttError(
                 f"series {uid}: SOPClassUID differs between {first.name} and {one.name}, one is Enhanced CT; put "

@@ -12,6 +12,7 @@ from scipy.signal.windows import hann
 #: Tissue classes by the HU of the 9x9 in-plane mean.
 TISSUES_HU = {"lung": (-950.0, -700.0), "fat": (-130.0, -60.0), "soft tissue": (0.0, 100.0), "bone": (200.0, 1500.0)}
 NEIGHBOURHOOD = 9
+_AIR_HU = -1000.0
 #: Flat squares of soft tissue that a slice gives at most; their side in pixels, how few of them are too few for a
 #: spectrum, and how many enough.
 REGIONS_PER_SLICE, SIDE, FEWEST_REGIONS, ENOUGH_REGIONS = 4, 32, 3, 8
@@ -24,7 +25,7 @@ LOWEST_FREQUENCY, HIGHEST_FREQUENCY = 0.12, 0.5
 
 def local_mean(image_hu: np.ndarray) -> np.ndarray:
     """Mean over 9x9 pixels in the plane, of (H, W) or (slices, H, W)."""
-    return uniform_filter(np.asarray(image_hu, dtype=np.float32), size=_window(image_hu))
+    return uniform_filter(np.asarray(_finite(image_hu), dtype=np.float32), size=_window(image_hu))
 
 
 def tissue_mask(image_hu: np.ndarray, tissue: str) -> np.ndarray:
@@ -36,7 +37,7 @@ def tissue_mask(image_hu: np.ndarray, tissue: str) -> np.ndarray:
 
 def local_sd(image_hu: np.ndarray) -> np.ndarray:
     """SD over 9x9 pixels in the plane (with Bessel's correction), of (H, W) or (slices, H, W)."""
-    image = np.asarray(image_hu, dtype=np.float64)
+    image = np.asarray(_finite(image_hu), dtype=np.float64)
     size = _window(image)
     variance = uniform_filter(image * image, size=size) - uniform_filter(image, size=size) ** 2
     count = NEIGHBOURHOOD**2
@@ -50,7 +51,7 @@ def flat_soft_tissue(image_hu: np.ndarray) -> np.ndarray:
     kept; both are found on an image smoothed by a Gaussian, so that noise itself hardly matters. In a stack each
     slice gives its own quarter. Under 200 pixels count as none.
     """
-    image = np.asarray(image_hu, dtype=np.float32)
+    image = np.asarray(_finite(image_hu), dtype=np.float32)
     if image.ndim == 3:
         return np.stack([flat_soft_tissue(one) for one in image])
     smooth = gaussian_filter(image, 1.5)
@@ -72,7 +73,7 @@ def flat_regions(
         side: in pixels, even.
         tissue_hu: range of the 9x9 means that count as soft tissue.
     """
-    smooth = gaussian_filter(np.asarray(image_hu, dtype=np.float32), 2.0)
+    smooth = gaussian_filter(np.asarray(_finite(image_hu), dtype=np.float32), 2.0)
     window = {"size": side, "mode": "constant"}
     local = local_mean(image_hu)
     soft = uniform_filter(((local >= tissue_hu[0]) & (local <= tissue_hu[1])).astype(np.float64), **window)
@@ -153,6 +154,13 @@ def noise_spectrum(squares_hu: Sequence[np.ndarray]) -> np.ndarray:
 def has_noise(sd_hu: float) -> bool:
     """Whether there is noise that a change can be told as a share of: an SD that is not shown as 0.0 HU."""
     return bool(sd_hu >= 0.05)
+
+
+def _finite(image_hu: np.ndarray) -> np.ndarray:
+    """Air in place of NaN and infinity, which filters would smear over whole rows."""
+    image = np.asarray(image_hu)
+    finite = np.isfinite(image)
+    return image if finite.all() else np.where(finite, image, _AIR_HU)
 
 
 def _window(image: np.ndarray) -> tuple[int, ...]:

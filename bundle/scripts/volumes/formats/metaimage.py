@@ -52,7 +52,7 @@ def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.nda
         )
     if math.prod(shape) > MAX_VOXELS:
         raise BioAttError(f"{path} has shape {shape}, 2**31 voxels or more; split it")
-    _check_lengths(Path(path))
+    _check_entries(Path(path), math.prod(shape) * _dtype(header).itemsize)
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(header.GetDirection(), (3, 3)) * header.GetSpacing()
     affine[:3, 3] = header.GetOrigin()
@@ -66,7 +66,7 @@ def write(source: str | os.PathLike[str], hu: np.ndarray, target: str | os.PathL
         How many voxels had to be clipped to the data type.
     """
     itk, header = _simple_itk(), _header(source)
-    dtype = np.dtype(itk.GetArrayViewFromImage(itk.Image([1, 1, 1], header.GetPixelID())).dtype)
+    dtype = _dtype(header)
     clipped = 0
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
@@ -99,17 +99,57 @@ def _header(path: str | os.PathLike[str]) -> Any:
     return reader
 
 
-def _check_lengths(path: Path) -> None:
-    """Refuse a header that says nothing of lengths, or not in mm: ITK would take both for mm."""
+def _dtype(header: Any) -> np.dtype:
+    """The type of the values."""
+    itk = _simple_itk()
+    return np.dtype(itk.GetArrayViewFromImage(itk.Image([1, 1, 1], header.GetPixelID())).dtype)
+
+
+def _check_entries(path: Path, size: int) -> None:
+    """Refuse a header that says nothing of lengths, or not in mm: ITK would take both for mm; and one without its data.
+
+    Args:
+        path: the file.
+        size: bytes of its values.
+    """
     with open(path, "rb") as file:
-        header = file.read(_MOST_HEADER).partition(b"\n\n")[0].partition(b"ElementDataFile")[0].decode("latin-1")
+        head = file.read(_MOST_HEADER)
+    end = re.search(rb"ElementDataFile[^\n]*\n?|\r?\n\r?\n", head)
+    header = head[: end.end() if end else None].decode("latin-1")
     entries = {key.strip().lower(): value.strip() for key, value in re.findall(r"^([\w ]+)[:=](.*)$", header, re.M)}
+    _check_data(path, entries, len(header), size)
+    directions = entries.get("space directions", "")
+    if directions and directions.count("(") != 3:
+        raise BioAttError(f"{path} has {directions.count('(')} directions in space, wanted 3; export one 3-D volume")
     if not entries.keys() & {"space directions", "spacings", "elementspacing", "elementsize"}:
         raise BioAttError(f"{path} does not say how far its voxels are apart; export it with its geometry")
     said = " ".join(entries.get(key, "") for key in ("space units", "units"))
     units = set(re.findall(r"[^\s\"]+", said.lower())) - {"???"}
     if not units <= {"mm", "millimeter", "millimeters", "millimetre", "millimetres"}:
         raise BioAttError(f"{path}: units are {', '.join(sorted(units))}, wanted mm; export it in mm")
+
+
+def _check_data(path: Path, entries: dict[str, str], begin: int, size: int) -> None:
+    """Refuse a file whose values are not there, or not all of them.
+
+    Args:
+        path: the file.
+        entries: of its header.
+        begin: where values would begin in it.
+        size: bytes of all values, as they are when they are not compressed.
+    """
+    name = entries.get("elementdatafile") or entries.get("data file") or entries.get("datafile") or "LOCAL"
+    if name.split()[0] == "LIST" or "%" in name:  # several files
+        return
+    data = path if name.upper() == "LOCAL" else path.parent / name
+    if not data.is_file():
+        raise BioAttError(f"{path}: its values are in {name}, which is not here; copy it to the same folder")
+    is_raw = entries.get("encoding", "raw") == "raw" and entries.get("compresseddata", "false").lower() == "false"
+    there = data.stat().st_size - (begin if data == path else 0)
+    if is_raw and "byte skip" not in entries and there < size:
+        raise BioAttError(
+            f"{data} is cut short: its header promises {size} bytes of values, it has {there}; copy it again"
+        )
 
 
 def _reason(error: RuntimeError) -> str:
