@@ -558,3 +558,15 @@ def test_a_phantom_of_water_in_air_is_believed_where_a_header_says_how_it_was_sh
         return
     with pytest.raises(BioAttError, match="does not look like HU"):
         load_volume(folder)
+
+
+def test_an_empty_sequence_in_the_place_of_a_number_counts_as_missing(tmp_path):
+    """Found by the fuzz run."""
+
+    def modify(dataset, i):
+        del dataset.SamplesPerPixel
+        dataset.add_new("SamplesPerPixel", "SQ", [])
+
+    folder = write_ct_series(tmp_path / "in", modify=modify)
+    expected = read_volume(select_series(write_ct_series(tmp_path / "plain")))
+    np.testing.assert_array_equal(read_volume(select_series(folder)), expected)

@@ -19,6 +19,7 @@ from .geometry import read_shape
 from .headers import one_line, open_dicom, quiet_pydicom, rescale, text, value, whole_number
 from .padding import is_signed, stored_range
 from .quantity import SAME_IN_ALL_CT, check_hu_image
+from .transcode import set_element
 
 _RLE = "1.2.840.10008.1.2.5"
 _ITEM = b"\xfe\xff\x00\xe0"  # begins what is compressed (PS3.5 A.4)
@@ -67,11 +68,12 @@ def read_frames(
     for i, header in enumerate(headers):
         if wanted is None or i in wanted:
             check_hu_image(header, path)
-    for keyword, (_, default) in SAME_IN_ALL_CT.items():
+    for keyword, (vr, default) in SAME_IN_ALL_CT.items():
         if value(dataset, keyword, path) is None:
             notes.add(f"{keyword} is missing and taken as {default}")
-            setattr(dataset, keyword, default)
-    dataset.PhotometricInterpretation = text(dataset, "PhotometricInterpretation", path).upper()  # pydicom wants it so
+            set_element(dataset, keyword, vr, default)
+    photometric = text(dataset, "PhotometricInterpretation", path).upper()  # pydicom wants it so
+    set_element(dataset, "PhotometricInterpretation", "CS", photometric)
     shape, signed = read_shape(dataset, path), is_signed(dataset, path)
     bits_allocated, bits_stored = _bits(dataset, path, notes)
     syntax = _true_syntax(dataset, path, len(headers) * math.prod(shape) * bits_allocated // 8, notes)
