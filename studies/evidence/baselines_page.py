@@ -61,7 +61,7 @@ the error of the body against the noise-free image over the low dose's own.
 
 ![Contrast kept against noise left, a panel for each diameter](results/baselines_plane.png)
 
-Error against the noise-free image by patient, in HU²:
+Error against the noise-free image by patient, in HU²; a row is one patient's slices, and has no interval:
 
 {table(("patient", "region", "low dose", *_columns(one)), _error_rows(one))}
 

@@ -42,11 +42,12 @@ better); mean over patients (95% interval by Student's t):
 
 {table(("setting", *shown), rows)}
 
-How much of the pixels of lungs and of soft tissue each way takes for lung (1 and 0 would be right), mean over patients:
+How much of the pixels of lungs and of soft tissue each way takes for lung (1 and 0 would be right), mean over
+the patients (a description of these, so no interval):
 
 {table(("way", LUNG, REST), [(way, *_found(one, way)) for way in (BY_HU, BY_PRIOR)])}
 
-One anchor for all, mean over patients:
+One anchor for all, mean over the patients (what the differences above are taken from; they have the intervals):
 
 {table(_ONE_HEAD, _one_rows(one))}"""
 
