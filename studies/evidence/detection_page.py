@@ -14,6 +14,8 @@ from .plots import plot_changes
 from .tables import mean_with_interval, number, with_interval
 
 Results = dict[str, Any]
+#: The share of verdicts that may be undecided.
+MOST_UNDECIDED = 0.1
 VERDICTS = ("not lower", "lower", "undecided")
 
 
@@ -65,6 +67,8 @@ Equal dose by patient (95% interval, {patients["draws"]} draws of backgrounds):
 Verdicts by patient, over doses and tasks:
 
 {_verdict_table(*(of["doses"] for of in patients["patients"].values()))}
+
+{undecided_line(patients)}
 
 Verdicts on the mean d' of the patients (of these patients: draws within each, not of patients):
 
@@ -141,6 +145,18 @@ def _verdicts(one: Results) -> str:
         f"{where} {', '.join(f'{of[name][verdict]} {verdict}' for verdict in VERDICTS)}" for where, of in groups.items()
     ]
     return f"Verdicts: {'; '.join(told)}."
+
+
+def undecided_line(patients: Results) -> str:
+    """Which settings leave more than `MOST_UNDECIDED` of the verdicts by patient open."""
+    counts = counted(*(of["doses"] for of in patients["patients"].values()))
+    beyond = {name: of["undecided"] / of.total() for name, of in counts.items()}
+    told = ", ".join(f"{name} ({share:.0%})" for name, share in beyond.items() if share > MOST_UNDECIDED)
+    return (
+        f"At most {MOST_UNDECIDED:.0%} were to be undecided; not reached by {told}."
+        if told
+        else f"At most {MOST_UNDECIDED:.0%} were to be undecided; all settings reach that."
+    )
 
 
 def summary(one: Results) -> str:

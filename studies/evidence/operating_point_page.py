@@ -72,7 +72,9 @@ def conclusion(one: Results) -> str:
     paying = [setting for setting, (gains, losses) in judged.items() if gains and not losses]
     n = max(interval["n"] for of in found.values() for interval in of.values())
     told = (
-        f"{len(paying)} gain something and lose nothing ({'; '.join(f'{p}: {_told(judged[p][0])}' for p in paying)})"
+        f"{len(paying)} {'gains' if len(paying) == 1 else 'gain'} something "
+        f"and {'loses' if len(paying) == 1 else 'lose'} nothing "
+        f"({'; '.join(f'{p}: {_told(judged[p][0])}' for p in paying)})"
         if paying
         else "none gains anything without losing something else"
     )
