@@ -69,6 +69,13 @@ def shipped_network():
     return load_weights(make_network(read_recipe(weights)), weights)
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """`bioatt explain` without its pictures, which take most of its time; report/test_explain.py looks at them."""
+    for name in ("attention_figure", "swap_figure"):
+        monkeypatch.setattr(f"scripts.report.explain.{name}", lambda path, *rest: path.touch())
+
+
 @pytest.fixture(scope="module")
 def here():
     """Address of a scheduler whose worker is a thread of this process: Dask without the start of processes."""

@@ -33,6 +33,14 @@ def lively_network(channels: int = 8, seed: int = 0) -> BioAtt:
     return network
 
 
+def to_reference(state: dict[str, torch.Tensor], attention: str) -> dict[str, torch.Tensor]:
+    """A state dict of ours with the keys of the authors' checkpoints; the inverse of `from_reference`."""
+    names = {"channel": ("attention2.", "attention3.")}.get(attention, ("spatial_attention3.", "spatial_attention5."))
+    back = dict(zip(("attention3.", "attention5."), names, strict=True)) if attention != "none" else {}
+    parts = {key: key.partition(".") for key in state}
+    return {back.get(f"{first}.", f"{first}.") + rest: state[key] for key, (first, _, rest) in parts.items()}
+
+
 def save_default_network(path: Path, seed: int = 0, **fields: Any) -> Path:
     """Untrained weights of inference.json's network, whose output differs visibly and hangs on its prior."""
     torch.manual_seed(seed)

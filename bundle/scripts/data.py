@@ -16,6 +16,6 @@ def __getattr__(name: str) -> object:
     if name in _GONE:
         raise BioAttError(f"scripts.data.{name} of 0.3.2 is gone: {_GONE[name]}")
     for room in (training, volumes):
-        if name in room.__all__:
+        if hasattr(room, name):
             return getattr(room, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

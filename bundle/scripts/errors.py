@@ -1,10 +1,11 @@
-"""The one error class of the bundle: what was wrong, where, and what to do about it; and a keeper of warnings."""
+"""The one error class of the bundle: what was wrong, where, and what to do about it; how it ends a program."""
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 #: What the system says about a path that somebody named, or that lies below one; all else is a fault of ours.
 _ABOUT_A_PATH = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EROFS}
@@ -45,17 +46,28 @@ def find_bioatt_error(error: BaseException | None) -> BioAttError | None:
     return None
 
 
+def exit_code(work: Callable[[], int | None]) -> int:
+    """Do `work` and return its exit code (None is 0): 2 for bad input or usage, 130 if it was stopped by hand."""
+    try:
+        return work() or 0
+    except KeyboardInterrupt:
+        print("stopped; nothing half-written is left", file=sys.stderr)
+        return 130
+    except Exception as error:
+        ours = find_bioatt_error(error)
+        if ours is None:
+            raise
+        print(f"error: {ours}", file=sys.stderr)
+        return 2
+
+
 def printable(words: object) -> str:
     """`words` without line breaks, control characters and what could not be decoded: safe to show."""
     return "".join(letter if letter.isprintable() and letter != "\ufffd" else " " for letter in str(words)).strip()
 
 
 class KeptWarnings(logging.Handler):
-    """Keeps the warnings that a logger it is added to gets.
-
-    Args:
-        records: what was kept before.
-    """
+    """Keeps the warnings that a logger it is added to gets."""
 
     def __init__(self, records: Iterable[logging.LogRecord] = ()) -> None:
         super().__init__(logging.WARNING)

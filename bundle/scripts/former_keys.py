@@ -33,7 +33,7 @@ FORMER_OPTIONS = {
     "ablate --records": "finished runs are in OUT/runs",
     "ablate --page": "the page is OUT/README.md",
     "simulate --realisations": "each --seed is another realisation",
-    "export --format": "the suffix of the file says it, .onnx or .pt2; for TorchScript see monai.bundle ckpt_export",
+    "export --format": "it writes ONNX; for TorchScript see monai.bundle ckpt_export",
     "--projector": "there is one projector, the fast one",
     **{
         f"{command} --{option}": "the recipe beside the weights says it"

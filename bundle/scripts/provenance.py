@@ -24,12 +24,7 @@ def bundle_version() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Derivation:
-    """What a writer of results asks of what made them; `Provenance` and `SimulatedDose` answer.
-
-    Args:
-        version: the bundle's version, from metadata.json.
-        bundle: the bundle's name.
-    """
+    """What a writer of results asks of what made them; `Provenance` and `SimulatedDose` answer."""
 
     version: str
     bundle: str = "ct_low_dose_denoising_bioatt"
@@ -63,13 +58,10 @@ class Provenance(Derivation):
     """Which bundle version, weights and prior denoised a series.
 
     Args:
-        version, bundle: see `Derivation`.
         network: class and size of the network, e.g. ``BioAtt(channels=32, attention=prior)``.
-        weights_sha256: hex digest of the weights file.
         prior: the prior string as chosen, e.g. ``compact``.
         prior_model: what it stood for, in words, e.g. ``compact prior model (not BiomedCLIP)``.
         prior_digest: hex digest of all that decides a prior: weights, descriptors, window, or the rows of a table.
-        strength: how the network's output was anchored to the input.
         precision: of the network, ``fp32`` or ``bf16``; empty where it is not known.
         outside_scope: in what the input lies outside of what the weights were trained on; empty for in nothing known.
     """
@@ -122,18 +114,14 @@ class SimulatedDose(Derivation):
     """How a low dose was simulated from a series.
 
     Args:
-        version, bundle: see `Derivation`.
         dose_fraction: in (0, 1], of the source's dose.
-        photons: per detector element and view, at the source's dose and without an object.
-        electronic_sd: SD of the electronic noise in photons.
-        views: projection angles over 180 degrees.
+        photons: per detector element and view, at the source's dose and without an object; None until they are found.
         filter_name: reconstruction filter of the noise.
         tube_current: where its profile came from; empty for none.
-        seed: of the noise.
     """
 
     dose_fraction: float
-    photons: float
+    photons: float | None
     electronic_sd: float
     views: int
     filter_name: str

@@ -47,7 +47,6 @@ def choose_strength(
     """The strength that a user asks for.
 
     Args:
-        strength: a name of the table.
         anchor_mm, grain, restore: take the place of the table's; None leaves them.
 
     Raises:
@@ -69,11 +68,7 @@ def choose_strength(
 
 
 def as_strength(strength: Strength | str) -> Strength:
-    """`strength` itself, or the one of that name.
-
-    Raises:
-        BioAttError: see `choose_strength`.
-    """
+    """`strength` itself, or the one of that name."""
     return strength if isinstance(strength, Strength) else choose_strength(strength)
 
 

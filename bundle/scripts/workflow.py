@@ -41,18 +41,8 @@ CONFIGS = BUNDLE_ROOT / "configs"
 #: Overrides that are words of users: paths, names of series, text. They are never code.
 _WORDS = {"dataset_dir", "output_dir", "series", "series_description", "weights", "prior"}
 #: Options of `python -m monai.bundle run` itself; all others override a config.
-RUN_OPTIONS = {
-    "run_id",
-    "init_id",
-    "final_id",
-    "meta_file",
-    "config_file",
-    "logging_file",
-    "tracking",
-    "args_file",
-    "workflow_type",
-    "properties_path",
-}
+RUN_OPTIONS = set("run_id init_id final_id meta_file config_file logging_file tracking args_file".split())
+RUN_OPTIONS |= {"workflow_type", "properties_path"}
 
 
 def begin() -> None:
@@ -60,9 +50,6 @@ def begin() -> None:
 
     MONAI accepts a mistyped override in silence and goes on with the default. Does nothing where the workflow was
     not started by ``python -m monai.bundle run``; `bioatt` does the same for itself.
-
-    Raises:
-        BioAttError: an override that no config knows, or a switch that is neither True nor False.
     """
     quiet_libraries()
     if not _is_monai_bundle(sys.argv[0] if sys.argv else ""):
@@ -82,11 +69,7 @@ def begin() -> None:
 def run_workflow(
     run_id: str, config_names: Sequence[str], overrides: dict[str, Any], tracking: str | None = None
 ) -> ConfigWorkflow:
-    """Run a workflow of the bundle's configs, as `python -m monai.bundle run` does, and return it with its parts.
-
-    Args:
-        run_id, config_names, overrides, tracking: see `open_workflow`.
-    """
+    """Run a workflow of the bundle's configs, as `python -m monai.bundle run` does, and return it with its parts."""
     workflow = open_workflow(run_id, config_names, overrides, tracking)
     workflow.run()
     workflow.finalize()
@@ -151,11 +134,7 @@ class RepeatedInference:
         self._processes = ExitStack()
 
     def load(self, settings: Mapping[str, Any], config_names: Sequence[str] = ("inference.json",)) -> None:
-        """Load what `settings`, overrides of these configs, ask for, unless it is loaded already.
-
-        Raises:
-            BioAttError: network or prior cannot be loaded.
-        """
+        """Load what `settings`, overrides of these configs, ask for, unless it is loaded already."""
         asked = json.dumps([dict(settings), list(config_names)], sort_keys=True, default=str)
         if asked == self._asked:
             return
@@ -167,22 +146,14 @@ class RepeatedInference:
         self._asked, self._configs, self._settings = asked, config_names, {**settings, **parts}
 
     def run(self, places: Mapping[str, Any]) -> dict[str, Any]:
-        """Denoise one input; `places` are overrides as well. Return the figures of `InferenceSummary`.
-
-        Raises:
-            BioAttError: it cannot be denoised.
-        """
+        """Denoise one input; `places` are overrides as well. Return the figures of `InferenceSummary`."""
         workflow = run_workflow("inference", self._configs, {**self._settings, **places})
         handlers = workflow.parser.get_parsed_content("handlers")
         return next(one for one in handlers if isinstance(one, InferenceSummary)).figures()
 
 
 def check_tracking(tracking: str | dict[str, Any] | None) -> None:
-    """Refuse to track by MLflow where it is not installed.
-
-    Raises:
-        BioAttError: says how to install it.
-    """
+    """Refuse to track by MLflow where it is not installed."""
     if tracking == "mlflow" and importlib.util.find_spec("mlflow") is None:
         raise BioAttError("tracking by mlflow needs its package; python -m pip install 'mlflow>=3.13'")
 
@@ -192,13 +163,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message="NvImgCodec")
-    for name in (
-        "monai.data.nvimgcodec_pydicom_plugin",
-        "monai.bundle.workflows",
-        "onnx_ir",
-        "onnxscript",
-        "matplotlib.font_manager",
-    ):
+    loud = "monai.data.nvimgcodec_pydicom_plugin monai.bundle.workflows onnx_ir onnxscript matplotlib.font_manager"
+    for name in loud.split():
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -208,9 +174,6 @@ def check_overrides(overrides: Iterable[str], config_files: Sequence[str | os.Pa
     Args:
         overrides: keys such as ``prior`` or ``network_def#channels`` (``::`` is MONAI's other spelling of ``#``).
         config_files: the configs, in any order.
-
-    Raises:
-        BioAttError: names the key and those that resemble it.
     """
     import difflib
 
@@ -227,11 +190,7 @@ def check_overrides(overrides: Iterable[str], config_files: Sequence[str | os.Pa
 
 
 def check_configs(config_files: Sequence[str | os.PathLike[str]]) -> None:
-    """Refuse config files with settings of older versions that nothing reads any more.
-
-    Raises:
-        BioAttError: names them all, and what took their place.
-    """
+    """Refuse config files with settings of older versions that nothing reads any more."""
     for file in config_files:
         keys = set(ConfigParser.load_config_file(file)) - {"bf16"}  # that of training is read
         if former := told(sorted(keys)):
@@ -244,9 +203,6 @@ def check_switches(overrides: Mapping[str, Any], config_files: Sequence[str | os
     Args:
         overrides: values by key; as the command line has them, or from a file of arguments.
         config_files: the configs, in any order.
-
-    Raises:
-        BioAttError: names the key, and how it is spelt.
     """
     switches = {
         key
@@ -312,35 +268,19 @@ def runs_in_label() -> bool:
 
 
 def report_file(report: bool, output_dir: str) -> str:
-    """Where the report goes: beside the output folder, which programs that send DICOM want to be DICOM alone.
-
-    Args:
-        report: whether there is to be one.
-        output_dir: folder of the results.
-
-    Returns:
-        ``OUT.html``, or nothing for no report.
-    """
+    """Where the report goes: beside the output folder, which programs that send DICOM want to be DICOM alone."""
     return f"{Path(output_dir)}.html" if report else ""
 
 
 def check_training(output_dir: str) -> None:
-    """Refuse a folder with finished weights.
-
-    Raises:
-        BioAttError: names them.
-    """
+    """Refuse a folder with finished weights."""
     finished = Path(output_dir) / "model.pt"
     if finished.exists():
         raise BioAttError(f"{finished} holds the weights of a finished training; name another output folder")
 
 
 def check_prior_fits(network: Denoiser, prior_source: PriorSource) -> None:
-    """Refuse a prior over another number of descriptors than the network has attention maps for.
-
-    Raises:
-        BioAttError: both numbers.
-    """
+    """Refuse a prior over another number of descriptors than the network has attention maps for."""
     wanted = network.num_descriptors
     if wanted != len(prior_source.descriptors):
         raise BioAttError(
@@ -360,11 +300,6 @@ def make_provenance(
     """Put together what is recorded with every result.
 
     Args:
-        network: the network that runs.
-        weights: path of its weights file.
-        prior_source: where its priors come from.
-        version: the bundle's version, from metadata.json.
-        strength: how its output is anchored.
         precision: what it runs in, ``fp32`` or ``bf16``; empty where nobody said.
     """
     check_prior_fits(network, prior_source)

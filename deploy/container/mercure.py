@@ -27,7 +27,7 @@ logger = logging.getLogger("bioatt.mercure")
 
 def main() -> int:
     """Denoise what is there; 0 done, 1 some series failed, 2 folders or settings cannot be used."""
-    from scripts.app.endings import exit_code
+    from scripts.errors import exit_code
     from scripts.workflow import quiet_libraries
 
     quiet_libraries()

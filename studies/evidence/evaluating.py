@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scripts.dose.image_noise import TISSUES_HU, tissue_mask
+from scripts.dose.image_noise import TISSUES_HU, noise_sd_hu, tissue_mask
 from scripts.errors import BioAttError
 from scripts.evaluation import image_quality
 from scripts.evaluation.lesions import Lesion
 from scripts.evaluation.plane import INSERTIONS, Disc, PlanePoint, PlaneSlice, insert_discs
-from scripts.evaluation.truth import BODY_HU, measured_alpha2, pooled, region_errors, truth_regions
+from scripts.evaluation.truth import BODY_HU, pooled, region_errors, truth_regions
 from scripts.hu import VALID_RANGE_HU
 from scripts.priors import SliceKey
 from scripts.staging import staged_file
@@ -377,3 +377,9 @@ def _discs(rows: np.ndarray) -> list[list[Disc]]:
         [Disc(Lesion(d, (int(row), int(column))), contrast) for _, i, d, row, column, contrast in rows if i == number]
         for number in np.unique(rows[:, 1])
     ]
+
+
+def measured_alpha2(full_hu: np.ndarray, added_hu: np.ndarray, flat: np.ndarray) -> float:
+    """var(a) / var(n) in flat soft tissue, to be set beside the nominal one; NaN where there is none."""
+    own = noise_sd_hu(full_hu, flat)
+    return (noise_sd_hu(added_hu, flat) / own) ** 2 if own > 0.0 else math.nan

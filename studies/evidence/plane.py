@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from scripts.dose.image_noise import TISSUES_HU
-from scripts.evaluation.plane import contrast_at_noise
 from scripts.networks import read_recipe, weights_sha256
 from scripts.strengths import DEFAULT
 
@@ -217,3 +216,20 @@ def _mean(of: Figures, diameter: str) -> float:
 def _known(value: float | None) -> float:
     """JSON's null as NaN."""
     return math.nan if value is None else value
+
+
+def contrast_at_noise(curve: Sequence[Mapping[str, Any]], noise_left: float, diameter: str) -> float:
+    """Contrast that a filter keeps where it leaves so much noise, between its settings by a straight line.
+
+    A wide Gaussian draws neighbouring tissue into flat places, so from some width on the SD there rises again: the
+    curve ends where it is least. Where less noise is wanted than any setting leaves, the filter is given the contrast
+    that it keeps there, which is more than it would keep with less noise.
+
+    Args:
+        curve: `PlanePoint.summary` of the filter at each setting, from the identity to the strongest.
+        noise_left: as a share of the input's; the identity's contrast stands for more than all of it.
+        diameter: key of ``contrast``.
+    """
+    noise = [one["noise_left"] for one in curve]
+    points = sorted((one["noise_left"], one["contrast"][diameter]) for one in curve[: int(np.argmin(noise)) + 1])
+    return float(np.interp(noise_left, *zip(*points, strict=True)))

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scripts.evaluation.plane import contrast_at_noise
 from scripts.markdown import table
 from scripts.networks import weights_sha256
 from scripts.workflow import quiet_libraries
 
 from .bench import HELD_OUT, Bench, Figures
 from .methods import blends, gaussians, network_method, parse_settings
-from .plane import share_of
+from .plane import contrast_at_noise, share_of
 from .tables import number, ratio
 
 

@@ -3,14 +3,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scripts.errors import BioAttError
 from scripts.evaluation.lesions import Lesion, contrast_recovery
-from scripts.evaluation.plane import (
-    CONTRASTS_HU,
-    DISCS_AN_INSERTION,
-    PlanePoint,
-    PlaneSlice,
-    contrast_at_noise,
-    insert_discs,
-)
+from scripts.evaluation.plane import CONTRASTS_HU, DISCS_AN_INSERTION, PlanePoint, PlaneSlice, insert_discs
 
 SPACING_MM = 0.8
 
@@ -102,11 +95,3 @@ def test_a_narrow_place_takes_no_large_disc_but_the_needed_ones():
     image[50:70, 4:124] = 80.0
     rounds = insert_discs(image, 1.0, np.random.default_rng(0))
     assert {disc.lesion.diameter_mm for discs in rounds for disc in discs} == {4.0, 6.0, 10.0}
-
-
-def test_the_baseline_is_read_between_its_settings_up_to_where_it_leaves_least():
-    settings = ((1.0, 1.0), (0.4, 0.7), (0.2, 0.3), (0.3, 0.1))
-    curve = [{"noise_left": noise, "contrast": {"4": contrast}} for noise, contrast in settings]
-    wanted = {1.2: 1.0, 0.7: 0.85, 0.3: 0.5, 0.1: 0.3}
-    for noise, contrast in wanted.items():
-        assert contrast_at_noise(curve, noise, "4") == pytest.approx(contrast)

@@ -310,7 +310,8 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_written(tmp_path, we
 #: Does what `python -m monai.bundle` does with each list of words, in a copy of itself: importing takes long.
 BUNDLES = """
 import json, os, runpy, sys
-import monai.bundle
+import monai.bundle, monai.engines, monai.handlers, monai.inferers, monai.metrics, monai.transforms
+import nibabel, pydicom, scipy.ndimage, scipy.signal
 for line in sys.stdin:
     folder, words = json.loads(line)
     if os.fork() == 0:

@@ -156,7 +156,7 @@ def test_stable_uids_differ_by_strength_although_the_pixels_do_not(tmp_path, wei
     assert len(uids) == 2
 
 
-def test_explain_is_anchored_and_records_it(tmp_path, weights):
+def test_explain_is_anchored_and_records_it(tmp_path, weights, no_figures):
     source = write_ct_series(tmp_path / "in", slices=2, noise_sd=30.0)
     given = ["--weights", str(weights), "--prior", "random:1"]
     for name in ("low", "high"):

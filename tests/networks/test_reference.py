@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_studies import to_reference
 from scripts.errors import BioAttError
 from scripts.networks import ATTENTION_KINDS, BioAtt, load_reference_checkpoint
-from scripts.networks.reference import from_reference, to_reference
+from scripts.networks.reference import from_reference
 from torch import nn
 
 CHANNELS, K = 16, 11

@@ -230,7 +230,7 @@ def test_denoising_with_a_dense_tempered_prior_says_so_and_differs(tmp_path, wei
     assert any((a.pixel_array != b.pixel_array).any() for a, b in zip(first, second, strict=True))
 
 
-def test_a_report_and_an_explanation_show_the_mean_over_places_of_a_dense_prior(tmp_path, weights, dense):
+def test_a_report_and_an_explanation_show_the_mean_over_places_of_a_dense_prior(tmp_path, weights, dense, no_figures):
     series = write_ct_series(tmp_path / "series", shape=(96, 96), spacing=(3.5, 3.5), slices=2, noise_sd=30.0)
     taught = taught_with(tmp_path / "taught.pt", weights, prior_form="dense")
     words = ["--weights", str(taught), "--quiet", "--prior", "compact"]

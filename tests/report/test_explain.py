@@ -148,7 +148,7 @@ def test_what_is_not_there_is_refused_and_nothing_written(series, weights, tmp_p
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_an_existing_folder_is_refused_or_replaced_whole(series, weights, tmp_path, capsys):
+def test_an_existing_folder_is_refused_or_replaced_whole(series, weights, tmp_path, capsys, no_figures):
     assert explain(series, tmp_path / "out", weights, "--prior", "uniform") == 0
     assert explain(series, tmp_path / "out", weights, "--prior", "uniform") == 2
     assert "exists; name another one" in capsys.readouterr().err

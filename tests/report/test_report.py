@@ -20,8 +20,7 @@ from scripts.app.command_line import main
 from scripts.dicom import select_series
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from scripts.evaluation.measures import flat_regions, measure_samples
-from scripts.evaluation.samples import MEASURED_SLICES, SliceSamples
+from scripts.evaluation.measures import MEASURED_SLICES, SliceSamples, flat_regions, measure_samples
 from scripts.evaluation.texture import noise_power_spectrum
 from scripts.networks import BioAtt, BioAttUNet
 from scripts.report import pictures

@@ -15,6 +15,7 @@ from studies.evidence.evaluating import (
     Method,
     evaluate,
     kept_patient,
+    measured_alpha2,
     patient_figures,
     real_patient,
     simulated_patient,
@@ -189,3 +190,10 @@ def test_a_network_is_asked_with_the_prior_of_the_slice_without_discs(one, tmp_p
     padded = one.low_hu.copy()
     padded[0, 0] = -3024.0
     assert filtered(padded)[0, 0] == -3024.0
+
+
+def test_the_share_of_added_noise_is_measured_in_flat_tissue():
+    generator, flat = np.random.default_rng(2), np.ones((96, 96), bool)
+    full, added = (generator.normal(40.0, sd, flat.shape) for sd in (10.0, 10.0 * np.sqrt(3.0)))
+    assert measured_alpha2(full, added, flat) == pytest.approx(3.0, rel=0.15)
+    assert np.isnan(measured_alpha2(full, added, ~flat))

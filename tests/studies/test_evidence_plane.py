@@ -9,7 +9,7 @@ from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
 from studies.evidence.bench import Bench, patient_folder
-from studies.evidence.plane import above_gaussian, best_error, measure_plane, plane_limits
+from studies.evidence.plane import above_gaussian, best_error, contrast_at_noise, measure_plane, plane_limits
 from studies.evidence.plane_page import plane_section
 
 STRENGTHS = {"low": (0.7, 0.0), "standard": (1.0, 0.0), "high": (1.6, 0.3)}
@@ -90,3 +90,11 @@ def test_figures_are_kept_and_read_again(measured, monkeypatch):
 def test_a_patient_who_is_not_there_is_named(tmp_path):
     with pytest.raises(BioAttError, match="no B in ct or ct_patients"):
         patient_folder(tmp_path, "B")
+
+
+def test_the_baseline_is_read_between_its_settings_up_to_where_it_leaves_least():
+    settings = ((1.0, 1.0), (0.4, 0.7), (0.2, 0.3), (0.3, 0.1))
+    curve = [{"noise_left": noise, "contrast": {"4": contrast}} for noise, contrast in settings]
+    wanted = {1.2: 1.0, 0.7: 0.85, 0.3: 0.5, 0.1: 0.3}
+    for noise, contrast in wanted.items():
+        assert contrast_at_noise(curve, noise, "4") == pytest.approx(contrast)

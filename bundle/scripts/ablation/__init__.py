@@ -2,5 +2,3 @@
 
 from .report import verdict
 from .run import record_name, swap_priors
-
-__all__ = ["record_name", "swap_priors", "verdict"]

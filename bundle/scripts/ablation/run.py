@@ -99,11 +99,7 @@ def read_matrix(study: str, settings: Mapping[str, Any]) -> Matrix:
 
 
 def plan(matrix: Matrix, seeds: int, left_out: Sequence[str]) -> list[Run]:
-    """All trainings of a matrix: all arms of one seed and patient before the next, so a part of it can be compared.
-
-    Raises:
-        BioAttError: there are none.
-    """
+    """All trainings of a matrix: all arms of one seed and patient before the next, so a part of it can be compared."""
     if seeds < 1 or not left_out or not matrix.arms:
         raise BioAttError("an ablation needs arms, at least one seed and a patient to leave out")
     return [
@@ -130,9 +126,6 @@ def run_ablation(
     of the other patients does. The final weights count, not the best. Where all runs are in, only the page is made.
 
     Args:
-        dataset_dir, output_dir: DATA and OUT.
-        matrix: the arms and what they share.
-        seeds: trainings of each arm and patient.
         left_out: patients to leave out in turn; all if empty.
 
     Raises:
@@ -167,9 +160,7 @@ def swap_priors(
     region is the one that the prior votes for, else that of the study.
 
     Args:
-        pairs: items of `training_pairs` to test on.
         others: items whose priors are taken; those of the same patient are passed over.
-        descriptors: the words of the priors.
 
     Raises:
         BioAttError: there is no other patient.

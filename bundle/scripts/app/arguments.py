@@ -26,21 +26,14 @@ NOTICE = "Research software, not a medical device: not for diagnosis."
 
 def add_series(parser: argparse.ArgumentParser) -> None:
     """One series or volume, and how it may be read."""
-    parser.add_argument(
-        "input", metavar="SERIES", help="folder or zip of a DICOM series, a DICOM file, a NIfTI file or folder"
+    option = parser.add_argument
+    option("input", metavar="SERIES", help="folder or zip of a DICOM series, a DICOM file, a NIfTI file or folder")
+    option("--series", default="", metavar="UID", help="SeriesInstanceUID or SeriesNumber, if a folder holds several")
+    option(
+        "--assume-hu", action="store_true", help="accept values as HU even if they do not look like it or have no unit"
     )
-    parser.add_argument(
-        "--series", default="", metavar="UID", help="SeriesInstanceUID or SeriesNumber, if a folder holds several"
-    )
-    parser.add_argument(
-        "--assume-hu",
-        action="store_true",
-        help="accept values as HU even if they do not look like it, or if DICOM does not say their unit",
-    )
-    parser.add_argument(
-        "--allow-gaps", action="store_true", help="continue although slices of a DICOM series are missing"
-    )
-    parser.add_argument(
+    option("--allow-gaps", action="store_true", help="continue although slices of a DICOM series are missing")
+    option(
         "--one-scan",
         action="store_true",
         help="treat images with different StudyInstanceUIDs or SeriesInstanceUIDs, with a PatientID for each file, or "
@@ -82,32 +75,24 @@ def inference_overrides(options: argparse.Namespace) -> dict[str, Any]:
 def add_weights(parser: argparse.ArgumentParser) -> None:
     """The weights, whose recipe names their network."""
     parser.add_argument(
-        "--weights", metavar="FILE", help="weights, with their recipe beside them (default: the bundle's own)"
+        "--weights", metavar="FILE", help="weights with their recipe beside them (default: the bundle's)"
     )
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """What the network computes in."""
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        help="of the network; default auto: bf16 where the GPU or processor is faster with it, else fp32",
-    )
-
-
-def add_strength(parser: argparse.ArgumentParser) -> None:
-    """The one knob, and its numbers."""
-    parser.add_argument(
+def add_result(parser: argparse.ArgumentParser) -> None:
+    """What gives a network's result: weights, what they compute in, and how much of it is taken."""
+    add_weights(parser)
+    option = parser.add_argument
+    option("--precision", choices=PRECISIONS, help="of the network; default auto: bf16 where that is faster, else fp32")
+    option(
         "--strength",
         default=DEFAULT,
         metavar="NAME",
         help=f"{table_in_words()}; default {DEFAULT}. What is much coarser than this anchor is not changed",
     )
-    parser.add_argument("--anchor-mm", type=float, metavar="MM", help="another anchor, in mm")
-    parser.add_argument("--grain", type=float, metavar="G", help="share of the fine noise that is put back, 0 to 1")
-    parser.add_argument(
-        "--restore", type=float, metavar="R", help="share of the restored detail, 0 (none) to 1 (default)"
-    )
+    option("--anchor-mm", type=float, metavar="MM", help="another anchor, in mm")
+    option("--grain", type=float, metavar="G", help="share of the fine noise that is put back, 0 to 1")
+    option("--restore", type=float, metavar="R", help="share of the restored detail, 0 (none) to 1 (default)")
 
 
 def result_overrides(options: argparse.Namespace) -> dict[str, Any]:
@@ -145,7 +130,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="override the config, e.g. prior=uniform train#trainer#max_epochs=5",
+        help="config keys, e.g. prior=uniform train#trainer#max_epochs=5",
     )
 
 

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = bundle_module(f"app.commands.{options.command}")
     if options.command != "serve":  # a node must be up again soon after a stop: its worker loads the rest
         _prepare()
-    return bundle_module("app.endings").exit_code(lambda: command.run(options))
+    return bundle_module("errors").exit_code(lambda: command.run(options))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

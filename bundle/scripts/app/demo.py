@@ -35,9 +35,6 @@ def run_demo(folder: Path) -> None:
           denoised/   derived DICOM series, at the standard strength
           denoised_low/, denoised_high/   the same at the others
           demo.png    one slice of each, and what was taken away
-
-    Args:
-        folder: made, or empty; what a former demo left there is replaced.
     """
     from ..workflow import run_workflow
 
@@ -81,11 +78,7 @@ def _with_organs(hu: np.ndarray, i: int) -> np.ndarray:
 
 
 def check_former_demo(folder: Path) -> None:
-    """Raise where `folder` exists and is no former demo, or holds what no demo wrote.
-
-    Raises:
-        BioAttError: says which.
-    """
+    """Raise where `folder` exists and is no former demo, or holds what no demo wrote."""
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists() and not (folder / MARK).is_file():

@@ -1,4 +1,4 @@
-"""A low-dose series from a routine one: what `bioatt simulate` does. docs/simulation.md tells method and limits."""
+"""A low-dose series from a routine one: what `bioatt simulate` does. docs/dose.md tells method and limits."""
 
 from __future__ import annotations
 
@@ -27,67 +27,11 @@ from ..volumes.volume import Volume, find_inputs, load_volume
 AIR_HU = -1000.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Simulation:
-    """The choices of a simulation.
-
-    Args:
-        dose_fraction: in (0, 1], of the source's dose.
-        filter_name: reconstruction filter of the noise, see `ParallelBeam.reconstruct`.
-        photons: per ray at the source's dose and mean tube current; None finds them from the noise of the source.
-        electronic_sd: SD of the electronic noise in photons.
-        views: projection angles over 180 degrees.
-        by_tube_current: scale the photons of each slice by its XRayTubeCurrent; else they are the same for all.
-        seed: of the noise.
-
-    Raises:
-        BioAttError: a value is out of its range.
-    """
-
-    dose_fraction: float
-    filter_name: str = "hann"
-    photons: float | None = None
-    electronic_sd: float = 1.0
-    views: int = 1000
-    by_tube_current: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be simulated before anything is read."""
-        if not 0.0 < self.dose_fraction <= 1.0:
-            raise BioAttError(f"dose is {self.dose_fraction:g}, wanted a fraction in (0, 1] of the source's dose")
-        for name, smallest in ("views", 1), ("seed", 0):
-            if getattr(self, name) < smallest:
-                raise BioAttError(f"{name} is {getattr(self, name)}, wanted a whole number from {smallest}")
-        if self.photons is not None and not 0.0 < self.photons < 1e15:
-            raise BioAttError(f"photons is {self.photons:g}, wanted a number above 0, or auto")
-        if not 0.0 <= self.electronic_sd < 1e9:
-            raise BioAttError(f"electronic noise is {self.electronic_sd:g}, wanted an SD in photons, 0 or above")
-        try:
-            filter_window(self.filter_name)
-        except ValueError as error:
-            raise BioAttError(f"{error}; choose one of them with --filter") from error
-
-    def record(self, simulator: DoseSimulator, version: str) -> SimulatedDose:
-        """What is written into the results."""
-        return SimulatedDose(
-            version=version,
-            dose_fraction=self.dose_fraction,
-            photons=simulator.photons,
-            electronic_sd=self.electronic_sd,
-            views=self.views,
-            filter_name=self.filter_name,
-            tube_current="XRayTubeCurrent" if self.by_tube_current else "",
-            seed=self.seed,
-        )
-
-
 def simulate_series(
     source: str,
     output_dir: str,
-    simulation: Simulation,
+    dose: SimulatedDose,
     *,
-    version: str,
     overwrite: bool = False,
     progress: bool = False,
     **reading: Any,
@@ -98,17 +42,9 @@ def simulate_series(
     whole. Noise is added inside the circle that fits the slice; padding and what lies outside keep their values.
 
     Args:
-        source: folder of a DICOM series, DICOM file, NIfTI file or folder of them.
-        output_dir: a folder that does not exist yet, or is replaced whole with `overwrite`.
-        simulation: the choices.
-        version: the bundle's, for the record.
-        overwrite: replace an existing folder.
-        progress: show bars on the terminal.
         reading: series, assume_hu, allow_gaps and one_scan of `load_volume`.
-
-    Raises:
-        BioAttError: input, output or choices cannot be used.
     """
+    check_dose(dose)
     inputs = find_inputs(source, reading.get("series", ""))
     check_places(source, output_dir, overwrite)
     # One DICOM series is moved to its place by its writer, all else by us.
@@ -118,14 +54,31 @@ def simulate_series(
         for path in inputs:
             volume = load_volume(path, **reading, progress=progress)
             slices = _AxialSlices(volume.hu, volume.affine)
-            current = _tube_current(volume, len(slices)) if simulation.by_tube_current else np.ones(len(slices))
-            simulator = _calibrated(volume, slices, current, simulation)
+            current = _tube_current(volume, len(slices)) if dose.tube_current else np.ones(len(slices))
+            simulator = _calibrated(volume, slices, current, dose)
             figures = _Figures()
             with bar(len(slices), "simulating", progress) as advance:
-                low_hu = _low_dose(volume, simulator, current, simulation, figures, advance)
-            _write(volume, low_hu, folder, simulation.record(simulator, version), overwrite=overwrite and alone)
-            lines.append(f"{path.name}: {figures.line(simulation, simulator)}")
+                low_hu = _low_dose(volume, simulator, current, dose, figures, advance)
+            _write(volume, low_hu, folder, replace(dose, photons=simulator.photons), overwrite=overwrite and alone)
+            lines.append(f"{path.name}: {figures.line(dose, simulator)}")
     return lines
+
+
+def check_dose(dose: SimulatedDose) -> None:
+    """Refuse what cannot be simulated, before anything is read."""
+    if not 0.0 < dose.dose_fraction <= 1.0:
+        raise BioAttError(f"dose is {dose.dose_fraction:g}, wanted a fraction in (0, 1] of the source's dose")
+    for name, smallest in ("views", 1), ("seed", 0):
+        if getattr(dose, name) < smallest:
+            raise BioAttError(f"{name} is {getattr(dose, name)}, wanted a whole number from {smallest}")
+    if dose.photons is not None and not 0.0 < dose.photons < 1e15:
+        raise BioAttError(f"photons is {dose.photons:g}, wanted a number above 0, or auto")
+    if not 0.0 <= dose.electronic_sd < 1e9:
+        raise BioAttError(f"electronic noise is {dose.electronic_sd:g}, wanted an SD in photons, 0 or above")
+    try:
+        filter_window(dose.filter_name)
+    except ValueError as error:
+        raise BioAttError(f"{error}; choose one of them with --filter") from error
 
 
 @dataclass
@@ -145,19 +98,19 @@ class _Figures:
             self.after.append(noise_sd_hu(low_hu, flat))
             self.shift_hu.append(float((low_hu - full_hu)[tissue_mask(full_hu, "soft tissue")].mean()))
 
-    def line(self, simulation: Simulation, simulator: DoseSimulator) -> str:
+    def line(self, dose: SimulatedDose, simulator: DoseSimulator) -> str:
         """All of it in words."""
         noise = "noise not measured: no flat soft tissue"
         if self.before:
             before = np.median(self.before)
             noise = (
                 f"noise {before:.1f} -> {np.median(self.after):.1f} HU (the dose alone: "
-                f"{before / np.sqrt(simulation.dose_fraction):.1f}), "
+                f"{before / np.sqrt(dose.dose_fraction):.1f}), "
                 f"soft tissue shifted by {np.mean(self.shift_hu):+.2f} HU"
             )
-        how = "calibrated" if simulation.photons is None else "given"
+        how = "calibrated" if dose.photons is None else "given"
         return (
-            f"dose fraction {simulation.dose_fraction:g}, {simulator.photons:.3g} photons per ray at full dose "
+            f"dose fraction {dose.dose_fraction:g}, {simulator.photons:.3g} photons per ray at full dose "
             f"({how}), {noise}, {np.mean(self.starved):.2%} of the rays under 10 photons"
         )
 
@@ -201,7 +154,7 @@ def _in_field(hu: np.ndarray) -> np.ndarray:
     return hu >= VALID_RANGE_HU[0]
 
 
-def _calibrated(volume: Volume, slices: _AxialSlices, current: np.ndarray, simulation: Simulation) -> DoseSimulator:
+def _calibrated(volume: Volume, slices: _AxialSlices, current: np.ndarray, dose: SimulatedDose) -> DoseSimulator:
     """The simulator of a volume: its geometry, and photons that are given or explain its noise."""
     one, other = slices.spacing_mm
     if abs(one - other) > 0.01 * max(one, other):
@@ -209,12 +162,12 @@ def _calibrated(volume: Volume, slices: _AxialSlices, current: np.ndarray, simul
             f"{volume.source} has pixels of {one:g} x {other:g} mm in its axial slices, wanted square ones; "
             "give an axial series"
         )
-    geometry = ParallelBeam(views=simulation.views, spacing_mm=float(one))
-    simulator = DoseSimulator(geometry=geometry, electronic_sd=simulation.electronic_sd)
-    if simulation.photons is not None:
-        return replace(simulator, photons=simulation.photons)
+    geometry = ParallelBeam(views=dose.views, spacing_mm=float(one))
+    simulator = DoseSimulator(geometry=geometry, electronic_sd=dose.electronic_sd)
+    if dose.photons is not None:
+        return replace(simulator, photons=dose.photons)
     try:
-        return calibrate_on_series(simulator, slices, simulation.filter_name, current)
+        return calibrate_on_series(simulator, slices, dose.filter_name, current)
     except ValueError as error:
         raise BioAttError(f"{volume.source}: {error}; give the photons per ray with --photons") from error
 
@@ -234,7 +187,7 @@ def _low_dose(
     volume: Volume,
     simulator: DoseSimulator,
     current: np.ndarray,
-    simulation: Simulation,
+    dose: SimulatedDose,
     figures: _Figures,
     advance: Callable[[int], object],
 ) -> np.ndarray:
@@ -242,21 +195,20 @@ def _low_dose(
     low_hu = np.empty_like(volume.hu)
     full, low = _AxialSlices(volume.hu, volume.affine), _AxialSlices(low_hu, volume.affine)
     measured = set(calibration_slices(len(full)))
-    dose = simulation.dose_fraction
     for i in range(len(full)):
         square = full[i]
         line_integrals = simulator.geometry.project(square)
         noisy = simulator.low_dose(
             square,
-            dose,
-            np.random.default_rng([simulation.seed, 1, i]),  # 1: until 0.5.0 there were several realisations
-            simulation.filter_name,
+            dose.dose_fraction,
+            np.random.default_rng([dose.seed, 1, i]),  # 1: until 0.5.0 there were several realisations
+            dose.filter_name,
             line_integrals,
             current[i],
         )
         stored = full.stored[i]
         low.stored[i] = np.where(_in_field(stored), stored + full.crop(noisy - square), stored)
-        figures.starved.append(simulator.starved_fraction(modulated(line_integrals, current[i]), dose))
+        figures.starved.append(simulator.starved_fraction(modulated(line_integrals, current[i]), dose.dose_fraction))
         if i in measured:
             figures.measure(stored, low.stored[i])
         advance(1)

@@ -26,12 +26,8 @@ class SeriesOutcome:
     """What became of a series.
 
     Args:
-        uid: SeriesInstanceUID.
-        number: SeriesNumber, None where there is none.
-        images: how many files.
         state: ``denoised``, ``left out`` or ``failed``.
         why: the reason, for the two latter.
-        folder: name of the result's folder.
         figures: of `InferenceSummary`.
     """
 
@@ -63,11 +59,8 @@ def denoise_study(
     A series that fails stops no other.
 
     Args:
-        study: folder or zip, with anything beside the series.
         output_dir: folder of the results: new, or empty; with ``overwrite`` the folders in it are replaced one by one.
         configs, overrides: of `denoise_jobs`.
-        rules: see `scripts.app.node.rules`.
-        places: where.
 
     Returns:
         The exit code: 0, or 1 if a series failed.

@@ -43,11 +43,9 @@ class Candidate:
     """Something to be timed.
 
     Args:
-        name: in words.
         device: ``cpu`` or ``cuda``.
         precision: ``fp32`` or ``bf16``.
         gflop: floating-point operations of one run, in 1e9; a multiplication and an addition count as two.
-        run: does it once.
     """
 
     name: str
@@ -73,13 +71,8 @@ def run_benchmark(
     of `repeats` runs after one that does not count. Weights are random: they do not change the speed.
 
     Args:
-        output_dir: folder for the files; made if it is not there.
         shape: (rows, columns) of the images.
-        repeats: runs of each candidate.
-        slices: of the made series.
-        series: a series to use in place of the made one.
         threads: of PyTorch on the CPU; None leaves its own choice.
-        compiled: measure also the default network compiled by torch.compile.
 
     Returns:
         The figures; see `to_markdown`.

@@ -74,11 +74,6 @@ def time_series(
 
     Imports are not in it; loading the models, and moving them to the device, is told apart. Reading is what comes
     before the inferer (headers, files, orientation, range), writing what comes after it (inverse, summary, files).
-
-    Args:
-        scratch: an empty folder.
-        shape, slices: of the made series.
-        series: a series to use instead.
     """
     from ignite.engine import Events
     from monai.engines import IterationEvents

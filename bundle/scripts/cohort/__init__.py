@@ -3,5 +3,3 @@
 from .run import Places, denoise_cohort, denoise_jobs
 from .series_list import Job, read_list
 from .work import denoise_series
-
-__all__ = ["Job", "Places", "denoise_cohort", "denoise_jobs", "denoise_series", "read_list"]

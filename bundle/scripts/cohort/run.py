@@ -71,12 +71,10 @@ def denoise_cohort(
           cohort.csv     the table
 
     Args:
-        list_file: see `read_list`.
         output_dir: folder of the results; made if it is not there. Workers on other machines must see it, and the
             inputs, by the same paths.
         config_names, overrides: of `run_workflow`, but for ``dataset_dir`` and ``output_dir``.
         resume: leave out the series whose result is there.
-        places: where; None for one process on this machine.
 
     Returns:
         The exit code: 0, or 1 if a series failed.
@@ -186,11 +184,7 @@ def _outcome(future: Future, places: Places) -> dict[str, Any]:
 
 @contextmanager
 def _connected(places: Places, jobs: Sequence[Job]) -> Iterator[Client]:
-    """Yield a client of the site's cluster, or of one on this machine that ends with the block.
-
-    Raises:
-        BioAttError: there is no such scheduler, or this machine cannot start its processes.
-    """
+    """Yield a client of the site's cluster, or of one on this machine that ends with the block."""
     import dask
     from distributed import Client, LocalCluster
 

@@ -21,8 +21,6 @@ class Job:
     """One series of a cohort.
 
     Args:
-        source: the input.
-        target: folder of its result.
         series: which series of the input, by UID or number, where it holds several.
         settings: config keys for this one, which go before those of all.
     """

@@ -69,11 +69,7 @@ def clear_leftovers(target: Path) -> None:
 
 
 def _prepare(inference: Any, request: Mapping[str, Any]) -> None:
-    """Load what all series share.
-
-    Raises:
-        BioAttError: another version of the bundle asks, or network, prior or device cannot be used here.
-    """
+    """Load what all series share."""
     import torch
     from distributed import get_worker
 

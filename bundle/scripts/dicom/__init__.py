@@ -12,19 +12,3 @@ from .read import MAX_VOXELS, read_volume
 from .rules import DerivedRules
 from .series import Series
 from .write import WriteSummary, check_stable_uids, write_derived_series
-
-__all__ = [
-    "MAX_VOXELS",
-    "DerivedRules",
-    "FileProcesses",
-    "KnownSeries",
-    "Series",
-    "WriteSummary",
-    "check_stable_uids",
-    "find_series",
-    "padding_mask",
-    "read_frames",
-    "read_volume",
-    "select_series",
-    "write_derived_series",
-]

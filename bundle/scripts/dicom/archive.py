@@ -161,11 +161,7 @@ def _opened(archive: str, changed: int, size: int, process: int) -> _Archive:
 
 
 def _name(info: zipfile.ZipInfo, archive: str) -> str:
-    """The path of a file below its archive.
-
-    Raises:
-        BioAttError: it leads out of it.
-    """
+    """The path of a file below its archive."""
     path = PurePosixPath(info.filename.replace("\\", "/"))  # as some programs of Windows write it
     if path.is_absolute() or ".." in path.parts or re.match("$|[A-Za-z]:", path.as_posix()):  # C:, as Windows has it
         raise BioAttError(f"{archive} holds a path that leads out of it; do not trust it, ask where it is from")

@@ -86,7 +86,6 @@ class Child:
         Args:
             job: a key of `jobs.JOBS`.
             given: what the job takes; plain values where a server may have reloaded classes.
-            file: the file that it is about.
 
         Raises:
             BioAttError: what the child refused; or it ended, with the name of the file.
@@ -168,12 +167,7 @@ def _enlarge(pipe: IO[bytes]) -> None:
 
 
 def _next_record(stream: IO[bytes]) -> tuple[int, bytes] | None:
-    """Index and content of the next record, or of the begin; None where the child ended.
-
-    Raises:
-        BioAttError: what the child refused.
-        RuntimeError: an error of ours in the child, with its traceback.
-    """
+    """Index and content of the next record, or of the begin; None where the child ended."""
     while len(head := stream.read(_HEAD.size)) == _HEAD.size:
         kind, index, size = _HEAD.unpack(head)
         payload = stream.read(size)

@@ -49,9 +49,6 @@ def describe(derived: Dataset, source: Dataset, file: Path, run: Run, frames: Se
 
     Args:
         derived: copy of the source's header in Explicit VR Little Endian, see `transcode`.
-        source: the source's header, to be read.
-        file: the source's file.
-        run: the derived series.
         frames: those of an image of several that are derived.
     """
     if "PerFrameFunctionalGroupsSequence" in derived:

@@ -106,11 +106,7 @@ class KnownSeries:
     def select(
         self, path: str | os.PathLike[str], series: str | None = None, *, one_scan: bool = False, **more: bool
     ) -> Series:
-        """What `select_series` finds, by the same arguments; a second look tells and refuses nothing.
-
-        Raises:
-            BioAttError: see `select_series`.
-        """
+        """What `select_series` finds, by the same arguments; a second look tells and refuses nothing."""
         place = os.path.abspath(path)
         found, seen = self._found.get((place, series or "", one_scan), (None, ()))
         if found is not None and _stamps(found) == seen:
@@ -161,12 +157,7 @@ def _joined(scanned: Scan, name: str | None) -> tuple[Scan, str | None]:
 
 
 def _choose(scanned: Scan, path: Path, name: str | None) -> str:
-    """SeriesInstanceUID of the only series, or of the one that `name` names by UID or SeriesNumber.
-
-    Raises:
-        BioAttError: several and none named, none of that name, or several of that number; the series are logged
-            as a table before.
-    """
+    """SeriesInstanceUID of the only series, or of the one that `name` names by UID or SeriesNumber."""
     found = scanned.series
     if name is None:
         chosen, what = list(found), f"holds {len(found)} CT series"

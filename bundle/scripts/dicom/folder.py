@@ -27,8 +27,6 @@ class Loss(NamedTuple):
     """A file that may have been a slice, or led to some.
 
     Args:
-        file: its path.
-        what: what is wrong with it, in words.
         certain: it is damaged, whatever it was.
         leads_to_folder: slices of any series may lie behind it.
         series: SeriesInstanceUID of the slice that it is known to have been.
@@ -117,14 +115,7 @@ def loss_of(file: Path) -> Loss | None:
 
 
 def lost_slices(files: Iterable[Path], losses: Iterable[Loss], owners: Mapping[Path, set[str]], uid: str) -> list[Loss]:
-    """Those of `losses` that look like slices of a series: named like its files, where its files are; or like a link.
-
-    Args:
-        files: of the series.
-        losses: of the scan.
-        owners: which series have files in a folder.
-        uid: of the series.
-    """
+    """Those of `losses` that look like slices of a series, named like its files and beside them, or like a link."""
     places: dict[Path, list[str]] = {}
     for file in files:
         places.setdefault(file.parent, []).append(file.name)

@@ -85,7 +85,6 @@ def affine_ras(planes: list[Plane], single_spacing_mm: float) -> np.ndarray:
     spacing, or where there are gaps the median one. Of a tilted gantry it keeps the shear.
 
     Args:
-        planes: the slices in order.
         single_spacing_mm: the step of a series of one slice.
     """
     first, normal = planes[0], slice_normal(planes[0].orientation)

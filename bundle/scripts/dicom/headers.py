@@ -61,7 +61,6 @@ def open_dicom(file: Path, **kwargs: Any) -> Dataset | None:
     SOPClassUID.
 
     Args:
-        file: the file.
         **kwargs: for `pydicom.dcmread`, e.g. ``stop_before_pixels=True``.
 
     Raises:
@@ -117,7 +116,6 @@ def _check_byte_order(head: bytes, stream: io.BufferedReader, file: Path) -> Non
     Args:
         head: the file's first 144 bytes, up to the length of the meta group (PS3.10 7.1).
         stream: behind them.
-        file: names it in the message.
     """
     if head[128:138] != b"DICM\2\0\0\0UL":
         return

@@ -67,20 +67,16 @@ def write_ct_series(
     Args:
         folder: made if it is not there.
         shape: (rows, columns).
-        slices: how many.
         spacing: mm between (rows, columns), as in PixelSpacing.
         slice_spacing: mm along the normal.
         patient_position: HFS, HFP, FFS or FFP; sets `orientation` where that is None.
         orientation: ImageOrientationPatient.
         transfer_syntax: UID; compressed ones need an encoder of pydicom.
         noise_sd: of the noise, in HU.
-        slope: RescaleSlope.
-        intercept: RescaleIntercept.
         signed: PixelRepresentation 1.
         bits_stored: of 16 allocated.
         padding: stored value outside the round field of view, named in PixelPaddingValue.
         reversed_order: file names and InstanceNumber run against the normal.
-        seed: of the noise and the UIDs.
         name: pattern of the file names, for the file's number from 1.
         degrade: makes the image (rows, columns) in HU of slice i from the body's, in place of `noise_sd`.
         modify: called with (dataset, slice index along the normal) before a file is written.

@@ -51,7 +51,6 @@ def read_frames(
     at once, and turned into numbers frame by frame.
 
     Args:
-        file: the file.
         notes: where faults are put that were got over, in words.
         wanted: frames that must be in HU; None for all.
 
@@ -258,17 +257,7 @@ def _syntax(dataset: Dataset, path: Path) -> UID:
 
 
 def _true_syntax(dataset: Dataset, path: Path, size: int, notes: set[str]) -> UID:
-    """The transfer syntax of the pixels: some archives decompress an image, or compress it, and go on to name the old.
-
-    Args:
-        dataset: of the image.
-        path: names it in the message.
-        size: bytes of its pixels, not compressed.
-        notes: see `read_frames`.
-
-    Raises:
-        BioAttError: pixels are compressed that are said not to be; see also `_syntax`.
-    """
+    """The transfer syntax of the pixels: some archives change the coding of an image and leave its old name."""
     syntax, data = _syntax(dataset, path), value(dataset, "PixelData", path)
     if not isinstance(data, bytes) or not data:
         return syntax

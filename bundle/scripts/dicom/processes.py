@@ -20,11 +20,7 @@ MOST = 8
 
 
 def have_same_hu_isolated(pairs: Sequence[tuple[Path, Path]]) -> list[bool]:
-    """`pixels.have_same_hu` of each pair of files, in a process of its own.
-
-    Raises:
-        BioAttError: see `FileProcesses.each`, with the second file of the pair.
-    """
+    """`pixels.have_same_hu` of each pair of files, in a process of its own."""
     requests = [(second, (first, second)) for first, second in pairs]
     return [json.loads(same) for _, _, same in FileProcesses(isolated=True).each("same", requests, 1)]
 
@@ -69,7 +65,6 @@ class FileProcesses(AbstractContextManager["FileProcesses"]):
         Args:
             job: what is done with each file.
             requests: each file, and what the job takes for it.
-            files: how many there are.
 
         Raises:
             BioAttError: what a process refused, or how it ended; the others end as well.

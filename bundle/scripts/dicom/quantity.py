@@ -37,7 +37,6 @@ def check_hu_image(dataset: Dataset, where: object) -> None:
 
     Args:
         dataset: a single-frame image, or one of `enhanced.frame_headers`.
-        where: names it in the message.
 
     Raises:
         BioAttError: colour, a quantity other than HU, a Modality LUT, or a rescale that is none.

@@ -114,9 +114,7 @@ def read_file(
     """Index and HU `(rows, columns)` of each frame of a file; see `read_volume`.
 
     Args:
-        file: of the series.
         slices: which slice each of its frames is; others are left out.
-        shape: (rows, columns) of the series.
         notes: where it is put what is odd.
     """
     done, faults, empty = 0, set[str](), []

@@ -76,10 +76,8 @@ class Run:
     """What all images of one derived series share.
 
     Args:
-        provenance: what made them.
         rules: how they are named.
         key: digest of what made them and of their values where UIDs are stable, else None.
-        series_instance_uid: of the derived series.
         now: when they are made, aware.
     """
 

@@ -54,7 +54,6 @@ class OtherSeries(NamedTuple):
 
     Args:
         number: SeriesNumber, None where there is none.
-        images: how many files.
         kind: what they are, in words.
     """
 

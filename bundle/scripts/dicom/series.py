@@ -16,24 +16,18 @@ class Series:
     inferior to superior, whatever the file order, the patient's position or the direction of rows and columns.
 
     Args:
-        series_instance_uid: SeriesInstanceUID.
         files: the file of each slice; frames of an Enhanced CT image share one.
         sop_instance_uids: SOPInstanceUID of each slice; "" where it is missing, or other slices have it too.
-        rows: pixels down.
-        columns: pixels across.
         affine: 4x4, index (column, row, slice) to RAS mm, the convention of nibabel and MONAI.
         spacing: mm between columns, rows and slices, in the order of `affine`.
         is_axial: whether the slices lie across the body axis.
         frames: frame of each slice in its file, from 0.
-        is_enhanced: whether the images are Enhanced CT, of many frames each.
         is_multiframe: whether the images may hold several frames each, Enhanced CT or not.
         is_offset: whether a RescaleIntercept other than 0 says that stored values were shifted.
         gaps: where the spacing of slices is not the usual one, in words.
-        series_number: SeriesNumber, None where there is none.
         description: SeriesDescription, "" where there is none.
         kernel: ConvolutionKernel, "" where there is none.
         slice_thickness_mm: SliceThickness, None where it is not known.
-        frame_of_reference_uid: FrameOfReferenceUID, "" where there is none.
         selector: what `select_series` takes for this series.
         one_scan: whether its images have SeriesInstanceUIDs of their own, and were joined.
         unified: elements in which the slices differ though they are one scan; what is derived has the first slice's.

@@ -44,9 +44,6 @@ class WriteSummary:
     """What `write_derived_series` wrote.
 
     Args:
-        folder: where the files are.
-        series_instance_uid: SeriesInstanceUID of the derived series.
-        slices: number of files.
         clipped_pixels: pixels whose HU did not fit the stored bits and were set to the nearest value that does.
         rescaled_slices: slices stored with slope 1 because the source's rescale was too coarse for HU.
     """
@@ -82,16 +79,12 @@ def write_derived_series(
         series: the source, from `find_series` or `select_series`.
         volume_hu: HU `(slices, rows, columns)`, in the order of `series.files`.
         output_dir: folder for the files 0001.dcm, 0002.dcm, ... and nothing else; it appears when all are written.
-        provenance: what made the volume.
         rules: how the series is named and what it keeps; None for the defaults.
         overwrite: replace `output_dir` whole if it exists and holds nothing but results of BioAtt.
         processes: many files are written by these; if they are isolated, the source's padding is decoded in one of
             them in any case. The files are the same, but for the time.
         progress: called with (slices done, slices in all).
         complete: called when all is written, before the folder appears; if it raises, the folder does not.
-
-    Returns:
-        What was written.
 
     Raises:
         BioAttError: the volume does not fit the series or is not finite, the folder exists or holds the source,
@@ -202,9 +195,6 @@ def _unified(series: Series, run: Run) -> dict[BaseTag, DataElement | RawDataEle
 
     Readers part a series where StudyInstanceUID or FrameOfReferenceUID differ, so the derived one could not be shown
     as the volume that it is. The first slice's are true of some of the source; new ones would be true of none.
-
-    Returns:
-        Elements, None for one that the first image has not.
     """
     if not series.unified:
         return {}
@@ -245,9 +235,7 @@ def write_file(
     """Write the image derived from `file`; see `write_derived_series`.
 
     Args:
-        file: of the source.
         frames_hu: of each of its frames, in their order, that is part of the series.
-        target: the file to write.
         run: what the images of the derived series share.
         unified: elements of the first of them, for all.
         read_stored: gives the stored values of each frame of a file, where it has padding.
@@ -353,13 +341,7 @@ def _copied(header: Dataset) -> Dataset:
 
 
 def _set_hu_storage(derived: Dataset, header: Dataset, file: Path) -> None:
-    """Say that pixels are stored as signed 16-bit HU; what was in stored values of the source is moved or removed.
-
-    Args:
-        derived: the header to change.
-        header: header of the source, of its first frame.
-        file: the source's file.
-    """
+    """Say that pixels are stored as signed 16-bit HU; what was in stored values of the source is moved or removed."""
     for keyword, number in ("BitsAllocated", 16), ("BitsStored", 16), ("HighBit", 15), ("PixelRepresentation", 1):
         set_element(derived, keyword, "US", number)
     _set_rescale(derived, 1.0, 0.0)

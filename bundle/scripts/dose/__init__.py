@@ -3,14 +3,3 @@
 from .geometry import ParallelBeam
 from .matching import NoiseMatch, match_noise
 from .simulate import DoseSimulator, added_noise_sinogram, calibrate_on_series, calibrate_photons, modulated
-
-__all__ = [
-    "DoseSimulator",
-    "NoiseMatch",
-    "ParallelBeam",
-    "added_noise_sinogram",
-    "calibrate_on_series",
-    "calibrate_photons",
-    "match_noise",
-    "modulated",
-]

@@ -69,7 +69,6 @@ def filter_response(length: int, filter_name: str, detectors_per_pixel: int = 1)
 
     Args:
         length: of the padded sinogram, in detector elements.
-        filter_name: see `filter_window`.
         detectors_per_pixel: how many detector elements a pixel is wide.
     """
     offset = np.arange(length)

@@ -57,7 +57,6 @@ class ParallelBeam:
 
         Args:
             sinogram: line integrals, (N D, views).
-            filter_name: window on the ramp filter (`filter_window`); it sets the noise texture.
         """
         image = self._fourier(len(sinogram) // self.detectors_per_pixel).backproject(sinogram, filter_name)
         image *= inscribed_circle(image.shape)

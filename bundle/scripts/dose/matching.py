@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from ..hu import VALID_RANGE_HU
 from .filters import fitted_filter_name
 from .image_noise import (
     ENOUGH_REGIONS,
@@ -94,10 +95,11 @@ def match_noise(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray]) -> No
     Args:
         simulator: its geometry is kept, its photons are the trial's; give two detectors a pixel, so that sharp kernels
             fill the corners of the spectrum.
-        slices_hu: square slices (N, N) in HU; only some are taken (`calibration_slices`).
+        slices_hu: square slices (N, N) in HU; only some are taken (`calibration_slices`), within the valid range.
     """
     quantum = replace(simulator, electronic_sd=0.0)
-    slices = [np.asarray(slices_hu[i], dtype=np.float32) for i in calibration_slices(len(slices_hu))]
+    chosen = calibration_slices(len(slices_hu))
+    slices = [np.asarray(slices_hu[i], dtype=np.float32).clip(*VALID_RANGE_HU) for i in chosen]
     noises = [
         quantum.low_dose(hu, TRIAL_DOSE, np.random.default_rng(number), TRIAL_FILTER) - hu
         for number, hu in enumerate(slices)
@@ -107,7 +109,7 @@ def match_noise(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray]) -> No
         if len(own) >= ENOUGH_REGIONS:
             break
     if len(own) < FEWEST_REGIONS:
-        return _default(simulator, slices_hu, len(own))
+        return _default(simulator, slices, len(own))
     c0, c1, c2, mismatch = _fit(noise_spectrum(own), noise_spectrum(trial))
     filter_name = fitted_filter_name(c1, c2)
     matched = replace(simulator, photons=simulator.photons / math.exp(c0))

@@ -45,7 +45,6 @@ def added_noise_sinogram(
         dose_fraction: k in (0, 1]; 1 adds nothing.
         photons: N0, photons per detector element and view at full dose.
         electronic_sd: s, in photons, at any dose.
-        generator: where the noise comes from.
     """
     if not 0.0 < dose_fraction <= 1.0:
         raise ValueError(f"dose_fraction must be in (0, 1], got {dose_fraction}")
@@ -97,7 +96,6 @@ class DoseSimulator:
     """Makes low-dose slices from full-dose ones.
 
     Args:
-        geometry: the scan.
         photons: N0 at full dose; `calibrate_photons` finds it from the noise of the series.
         electronic_sd: SD of the electronic noise in photons.
 
@@ -125,8 +123,6 @@ class DoseSimulator:
         Args:
             full_hu: square slice in HU.
             dose_fraction: k in (0, 1].
-            generator: where the noise comes from.
-            filter_name: reconstruction filter of the noise, see `filter_window`.
             line_integrals: ``geometry.project(full_hu)`` where it is at hand already.
             tube_current: of this slice, or of each of its views (views,), relative to that of `photons`.
         """
@@ -167,7 +163,6 @@ def calibrate_photons(
         simulator: its `photons` are the trial's.
         full_hu: square slice in HU, (N, N).
         measure_sd_hu: measures the noise of an image (N, N), in HU; asked of the slice and of the trial's noise.
-        generator, filter_name: of the trial.
 
     Raises:
         ValueError: the measured noise is not a positive number.
@@ -196,7 +191,6 @@ def calibrate_on_series(
     Args:
         simulator: its `photons` are the trial's.
         slices_hu: square slices (N, N) in HU; only those needed are taken.
-        filter_name: reconstruction filter of the trial.
         tube_current: of each slice, relative to that of the photons wanted; the same for all if not given.
 
     Raises:

@@ -6,16 +6,6 @@ from .inserted import InsertedDiscs
 from .intervals import paired_interval, patient_interval
 from .quality import image_quality, tissue_bias
 
-__all__ = [
-    "ImageQuality",
-    "InsertedDiscs",
-    "TrainingCurve",
-    "image_quality",
-    "paired_interval",
-    "patient_interval",
-    "tissue_bias",
-]
-
 
 def __getattr__(name: str) -> object:
     """Say where a config of 0.3.2 finds what stood here then."""

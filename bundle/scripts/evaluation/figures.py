@@ -22,7 +22,6 @@ def picture_rows(
     """Write a PNG: rows of images in one HU window, and the difference of two of each, with scale bars in HU.
 
     Args:
-        path: the PNG.
         rows: label to panels (title to image (H, W) in HU, left to right), top to bottom; all with the same titles.
         difference: titles of the two panels to subtract, first minus second.
         window_hu: grey scale of the panels, lower and upper HU.

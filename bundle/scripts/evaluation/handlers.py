@@ -22,11 +22,7 @@ from .results import SliceResult, summary_document, write_csv, write_json
 
 
 class OfEachSlice(ABC):
-    """A handler of an evaluator that collects something of each slice and writes a summary at the end of the run.
-
-    Args:
-        path: JSON file of the summary.
-    """
+    """A handler of an evaluator that collects something of each slice and writes a summary at the end of the run."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -131,7 +127,6 @@ class TrainingCurve:
     kept and all others replaced, so a resumed training goes on with its curve, and one from the start begins anew.
 
     Args:
-        path: the CSV file.
         validator: the evaluator whose metrics are written.
     """
 

@@ -49,8 +49,6 @@ def place_lesions(
     Args:
         full_hu: (H, W) in HU.
         diameters_mm: may hold a diameter several times.
-        spacing_mm: of the pixels.
-        generator: where the places come from.
         spare: pass over a lesion without room.
         tissue_hu, even_hu: see above; soft tissue by default.
 

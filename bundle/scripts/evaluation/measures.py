@@ -1,27 +1,68 @@
-"""What a report tells about a denoised volume: noise, its spectrum, HU and their shift, on some of the slices."""
+"""Some slices of a volume before and after an inferer, and what is measured on them: noise, its spectrum, HU."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from ..dose.image_noise import TISSUES_HU, flat_regions, tissue_mask
+from ..dose.image_noise import TISSUES_HU, flat_regions, flat_soft_tissue, noise_sd_hu, tissue_mask
+from ..hu import VALID_RANGE_HU
 from .quality import tissue_bias
-from .samples import SliceSamples
 from .texture import noise_power_spectrum
 
+#: Slices of a volume that are kept: measuring all would take longer than it tells.
+MEASURED_SLICES = 9
 #: Side of a region whose noise power spectrum is taken, in mm, and the fewest pixels it may have.
 REGION_MM = 24.0
 FEWEST_REGION_PIXELS = 16
 HISTOGRAM_STEP_HU = 10.0
 
 
+class SliceSamples:
+    """Copies of up to nine slices, evenly spaced, of the first volume of a batch.
+
+    Args:
+        volumes: (B, 1, H, W, slices) in HU, as the inferer gets it; None for no slices.
+
+    Attributes:
+        indices: which slices.
+        before_hu, after_hu: (samples, H, W) float32 in HU, NaN and padding set to the ends of the valid range.
+    """
+
+    def __init__(self, volumes: Tensor | None = None) -> None:
+        count = 0 if volumes is None else volumes.shape[-1]
+        spread = np.linspace(0, max(0, count - 1), MEASURED_SLICES + 2).round().astype(int)[1:-1]
+        self.indices: list[int] = np.unique(spread).tolist() if count else []
+        self.before_hu = self._copy(volumes)
+        self.after_hu = np.empty(0, np.float32)
+
+    def take_after(self, volumes: Tensor) -> None:
+        """Keep the same slices of the inferer's result."""
+        self.after_hu = self._copy(volumes)
+
+    def noise_sd_hu(self) -> list[tuple[float, float]]:
+        """Noise before and after, where the slice before is flat, of each slice that has soft tissue."""
+        pairs = []
+        for before, after in zip(self.before_hu, self.after_hu, strict=True):
+            mask = flat_soft_tissue(before)
+            if mask.any():
+                pairs.append((noise_sd_hu(before, mask), noise_sd_hu(after, mask)))
+        return pairs
+
+    def _copy(self, volumes: Tensor | None) -> np.ndarray:
+        if volumes is None:
+            return np.empty(0, np.float32)
+        lower, upper = VALID_RANGE_HU
+        slices = [volumes[0, 0, ..., i].detach().float().cpu().numpy() for i in self.indices]
+        return np.nan_to_num(np.stack(slices), nan=lower).clip(lower, upper)
+
+
 def measure_samples(samples: SliceSamples, spacing_mm: tuple[float, float]) -> dict[str, Any]:
     """Measure slices before and after denoising, always at the same places, which the slice before decides.
 
     Args:
-        samples: the slices.
         spacing_mm: between rows, between columns.
 
     Returns:

@@ -1,13 +1,13 @@
 """The plane of noise left against contrast kept, on a real slice: discs put into it, and the noise of flat places.
 
 A filter that smooths takes noise and contrast together; whether one serves a reader better than another shows only
-at equal noise. The baseline of the plane is the Gaussian: `contrast_at_noise` reads its curve at another's noise.
+at equal noise. The baseline of the plane is the Gaussian.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -52,8 +52,6 @@ def insert_discs(
 
     Args:
         full_hu: (H, W) in HU; decides where soft tissue is even, see `place_lesions`.
-        spacing_mm: of the pixels.
-        generator: where the places come from.
         insertions: how many; of those beyond `INSERTIONS`, as many as there is room for.
 
     Raises:
@@ -93,7 +91,6 @@ class PlaneSlice:
     Args:
         low_hu: the noisy slice, (H, W) in HU.
         anatomy_hu: the same slice at the best dose there is; decides the flat places.
-        spacing_mm: of the pixels.
         insertions: see `insert_discs`.
         window: the part of the slice that is looked at; the discs must lie in it.
     """
@@ -181,7 +178,6 @@ class PlanePoint:
         noise_hu: (input, output) of each slice.
         shares: (diameter in mm, contrast in HU, share of the contrast that is kept) of each disc.
         squares: flat squares of (input, output).
-        spacing_mm: of the pixels.
     """
 
     noise_hu: list[tuple[float, float]] = field(default_factory=list)
@@ -225,20 +221,3 @@ class PlanePoint:
             return math.nan
         stack = np.stack([pair[which] for pair in self.squares])[None]
         return noise_power_spectrum(stack, self.spacing_mm, "polynomial")["mean_frequency_per_mm"]
-
-
-def contrast_at_noise(curve: Sequence[Mapping[str, Any]], noise_left: float, diameter: str) -> float:
-    """Contrast that a filter keeps where it leaves so much noise, between its settings by a straight line.
-
-    A wide Gaussian draws neighbouring tissue into flat places, so from some width on the SD there rises again: the
-    curve ends where it is least. Where less noise is wanted than any setting leaves, the filter is given the contrast
-    that it keeps there, which is more than it would keep with less noise.
-
-    Args:
-        curve: `PlanePoint.summary` of the filter at each setting, from the identity to the strongest.
-        noise_left: as a share of the input's; the identity's contrast stands for more than all of it.
-        diameter: key of ``contrast``.
-    """
-    noise = [one["noise_left"] for one in curve]
-    points = sorted((one["noise_left"], one["contrast"][diameter]) for one in curve[: int(np.argmin(noise)) + 1])
-    return float(np.interp(noise_left, *zip(*points, strict=True)))

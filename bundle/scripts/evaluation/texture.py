@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..dose.image_noise import second_order_surface
+
 
 def noise_power_spectrum_2d(
     rois_hu: np.ndarray, spacing_mm: float, detrend: Literal["ensemble", "polynomial"] = "ensemble"
@@ -21,7 +23,6 @@ def noise_power_spectrum_2d(
 
     Args:
         rois_hu: (realisations, regions, N, N) in HU.
-        spacing_mm: of the pixels.
         detrend: what is taken off each region. ``ensemble``: the mean over the realisations, at least two (the
             variance this takes with it is given back by ``n / (n - 1)``). ``polynomial``: a fitted surface of second
             order, for flat regions of a single image; takes the lowest frequencies with it.
@@ -38,7 +39,7 @@ def noise_power_spectrum_2d(
             raise ValueError("an ensemble needs at least two realisations; take detrend='polynomial' for one")
         noise = (rois - rois.mean(axis=0)) * math.sqrt(count / (count - 1))
     elif detrend == "polynomial":
-        noise = rois - _second_order_surface(rois)
+        noise = rois - second_order_surface(rois)
     else:
         raise ValueError(f"detrend must be 'ensemble' or 'polynomial', got {detrend!r}")
     return (spacing_mm / size) ** 2 * (np.abs(np.fft.fft2(noise)) ** 2).mean(axis=(0, 1))
@@ -48,9 +49,6 @@ def noise_power_spectrum(
     rois_hu: np.ndarray, spacing_mm: float, detrend: Literal["ensemble", "polynomial"] = "ensemble"
 ) -> dict[str, Any]:
     """Radial mean of `noise_power_spectrum_2d`, up to the Nyquist frequency, in bins of ``1 / (N spacing)``.
-
-    Args:
-        rois_hu, spacing_mm, detrend: see there.
 
     Returns:
         ``frequency_per_mm`` and ``nps_hu2_mm2``, lists; ``sd_hu``, the square root of the integral over all
@@ -71,12 +69,3 @@ def noise_power_spectrum(
         "peak_frequency_per_mm": float(frequency[radial.argmax()]) if total > 0 else math.nan,
         "mean_frequency_per_mm": float(radial @ frequency / total) if total > 0 else math.nan,
     }
-
-
-def _second_order_surface(rois: np.ndarray) -> np.ndarray:
-    """The surface a + bx + cy + dx^2 + exy + fy^2 that fits each region (..., N, N) best."""
-    size = rois.shape[-1]
-    y, x = (axis.ravel() for axis in np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j])
-    basis, _ = np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))
-    flat = rois.reshape(*rois.shape[:-2], -1)
-    return (flat @ basis @ basis.T).reshape(rois.shape)

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude, label
 
-from ..dose.image_noise import flat_soft_tissue, noise_sd_hu
+from ..dose.image_noise import flat_soft_tissue
 from ..errors import BioAttError
 
 #: Edges are where the slice, smoothed by a Gaussian of 2 mm, changes by so much: a step of 100 HU does.
@@ -74,18 +74,11 @@ def truth_regions(full_hu: np.ndarray, spacing_mm: float) -> dict[str, np.ndarra
 
     Args:
         full_hu: (H, W) in HU.
-        spacing_mm: of the pixels.
     """
     image = np.asarray(full_hu, np.float32)
     body = _largest_piece(gaussian_filter(image, EDGE_SCALE_MM / spacing_mm) > BODY_HU)
     slope = gaussian_gradient_magnitude(image, EDGE_SCALE_MM / spacing_mm) / spacing_mm
     return {"body": body, "edges": body & (slope >= EDGE_HU_PER_MM), "flat": flat_soft_tissue(image)}
-
-
-def measured_alpha2(full_hu: np.ndarray, added_hu: np.ndarray, flat: np.ndarray) -> float:
-    """var(a) / var(n) in flat soft tissue, to be set beside the nominal one; NaN where there is none."""
-    own = noise_sd_hu(full_hu, flat)
-    return (noise_sd_hu(added_hu, flat) / own) ** 2 if own > 0.0 else math.nan
 
 
 def pooled(values: Iterable[tuple[float, int]]) -> float:

@@ -4,13 +4,3 @@ from .anchoring import anchored
 from .inferers import AnchoredInferer, AutocastInferer, SlicePriorInferer, finish
 from .restoring import restored
 from .summary import InferenceSummary
-
-__all__ = [
-    "AnchoredInferer",
-    "AutocastInferer",
-    "InferenceSummary",
-    "SlicePriorInferer",
-    "anchored",
-    "finish",
-    "restored",
-]

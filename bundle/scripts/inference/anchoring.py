@@ -37,7 +37,6 @@ def anchored(
         output: (n, H, W), what it made of it, in the same unit.
         inside: (n, H, W), bool: where the result is wanted.
         spacing_mm: of rows (along H) and of columns (along W).
-        strength: see there.
 
     Returns:
         (n, H, W) float32; where not `inside`, the image.
@@ -58,11 +57,7 @@ def reach(spacing_mm: tuple[float, float], strength: Strength) -> int:
 
 
 def checked_spacing(spacing_mm: tuple[float, float] | None) -> tuple[float, float]:
-    """`spacing_mm` if it is known and makes sense.
-
-    Raises:
-        BioAttError: it does not.
-    """
+    """`spacing_mm` if it is known and makes sense."""
     if spacing_mm is None or not all(math.isfinite(one) and one > 0 for one in spacing_mm):
         raise BioAttError(
             f"the pixel spacing is {spacing_mm} mm, and the anchor is in mm; give a MetaTensor with an affine, or the "

@@ -33,7 +33,6 @@ def body_box(occupied: Tensor, shape: tuple[int, int], margin: int, multiple: in
     Args:
         occupied: (n, h, w), see `occupied_blocks`.
         shape: (H, W) of the image.
-        margin: in pixels.
         multiple: the box begins at a multiple of it, and ends at one or with the image.
 
     Returns:

@@ -53,7 +53,6 @@ class SlicePriorInferer(Inferer):
         strength: how the output is anchored to the input, or its name, see `anchored`; linear, so the same in network
             range as in HU. None gives the bare output, which no floor holds.
         in_place: put the result where the input was, so that a long series is in memory once.
-        progress: show a bar on the terminal.
 
     Attributes:
         priors: of the last batch, (B, slices, K) on the CPU; None before the first and without a source.
@@ -192,11 +191,7 @@ class SlicePriorInferer(Inferer):
 
 
 def _smaller_batch(stack: Tensor, error: torch.OutOfMemoryError) -> int:
-    """Half as many slices as the (n, H, W) that did not fit into memory.
-
-    Raises:
-        BioAttError: it was a single one.
-    """
+    """Half as many slices as the (n, H, W) that did not fit into memory."""
     count, rows, columns = stack.shape
     if count == 1:
         raise BioAttError(
@@ -269,9 +264,6 @@ def _anchor_spacing(meta: dict[str, Any], item: int, strength: Strength) -> tupl
     """Spacing of rows and columns in mm, of a volume (H, W, slices), by its affine; a batch has one for each item.
 
     Warns of pixels so coarse that the anchor leaves nothing to the network.
-
-    Raises:
-        BioAttError: there is no affine, or it holds no spacing.
     """
     if meta.get("affine") is None:
         return checked_spacing(None)
@@ -296,23 +288,20 @@ class AutocastInferer(SimpleInferer):
 
     def __init__(self, *, bf16: bool = False) -> None:
         super().__init__()
-        self.bf16 = bf16
+        self.precision = "bf16" if bf16 else "fp32"
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Return ``network(inputs, prior)`` for `inputs` (B, 1, H, W) and ``args = (prior,)``."""
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self._low(inputs.device)):
+        low = find_precision(self.precision, inputs.device) == "bf16"
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=low):
             return network(inputs, *args, **kwargs).float()
-
-    def _low(self, device: torch.device) -> bool:
-        return self.bf16
 
 
 class AnchoredInferer(AutocastInferer):
     """`AutocastInferer` with the output anchored, for evaluation of what a reader is given.
 
     Args:
-        strength: see `SlicePriorInferer`.
-        precision: see `SlicePriorInferer`.
+        strength, precision: see `SlicePriorInferer`.
     """
 
     def __init__(self, *, strength: Strength | str, precision: str = "auto") -> None:
@@ -331,6 +320,3 @@ class AnchoredInferer(AutocastInferer):
             for image, denoised, everywhere, spacing in zip(inputs, output, inside, spacings, strict=True)
         ]
         return torch.stack(results)
-
-    def _low(self, device: torch.device) -> bool:
-        return find_precision(self.precision, device) == "bf16"

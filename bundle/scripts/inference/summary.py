@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,27 +13,26 @@ from monai.data import MetaTensor
 from monai.engines import IterationEvents
 
 from ..dose.image_noise import has_noise
-from ..evaluation.samples import SliceSamples
+from ..evaluation.measures import SliceSamples
 from ..provenance import Provenance
 
 
+@dataclass(eq=False)
 class InferenceSummary:
     """Prints one summary when an evaluator has finished.
 
     Args:
-        provenance: what made the results.
-        output_dir: where they are.
         report_file: where the report is; empty for none.
         shown: print it; else it is there for programs alone.
     """
 
-    def __init__(self, provenance: Provenance, output_dir: str, report_file: str = "", shown: bool = True) -> None:
-        self.provenance = provenance
-        self.output_dir = output_dir
-        self.report_file = report_file
-        self.shown = shown
-        self._began = 0.0
-        self._slices = 0
+    provenance: Provenance
+    output_dir: str
+    report_file: str = ""
+    shown: bool = True
+
+    def __post_init__(self) -> None:
+        self._began, self._slices = 0.0, 0
         self._samples = SliceSamples()
         self._measuring: list[Future[list[tuple[float, float]]]] = []
         self._beside = ThreadPoolExecutor(1)  # measures while results are written
@@ -47,10 +47,8 @@ class InferenceSummary:
 
     def start(self, engine: Engine) -> None:
         """Start the clock."""
-        self._began = time.perf_counter()
-        self._slices = 0
-        self._measuring = []
-        self._outside = []
+        self._began, self._slices = time.perf_counter(), 0
+        self._measuring, self._outside = [], []
 
     def look(self, engine: Engine) -> None:
         """Keep some slices as they are before the inferer, which may work in place; count them all."""
@@ -73,23 +71,24 @@ class InferenceSummary:
 
     def figures(self) -> dict[str, Any]:
         """The same for programs: slices, noise in HU before and after (None where it cannot be measured), scope."""
-        noise, measured = None, self._noise()
-        if measured:
-            before, after = np.median(measured, axis=0)
-            noise = {"before": round(float(before), 2), "after": round(float(after), 2)}
-        outside = list(dict.fromkeys(filter(None, self._outside)))
-        return {"slices": self._slices, "noise_sd_hu": noise, "outside_scope": outside}
+        noise = self._noise()
+        told = None if noise is None else {"before": round(noise[0], 2), "after": round(noise[1], 2)}
+        return {"slices": self._slices, "noise_sd_hu": told, "outside_scope": self._told_of_scope()}
 
-    def _noise(self) -> list[tuple[float, float]]:
-        """Before and after, of each slice that was measured."""
-        return [pair for part in self._measuring for pair in part.result()]
+    def _noise(self) -> tuple[float, float] | None:
+        """Median before and after of the slices that were measured."""
+        measured = [pair for part in self._measuring for pair in part.result()]
+        return tuple(np.median(measured, axis=0).tolist()) if measured else None
+
+    def _told_of_scope(self) -> list[str]:
+        return list(dict.fromkeys(filter(None, self._outside)))
 
     def lines(self) -> list[tuple[str, Any]]:
         """Names and values of the summary."""
         seconds = time.perf_counter() - self._began
-        noise, measured = "no soft tissue to measure it in", self._noise()
-        if measured:
-            before, after = np.median(measured, axis=0)
+        noise = "no soft tissue to measure it in"
+        if (measured := self._noise()) is not None:
+            before, after = measured
             change = f" ({after / before - 1:+.0%})" if has_noise(before) else ""
             noise = f"{before:.1f} HU before, {after:.1f} HU after{change}, flat soft tissue"
         return [
@@ -99,7 +98,7 @@ class InferenceSummary:
             ("strength", str(self.provenance.strength)),
             ("precision", self.provenance.precision),
             ("noise (SD)", noise),
-            *(("outside scope", outside) for outside in dict.fromkeys(filter(None, self._outside))),
+            *(("outside scope", outside) for outside in self._told_of_scope()),
             ("seconds", f"{seconds:.1f} ({seconds / max(1, self._slices):.2f} per slice)"),
             ("output", self.output_dir),
             *([("report", self.report_file)] if self.report_file else []),

@@ -15,7 +15,23 @@ def pool_channels(x: Tensor) -> Tensor:
     return torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
 
 
-class PriorAttention(nn.Module):
+class Attention(nn.Module):
+    """A block for a slot: the features times its maps; a subclass says how these are made and weighed."""
+
+    def forward(self, x: Tensor, prior: Tensor) -> Tensor:
+        """Weight `x` (B, C, H, W) by its maps; same shape. Only `PriorAttention` uses `prior`."""
+        return x * self.weigh(self.maps(x), prior)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """A map of ones, (B, 1, H, W)."""
+        return torch.ones_like(x[:, :1])
+
+    def weigh(self, maps: Tensor, prior: Tensor) -> Tensor:
+        """What the features are multiplied by: the maps themselves."""
+        return maps
+
+
+class PriorAttention(Attention):
     """One learned attention map per anatomical descriptor, weighted by how likely the descriptor is.
 
     ::
@@ -35,16 +51,12 @@ class PriorAttention(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(2, num_descriptors, kernel_size, padding=kernel_size // 2, bias=False)
 
-    def forward(self, x: Tensor, prior: Tensor) -> Tensor:
-        """Weight `x` (B, C, H, W) by the map of `prior`, (B, K) or dense (B, K, h, w); same shape as `x`."""
-        return x * self.weigh(self.maps(x), prior)
-
     def maps(self, x: Tensor) -> Tensor:
         """Attention maps A in (0, 1), (B, K, H, W), before the prior weights them."""
         return torch.sigmoid(self.conv(pool_channels(x)))
 
     def weigh(self, maps: Tensor, prior: Tensor) -> Tensor:
-        """Sum over descriptors of prior times map, (B, 1, H, W)."""
+        """Sum over descriptors of prior, (B, K) or dense (B, K, h, w), times map: (B, 1, H, W)."""
         if prior.dim() == 2:
             prior = prior[:, :, None, None]
         elif prior.shape[-2:] != maps.shape[-2:]:
@@ -52,30 +64,21 @@ class PriorAttention(nn.Module):
         return (maps * prior).sum(dim=1, keepdim=True)
 
 
-class SpatialAttention(nn.Module):
+class SpatialAttention(PriorAttention):
     """The prior attention block with a single map and no prior (CBAM's spatial half): ``x * A``.
 
-    A baseline in the paper's tables. `prior` is accepted and not used.
+    A baseline in the paper's tables.
     """
 
     def __init__(self, kernel_size: int = 7) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
-
-    def forward(self, x: Tensor, prior: Tensor) -> Tensor:
-        """Weight `x` (B, C, H, W) by one map (B, 1, H, W)."""
-        return x * self.maps(x)
-
-    def maps(self, x: Tensor) -> Tensor:
-        """The attention map in (0, 1), (B, 1, H, W)."""
-        return torch.sigmoid(self.conv(pool_channels(x)))
+        super().__init__(1, kernel_size)
 
     def weigh(self, maps: Tensor, prior: Tensor) -> Tensor:
         """The map itself: there is nothing to weigh."""
         return maps
 
 
-class ChannelAttention(nn.Module):
+class ChannelAttention(Attention):
     """Squeeze-and-excitation: one weight per channel from its mean over the image.
 
     ::
@@ -87,7 +90,7 @@ class ChannelAttention(nn.Module):
         reduction: r; the paper's baseline uses 16. At least one hidden unit is kept.
 
     Source: Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, equations 2 to 4; bias-free linear layers, as
-    in the BioAtt authors' code. `prior` is accepted and not used.
+    in the BioAtt authors' code.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -97,33 +100,17 @@ class ChannelAttention(nn.Module):
             nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False), nn.Sigmoid()
         )
 
-    def forward(self, x: Tensor, prior: Tensor) -> Tensor:
-        """Weight the channels of `x` (B, C, H, W)."""
-        return x * self.maps(x)
-
     def maps(self, x: Tensor) -> Tensor:
         """Channel weights in (0, 1), (B, C, 1, 1)."""
         return self.fc(x.mean(dim=(2, 3)))[:, :, None, None]
 
-    def weigh(self, maps: Tensor, prior: Tensor) -> Tensor:
-        """The weights themselves: there is nothing to weigh."""
-        return maps
 
-
-class NoAttention(nn.Module):
-    """The empty slot: plain RED-CNN. `prior` is accepted and not used."""
+class NoAttention(Attention):
+    """The empty slot: plain RED-CNN."""
 
     def forward(self, x: Tensor, prior: Tensor) -> Tensor:
         """Return `x` unchanged."""
         return x
-
-    def maps(self, x: Tensor) -> Tensor:
-        """A map of ones, (B, 1, H, W)."""
-        return torch.ones_like(x[:, :1])
-
-    def weigh(self, maps: Tensor, prior: Tensor) -> Tensor:
-        """The map itself."""
-        return maps
 
 
 def make_attention(kind: str, channels: int, num_descriptors: int) -> nn.Module:

@@ -1,9 +1,11 @@
-"""What the bundle asks of a network: the base class that every denoiser has."""
+"""What the bundle asks of a network: the base class that every denoiser has, its first layer, its name in MONAI."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ class Denoiser(nn.Module):
         smallest_side: `pad` makes both sides at least as long, in pixels.
         margin: how far away a pixel of the image may lie and still matter, in pixels: with so much around it, the body
             alone gives the same result as the whole slice. None: any pixel matters, so slices stay whole.
+        prior_share: of the prior in what weights the maps, 1 in the paper; see `fill_prior`.
 
     Example::
 
@@ -55,8 +58,11 @@ class Denoiser(nn.Module):
         multiple: int = 1,
         smallest_side: int = 1,
         margin: int | None = None,
+        prior_share: float = 1.0,
     ) -> None:
         super().__init__()
+        if not 0.0 <= prior_share <= 1.0:
+            raise ValueError(f"prior_share must be from 0 to 1, got {prior_share}")
         words = ", ".join(f"{name}={value}" for name, value in self._arguments.items())
         self.title = title or f"{type(self).__name__}({words})"
         self.attention = attention
@@ -64,6 +70,7 @@ class Denoiser(nn.Module):
         self.multiple = multiple
         self.smallest_side = smallest_side
         self.margin = margin
+        self.prior_share = float(prior_share)
 
     @property
     @torch.jit.unused
@@ -88,6 +95,68 @@ class Denoiser(nn.Module):
         bottom = max(height + (-height) % self.multiple, self.smallest_side) - height
         right = max(width + (-width) % self.multiple, self.smallest_side) - width
         return F.pad(image, [0, right, 0, bottom], mode="replicate") if bottom > 0 or right > 0 else image
+
+
+class ImageConv2d(nn.Conv2d):
+    """The first layer, which sees the image: autocast leaves it in float32.
+
+    bfloat16 has 8 significant bits: it would round the HU of soft tissue to steps of 2 to 4 HU before the network saw
+    them, which is nearly all by which bf16 differs from fp32 (docs/performance.md).
+    """
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return what nn.Conv2d returns, in float32 under autocast."""
+        if not torch.jit.is_scripting():
+            if torch.is_autocast_enabled(image.device.type):
+                with torch.autocast(image.device.type, enabled=False):
+                    return self._conv_forward(image.float(), self.weight, self.bias)
+        return self._conv_forward(image, self.weight, self.bias)
+
+
+def fill_prior(prior: Tensor | None, image: Tensor, num_descriptors: int, share: float = 1.0) -> Tensor:
+    """Return `prior` in the image's data type, or the uniform one, (B, K), where it is None.
+
+    Args:
+        prior, image: see `Denoiser`.
+        share: of the prior in what is returned; the rest is uniform, so that a wrong prior can do so much and no more.
+
+    Raises:
+        ValueError: an image that is not (B, 1, H, W) or empty, a prior that is neither (B, K) nor dense (B, K, h, w).
+    """
+    if image.dim() != 4 or image.shape[1] != 1 or image.numel() == 0:
+        raise ValueError(f"image must be (B, 1, H, W), not empty, got {list(image.shape)}")
+    if prior is None:
+        uniform = 1.0 / num_descriptors
+        return torch.full([image.shape[0], num_descriptors], uniform, dtype=image.dtype, device=image.device)
+    if (prior.dim() != 2 and prior.dim() != 4) or prior.shape[0] != image.shape[0] or prior.shape[1] != num_descriptors:
+        raise ValueError(
+            f"prior must be ({image.shape[0]}, {num_descriptors}) or "
+            f"({image.shape[0]}, {num_descriptors}, h, w), got {list(prior.shape)}"
+        )
+    prior = prior.to(image.dtype)
+    return prior if share == 1.0 else prior * share + (1.0 - share) / num_descriptors
+
+
+def register_with_monai(network: type, module_name: str) -> None:
+    """Let ``"_target_": "<class name>"`` in a config find `network`, as it finds MONAI's own networks.
+
+    MONAI looks for classes whose ``__module__`` starts with ``monai`` in modules that are loaded; pickling and
+    TorchScript need that module to exist and to know its file. Doing it again, after this package was unloaded and
+    imported anew, puts the new class in the place of the old one.
+
+    Args:
+        module_name: dotted name under an imported package of MONAI, e.g. ``monai.networks.nets.bioatt``.
+    """
+    import monai.networks.nets  # noqa: F401 (the parent has to be loaded)
+
+    parent_name, _, leaf = module_name.rpartition(".")
+    module = ModuleType(module_name, network.__doc__)
+    module.__file__ = sys.modules[network.__module__].__file__ if network.__module__ in sys.modules else None
+    setattr(module, network.__name__, network)
+    network.__module__ = module_name
+    sys.modules[module_name] = module
+    setattr(sys.modules[parent_name], leaf, module)
+    setattr(sys.modules[parent_name], network.__name__, network)
 
 
 def _plain(value: Any) -> Any:

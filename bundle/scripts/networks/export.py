@@ -1,10 +1,8 @@
-"""The network as a file for other runtimes: ONNX or torch.export, checked against PyTorch."""
+"""The network as an ONNX file, for other runtimes, checked against PyTorch."""
 
 from __future__ import annotations
 
 import copy
-import json
-import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,10 +15,6 @@ from torch import Tensor, nn
 from ..errors import BioAttError
 from ..staging import staged_file
 
-logger = logging.getLogger(__name__)
-
-#: ONNX, and torch.export.
-ONNX, EXPORTED = ".onnx", ".pt2"
 #: Largest difference from PyTorch, in network range; 0.05 HU.
 TOLERANCE = 1e-4
 _AXES = {"image": {0: "batch", 2: "height", 3: "width"}, "prior": {0: "batch"}}
@@ -38,8 +32,8 @@ def export_network(
 
     Args:
         network: in eval mode, on the CPU.
-        path: the file, .onnx, or .pt2 for torch.export; replaced if it exists.
-        record: what made the weights, kept inside the file: metadata of ONNX, ``record.json`` of torch.export.
+        path: the file, .onnx; replaced if it exists.
+        record: what made the weights, kept as metadata of the file.
 
     Returns:
         Largest difference from PyTorch over images of several sizes, in network range.
@@ -47,29 +41,37 @@ def export_network(
     Raises:
         BioAttError: another suffix, a package is missing, or the file gives another result.
     """
-    suffix = Path(path).suffix
-    if suffix not in (ONNX, EXPORTED):
-        raise BioAttError(f"{path} must end in {ONNX} or {EXPORTED}, the formats there are; name the file so")
-    if suffix == ONNX:
-        _need_onnx()
+    if Path(path).suffix != ".onnx":
+        raise BioAttError(f"{path} must end in .onnx, the one format there is; name the file so")
+    _need_onnx()
     with staged_file(path) as file:
-        write, load = (_write_onnx, _load_onnx) if suffix == ONNX else (_write_exported, _load_exported)
-        write(network, file, {key: str(text) for key, text in (record or {}).items()})
-        difference = _compare(network, load(file))
+        _write(network, file, {key: str(text) for key, text in (record or {}).items()})
+        difference = _compare(network, load_exported(file))
         if not difference <= TOLERANCE:
             raise BioAttError(
-                f"{path} differs from PyTorch by {difference:.2g} (network range), more than {TOLERANCE:g}; "
-                "take the other format, or the versions of constraints.txt"
+                f"{path} differs from PyTorch by {difference:.2g} (network range), more than {TOLERANCE:g}; take the "
+                "versions of constraints.txt"
             )
     return difference
 
 
-def load_exported(path: str | os.PathLike[str], *, threads: int = 0) -> Runner:
+def load_exported(path: str | os.PathLike[str], threads: int = 0) -> Runner:
     """A file of `export_network` as a function of image and prior, on the CPU; `threads` of onnxruntime."""
-    return _load_onnx(path, threads) if Path(path).suffix == ONNX else _load_exported(path)
+    _need_onnx()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+
+    def run(image: Tensor, prior: Tensor) -> Tensor:
+        (denoised,) = session.run(None, {"image": image.numpy(), "prior": prior.numpy()})
+        return torch.from_numpy(np.asarray(denoised))
+
+    return run
 
 
-def _write_onnx(network: nn.Module, file: Path, record: dict[str, str]) -> None:
+def _write(network: nn.Module, file: Path, record: dict[str, str]) -> None:
     with torch.no_grad():
         program = torch.onnx.export(
             _with_free_padding(network),
@@ -84,34 +86,6 @@ def _write_onnx(network: nn.Module, file: Path, record: dict[str, str]) -> None:
     graph.outputs[0].shape = graph.inputs[0].shape  # the exporter only finds a formula of both
     program.model.metadata_props.update(record)
     program.save(str(file), external_data=False)
-
-
-def _write_exported(network: nn.Module, file: Path, record: dict[str, str]) -> None:
-    free = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in _AXES.items()}
-    with torch.no_grad():
-        program = torch.export.export(_with_free_padding(network), _example(network), dynamic_shapes=free)
-    with open(file, "wb") as stream:  # a path would have to end in .pt2, and this one is still a partial file
-        torch.export.save(program, stream, extra_files={"record.json": json.dumps(record)})
-
-
-def _load_exported(path: str | os.PathLike[str]) -> Runner:
-    # The guards of torch.export speak of the sizes it was traced with; the graph is right for all (and tested so).
-    return torch.export.load(path).module(check_guards=False)
-
-
-def _load_onnx(path: str | os.PathLike[str], threads: int = 0) -> Runner:
-    _need_onnx()
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-
-    def run(image: Tensor, prior: Tensor) -> Tensor:
-        (denoised,) = session.run(None, {"image": image.numpy(), "prior": prior.numpy()})
-        return torch.from_numpy(np.asarray(denoised))
-
-    return run
 
 
 def _with_free_padding(network: nn.Module) -> nn.Module:

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import make_attention
-from .contract import Denoiser
-from .inputs import ImageConv2d, check_image, checked_share, fill_prior
+from .contract import Denoiser, ImageConv2d, fill_prior
 
 #: Five unpadded 5x5 convolutions take 20 pixels off each axis, so 21 is the least an image may have.
 SMALLEST_SIDE = 21
@@ -53,9 +52,9 @@ class BioAtt(Denoiser):
             attention=attention,
             num_descriptors=num_descriptors,
             smallest_side=SMALLEST_SIDE,
+            prior_share=prior_share,
             margin={"channel": None, "none": 20}.get(attention, 26),  # ten 5x5 convolutions, two 7x7 of attention
         )
-        self.prior_share = checked_share(prior_share)
         self.conv1 = ImageConv2d(1, channels, 5)
         self.conv2 = nn.Conv2d(channels, channels, 5)
         self.conv3 = nn.Conv2d(channels, channels, 5)
@@ -70,19 +69,7 @@ class BioAtt(Denoiser):
         self.deconv_last = nn.ConvTranspose2d(channels, 1, 5)
 
     def forward(self, image: Tensor, prior: Tensor | None = None) -> Tensor:
-        """Denoise `image`.
-
-        Args:
-            image: (B, 1, H, W) in network range.
-            prior: (B, K), or dense (B, K, h, w); None means uniform, 1/K each.
-
-        Returns:
-            (B, 1, H, W) in network range.
-
-        Raises:
-            ValueError: a shape that does not fit.
-        """
-        check_image(image)
+        """Denoise `image`, see `Denoiser`; a prior of None means uniform, 1/K each."""
         prior = fill_prior(prior, image, self.num_descriptors, self.prior_share)
         height, width = image.shape[-2:]
         x0 = self.pad(image)
@@ -100,15 +87,11 @@ class BioAtt(Denoiser):
     def attention_maps(self, image: Tensor, prior: Tensor | None = None) -> dict[str, Tensor]:
         """Maps of both blocks, for display: what each descriptor attends to, and their weighted sum.
 
-        Args:
-            image, prior: as for `forward`.
-
         Returns:
             ``attention3``, ``attention5``: (B, K, H - 12, W - 12) and (B, K, H - 20, W - 20), values in (0, 1);
             ``attention3_weighted``, ``attention5_weighted``: (B, 1, ...), what the features are multiplied by.
             The maps are centred on the image. Channel attention has (B, C, 1, 1) instead.
         """
-        check_image(image)
         prior = fill_prior(prior, image, self.num_descriptors, self.prior_share)
         x0 = self.pad(image)
         x3 = self.conv3(self._encode2(x0)).relu_()

@@ -49,14 +49,8 @@ def load_reference_checkpoint(path_or_state_dict: str | os.PathLike[str] | Mappi
 
 
 def from_reference(state: Mapping[str, Tensor], attention: str) -> dict[str, Tensor]:
-    """Rename the authors' keys to ours; the inverse of `to_reference`."""
+    """Rename the authors' keys to ours."""
     return {_rename(key, _RENAMED[attention]): value for key, value in state.items()}
-
-
-def to_reference(state: Mapping[str, Tensor], attention: str) -> dict[str, Tensor]:
-    """Rename our keys to the authors'; the inverse of `from_reference`."""
-    back = {ours: theirs for theirs, ours in _RENAMED[attention].items()}
-    return {_rename(key, back): value for key, value in state.items()}
 
 
 def _recognise(state: Mapping[str, Tensor], name: str) -> tuple[str, int]:

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import make_attention
-from .contract import Denoiser
-from .inputs import ImageConv2d, check_image, checked_share, fill_prior
+from .contract import Denoiser, ImageConv2d, fill_prior
 
 
 class ResidualBlock(nn.Module):
@@ -70,9 +69,9 @@ class BioAttUNet(Denoiser):
             num_descriptors=num_descriptors,
             multiple=fold * 2 ** (len(widths) - 1),
             margin=_margin(len(widths), fold, attention),
+            prior_share=prior_share,
         )
         self.fold = fold
-        self.prior_share = checked_share(prior_share)
         self.head = ImageConv2d(fold**2, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList([ResidualBlock(width) for width in widths])
         self.slots = nn.ModuleList([make_attention(attention, width, num_descriptors) for width in widths])
@@ -83,21 +82,9 @@ class BioAttUNet(Denoiser):
         self.tail = nn.Conv2d(widths[0], fold**2, 3, padding=1)
 
     def forward(self, image: Tensor, prior: Tensor | None = None) -> Tensor:
-        """Denoise `image`.
-
-        Args:
-            image: (B, 1, H, W) in network range.
-            prior: (B, K), or dense (B, K, h, w); None means uniform, 1/K each.
-
-        Returns:
-            (B, 1, H, W) in network range.
-
-        Raises:
-            ValueError: a shape that does not fit.
-        """
-        check_image(image)
-        padded = self.pad(image)
+        """Denoise `image`, see `Denoiser`; a prior of None means uniform, 1/K each."""
         prior = fill_prior(prior, image, self.num_descriptors, self.prior_share)
+        padded = self.pad(image)
         x, skips = self._encode(padded, self._pad_prior(prior, image))
         for index, (up, block) in enumerate(zip(self.up, self.decoder)):  # noqa: B905 (TorchScript knows no strict)
             x = block(up(x).add_(skips[len(skips) - 1 - index]))
@@ -108,15 +95,11 @@ class BioAttUNet(Denoiser):
     def attention_maps(self, image: Tensor, prior: Tensor | None = None) -> dict[str, Tensor]:
         """Maps of all blocks, for display: what each descriptor attends to, and their weighted sum.
 
-        Args:
-            image, prior: as for `forward`.
-
         Returns:
             For each scale s, ``attention{s}`` (B, K, h, w) with values in (0, 1), and ``attention{s}_weighted``
             (B, 1, h, w), what the features are multiplied by; one pixel covers fold * 2**s pixels of the image
             padded at its right and lower side. Channel attention has (B, C, 1, 1) instead.
         """
-        check_image(image)
         prior = fill_prior(prior, image, self.num_descriptors, self.prior_share)
         prior = self._pad_prior(prior, image)
         x = self.head(F.pixel_unshuffle(self.pad(image), self.fold))

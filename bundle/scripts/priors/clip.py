@@ -17,8 +17,7 @@ from ..device import find_device
 from ..errors import BioAttError
 from ..hu import WINDOWS_HU, to_window
 from .dense import over_whole_slice, place_embeddings
-from .descriptors import DESCRIPTORS, check_descriptors
-from .sources import SliceKey, check_slices, digest_of
+from .sources import DESCRIPTORS, SliceKey, check_descriptors, check_slices, digest_of
 
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 PREPARATIONS = ("window", "minmax")
@@ -47,7 +46,6 @@ class ClipPrior:
         window_hu: (lower, upper), only used by ``window``.
         form: ``vector``, one prior for a slice (the paper's), or ``dense``, one at each place.
         device: where the model runs; priors always come back on the CPU.
-        batch_size: slices per forward pass.
         label: the model in words, for `model`; by default its name.
 
     Raises:

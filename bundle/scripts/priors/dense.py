@@ -20,7 +20,6 @@ def place_embeddings(tower: nn.Module, images: Tensor) -> Tensor:
 
     Args:
         tower: the image tower of an open_clip model: timm or open_clip transformer, or residual network.
-        images: as the model's preprocess makes them.
 
     Raises:
         BioAttError: a tower of another kind.

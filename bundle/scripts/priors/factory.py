@@ -14,8 +14,7 @@ import torch
 from ..errors import BioAttError
 from ..hu import WINDOWS_HU
 from .clip import BIOMEDCLIP, ClipPrior
-from .descriptors import DESCRIPTORS, check_descriptors
-from .sources import PriorSource, RandomPrior, TemperedPrior, UniformPrior
+from .sources import DESCRIPTORS, PriorSource, RandomPrior, TemperedPrior, UniformPrior, check_descriptors
 from .tables import TablePrior
 
 if TYPE_CHECKING:

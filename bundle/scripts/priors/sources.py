@@ -11,7 +11,21 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from ..errors import BioAttError
-from .descriptors import DESCRIPTORS, check_descriptors
+
+#: The paper's 11 anatomical descriptors, in its order (arXiv 2504.01662; the authors' table has the same columns).
+DESCRIPTORS: tuple[str, ...] = (
+    "skull",
+    "ventricles",
+    "lungs",
+    "mediastinum",
+    "liver",
+    "kidneys",
+    "pancreas",
+    "spleen",
+    "abdominal aorta",
+    "spine",
+    "lymph nodes",
+)
 
 
 @dataclass(frozen=True)
@@ -64,11 +78,7 @@ def whole_slice_priors(priors: torch.Tensor) -> torch.Tensor:
 
 
 class UniformPrior:
-    """1/K for every descriptor of every slice: no anatomy at all. The network's own default.
-
-    Args:
-        descriptors: the K words.
-    """
+    """1/K for every descriptor of every slice: no anatomy at all. The network's own default."""
 
     looks_at_slices = False
 
@@ -92,7 +102,6 @@ class RandomPrior:
 
     Args:
         seed: a number from 0 on.
-        descriptors: the K words.
 
     Raises:
         BioAttError: the seed is negative.
@@ -128,7 +137,6 @@ class TemperedPrior:
     network's attention maps counts; below 1 it is sharper. What is 0 stays 0, and a uniform prior uniform.
 
     Args:
-        source: whose priors are tempered.
         temperature: T, above 0.
 
     Raises:
@@ -150,6 +158,25 @@ class TemperedPrior:
         prior = self._source(slices_hu, keys)
         powers = (prior / prior.amax(dim=1, keepdim=True)) ** (1.0 / self._temperature)
         return powers / powers.sum(dim=1, keepdim=True)
+
+
+def check_descriptors(descriptors: Sequence[str]) -> tuple[str, ...]:
+    """Return `descriptors` as a tuple if a prior over them means something.
+
+    Raises:
+        BioAttError: none, a repeated or an empty one, or a single string.
+    """
+    if isinstance(descriptors, str):
+        raise BioAttError(f"descriptors must be a list of words, got the string {descriptors!r}; put it in []")
+    words = tuple(descriptors)
+    if not words:
+        raise BioAttError("descriptors is empty; name at least one word, or leave it out for the paper's 11")
+    if any(not isinstance(word, str) or not word.strip() for word in words):
+        raise BioAttError(f"descriptors must be non-empty words, got {list(words)}; remove the empty one")
+    repeated = sorted({word for word in words if words.count(word) > 1})
+    if repeated:
+        raise BioAttError(f"descriptors are named twice: {', '.join(repeated)}; name each once")
+    return words
 
 
 def check_slices(slices_hu: torch.Tensor, keys: Sequence[SliceKey]) -> int:

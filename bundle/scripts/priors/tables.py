@@ -15,8 +15,7 @@ import torch
 
 from ..errors import BioAttError
 from ..staging import staged_file
-from .descriptors import DESCRIPTORS, check_descriptors
-from .sources import PriorSource, SliceKey, check_slices, digest_of
+from .sources import DESCRIPTORS, PriorSource, SliceKey, check_descriptors, check_slices, digest_of
 
 OWN_COLUMNS = ("file", "slice_index", "sop_instance_uid")
 AUTHORS_COLUMNS = ("File_Path",)  # the table published with arXiv 2504.01662
@@ -29,10 +28,7 @@ class TableRow:
     """One line of a table.
 
     Args:
-        line: its number in the file, from 1.
         parts: the file's path, split at either kind of separator.
-        index: slice index, or None where the table has none.
-        sop_instance_uid: SOPInstanceUID, or empty.
         prior: one number a descriptor, in the asked order.
     """
 
@@ -134,7 +130,6 @@ def write_prior_table(
     """Write a table that `TablePrior` reads back exactly (float32); the file appears whole or not at all.
 
     Args:
-        path: where to; an existing file is replaced.
         rows: each slice's key and prior `(K,)`.
         source: what made the priors; its model and digest go into the first line.
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from ..ownership import EXPLAINED, check_replaceable
 from ..priors import PriorSource, whole_slice_priors
 from ..provenance import Provenance
 from ..staging import staged_folder
-from ..volumes import radiological_slices
 from ..volumes.orientation import RadiologicalSlices
 from ..volumes.reader import slice_keys_from_meta
 from .explained import attention_figure, swap_figure
@@ -35,7 +33,6 @@ class Explained:
     Args:
         hu: (H, W), the input.
         affine: 4x4 of the slice as a volume (H, W, 1), index to RAS in mm.
-        name: SOPInstanceUID, or empty.
         priors: name of the prior (right, uniform, other) to its vector (K,), of a dense one the mean over its places.
         other: the descriptor that the prior ``other`` lies on.
         denoised_hu: name of the prior to the result (H, W).
@@ -59,9 +56,7 @@ def explain_slice(
     """Denoise a slice with its own prior, the uniform one and that of another region, and find its attention maps.
 
     Args:
-        volume: the series.
         index: of the slice, from 0, inferior to superior.
-        network: with prior attention.
         inferer: denoises as in any run, with the prior source of the run.
         other: the descriptor on which all of another region's prior lies; by default the one least likely here.
 
@@ -106,11 +101,7 @@ def explain_slice(
 
 
 def check_prior_attention(network: nn.Module) -> None:
-    """Refuse a network that no prior goes into.
-
-    Raises:
-        BioAttError: says what it has instead.
-    """
+    """Refuse a network that no prior goes into."""
     kind = network.attention
     if kind != "prior":
         what = "no attention" if kind == "none" else f"{kind} attention"
@@ -212,30 +203,6 @@ def table(one: Explained, descriptors: Sequence[str]) -> list[str]:
             f"{figures['max_hu']:>10.1f}{'-' if shift is None else f'{shift:+.2f}':>14}"
         )
     return lines
-
-
-def run_explain(parts: Mapping[str, Any], output_dir: str, index: int, *, other: str, overwrite: bool) -> list[str]:
-    """What `bioatt explain` does with the parts of an inference workflow; returns the lines to print.
-
-    Args:
-        parts: ``data_list``, ``network``, ``inferer``, ``reader`` and ``provenance`` of inference.json.
-        output_dir, index, other, overwrite: see `write_explained` and `explain_slice`.
-    """
-    inputs, reader = parts["data_list"], parts["reader"]
-    check_prior_attention(parts["network"])
-    if len(inputs) != 1:
-        raise BioAttError(f"the input holds {len(inputs)} NIfTI files; name the one whose slice is to be explained")
-    volume = radiological_slices(
-        inputs[0]["image"],
-        series=reader.series,
-        assume_hu=reader.assume_hu,
-        allow_gaps=reader.allow_gaps,
-        one_scan=reader.one_scan,
-    )
-    one = explain_slice(volume, index, parts["network"], parts["inferer"], other)
-    descriptors = parts["inferer"].prior_source.descriptors
-    write_explained(one, index, output_dir, parts["provenance"], descriptors, overwrite=overwrite)
-    return [*table(one, descriptors), "", f"slice {index}: maps, pictures and figures in {Path(output_dir)}"]
 
 
 def _denoise(volume: MetaTensor, prior: Tensor, network: nn.Module, inferer: SlicePriorInferer) -> np.ndarray:

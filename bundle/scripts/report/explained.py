@@ -24,11 +24,9 @@ def attention_figure(
     """Write a PNG: the weighted sum and each descriptor's map over the slice, all in one scale.
 
     Args:
-        path: the PNG.
         image_hu: (H, W) in HU.
         maps, total: (K, h, w) and (1, h, w).
         grid: see the networks' ``attention_grids``.
-        descriptors: the K words.
         prior: (K,).
     """
     from matplotlib.figure import Figure
@@ -57,7 +55,6 @@ def swap_figure(
     """Write a PNG: the input and its results with the right, the uniform and another region's prior; below, changes.
 
     Args:
-        path: the PNG.
         image_hu: (H, W), the input.
         denoised_hu: ``right``, ``uniform`` and ``other`` to the result (H, W).
         other: the descriptor of ``other``.

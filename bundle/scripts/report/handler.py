@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,19 @@ from torch import Tensor
 
 from ..dicom import KnownSeries
 from ..errors import KeptWarnings
-from ..evaluation.measures import measure_samples
-from ..evaluation.samples import SliceSamples
+from ..evaluation.measures import SliceSamples, measure_samples
 from ..hu import WINDOWS_HU
 from ..inference.inferers import SlicePriorInferer, network_input
 from ..priors import whole_slice_priors
 from ..provenance import Provenance
 from ..volumes.reader import slice_keys_from_meta
-from .page import page
-from .sections import Findings, volume_section
+from .page import Findings, page, volume_section
 
 #: The package of the bundle's code, whose warnings belong to a run.
 _PACKAGE = __name__.rsplit(".", 2)[0]
 
 
+@dataclass(eq=False)
 class RunReport:
     """Gathers the findings of a run; called when the results are written, it returns the page.
 
@@ -41,36 +41,25 @@ class RunReport:
 
     Args:
         file: where the page will go; empty to gather nothing.
-        provenance: what makes the results.
         network: whose attention maps are shown.
         inferer: which knows the prior of each slice when it has run.
-        descriptors: the words of the prior.
         window_hu: grey scale of the slices, lower and upper HU.
         dataset_dir, output_dir: paths that may name a person, and are left out of warnings.
         known: DICOM series that were looked at before the run; what was warned of then belongs to it.
     """
 
-    def __init__(
-        self,
-        file: str,
-        *,
-        provenance: Provenance,
-        network: Callable[..., Tensor],
-        inferer: SlicePriorInferer,
-        descriptors: Sequence[str],
-        window_hu: tuple[float, float] = WINDOWS_HU["abdomen"],
-        dataset_dir: str = "",
-        output_dir: str = "",
-        known: KnownSeries | None = None,
-    ) -> None:
-        self.file = str(file)
-        self.provenance = provenance
-        self.network = network
-        self.inferer = inferer
-        self.descriptors = tuple(descriptors)
-        self.window_hu = (float(window_hu[0]), float(window_hu[1]))
-        self.known = known
-        self._names = {str(path) for path in (dataset_dir, output_dir) if str(path)}
+    file: str
+    provenance: Provenance
+    network: Callable[..., Tensor]
+    inferer: SlicePriorInferer
+    descriptors: Sequence[str]
+    window_hu: tuple[float, float] = WINDOWS_HU["abdomen"]
+    dataset_dir: str = ""
+    output_dir: str = ""
+    known: KnownSeries | None = None
+
+    def __post_init__(self) -> None:
+        self._names = {str(path) for path in (self.dataset_dir, self.output_dir) if str(path)}
         self._samples = SliceSamples()
         self._sections: list[dict[str, Any]] = []
         self._facts: list[dict[str, Any]] = []
@@ -125,8 +114,8 @@ class RunReport:
             positions_mm=affine[2, 2] * np.arange(count) + affine[2, 3],
             priors=whole_slice_priors(priors).numpy(),
             dense_prior=priors.dim() > 2,
-            descriptors=self.descriptors,
-            window_hu=self.window_hu,
+            descriptors=tuple(self.descriptors),
+            window_hu=tuple(map(float, self.window_hu)),
             attention_slice=middle,
             **self._attention(middle, priors[middle]),
         )

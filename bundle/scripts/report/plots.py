@@ -76,7 +76,6 @@ def prior_plot(priors: np.ndarray, descriptors: Sequence[str], positions_mm: np.
 
     Args:
         priors: (slices, K).
-        descriptors: the K words.
         positions_mm: (slices,) along the patient, superior positive.
         shown: slices whose pictures the page has; marked.
     """

@@ -27,35 +27,6 @@ from .scope import training_recipe, training_scope
 from .splits import make_split
 from .studies import find_studies
 
-__all__ = [
-    "Attached",
-    "Augmentation",
-    "Checkpoints",
-    "EarlyStop",
-    "LoadPaird",
-    "PairDataset",
-    "PatchBatches",
-    "ProbedSquaredError",
-    "StopOnNaN",
-    "TargetLoss",
-    "WeightAverage",
-    "initialise_from",
-    "clip_gradients",
-    "find_studies",
-    "is_first_process",
-    "start_process_group",
-    "end_process_group",
-    "local_device",
-    "make_split",
-    "on_targets",
-    "published_share",
-    "published_weights",
-    "step_loss",
-    "training_pairs",
-    "training_recipe",
-    "training_scope",
-]
-
 _RENAMED = {
     "begin_with": "initialise_from",
     "join_processes": "start_process_group",

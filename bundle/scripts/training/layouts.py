@@ -29,7 +29,6 @@ class Entry:
 
     Args:
         patient: name of the patient's folder or file; results never show it.
-        layout: the layout's name.
         full: DICOM folder or NIfTI file of the full dose; None where a low dose stands alone.
         low: the same of the low dose; None where it is to be simulated.
         variant: which of a patient's reconstructions, e.g. ``3mm``.

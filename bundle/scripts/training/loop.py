@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ CHECKPOINT, BEST, FINAL = "checkpoint.pt", "best.pt", "model.pt"
 _REMEDY = f"take {BEST} beside it as weights, or name another output folder"
 
 
+@dataclass(eq=False)
 class Checkpoints:
     """Keeps the last state of a training to go on from, its best weights so far, and its final ones.
 
@@ -51,7 +53,6 @@ class Checkpoints:
         network: the bare network, not wrapped for several processes.
         average: of its weights, which is what best.pt and model.pt hold; None keeps the last weights themselves.
         recipe: of the weights, written beside them; None writes none.
-        optimizer, lr_scheduler: their states are kept too.
         validator: the evaluator whose metric decides about the best weights.
         metric: its name in the validator's metrics; higher is better.
         interval: epochs between checkpoints; the last epoch always has one.
@@ -64,32 +65,20 @@ class Checkpoints:
             or belongs to another network; when it writes, the disk is full.
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        network: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        lr_scheduler: Any,
-        validator: Engine,
-        *,
-        average: WeightAverage | None = None,
-        recipe: Recipe | None = None,
-        metric: str = "denoised_psnr_db",
-        interval: int = 1,
-        resume: bool = False,
-        publish: str | os.PathLike[str] = "",
-    ) -> None:
-        self.folder = Path(folder)
-        self.network = network
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
-        self.validator = validator
-        self.average = average
-        self.recipe = recipe
-        self.metric = metric
-        self.interval = interval
-        self.resume = resume
-        self.publish = publish
+    folder: str | os.PathLike[str]
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: Any
+    validator: Engine
+    average: WeightAverage | None = None
+    recipe: Recipe | None = None
+    metric: str = "denoised_psnr_db"
+    interval: int = 1
+    resume: bool = False
+    publish: str | os.PathLike[str] = ""
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.folder)
         self.best = -math.inf
 
     def attach(self, engine: Engine) -> None:
@@ -187,20 +176,14 @@ class Checkpoints:
             write_recipe(path, self.recipe)
 
 
+@dataclass(eq=False)
 class StopOnNaN:
     """Ends a training whose loss is no number, before it spoils what was saved.
 
     Looks at the last step of an epoch, and every `interval` steps: each look waits for the device.
-
-    Args:
-        interval: in steps.
-
-    Raises:
-        BioAttError: at a step with a loss of NaN or infinity.
     """
 
-    def __init__(self, interval: int = 50) -> None:
-        self.interval = interval
+    interval: int = 50
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer, before its checkpoints."""
@@ -284,15 +267,11 @@ def on_targets(loss: nn.Module) -> nn.Module:
     return loss if isinstance(loss, ProbedSquaredError) else TargetLoss(loss)
 
 
+@dataclass(eq=False)
 class Attached:
-    """Attaches a part that a config names elsewhere: MONAI's checks read each handler of a config as a component.
+    """Attaches a part that a config names elsewhere: MONAI's checks read each handler of a config as a component."""
 
-    Args:
-        part: has ``attach``.
-    """
-
-    def __init__(self, part: Any) -> None:
-        self.part = part
+    part: Any
 
     def attach(self, engine: Engine) -> None:
         """Attach the part to an engine."""
@@ -306,7 +285,6 @@ class WeightAverage:
     weights are soon forgotten.
 
     Args:
-        network: the bare network that is trained.
         decay: d after many steps.
 
     Attributes:

@@ -36,7 +36,6 @@ class Stack:
         shape: (rows, columns).
         steps_mm: (2, 3), from row to row and from column to column, in RAS.
         positions_mm: (n, 3), centre of the first pixel of each slice in RAS, from inferior to superior.
-        keys: a name for each slice, for its prior.
         uids: one per slice: SOPInstanceUID, or of NIfTI a digest of the file and the slice's number.
         body_part: BodyPartExamined, or empty.
         description: SeriesDescription, or empty.

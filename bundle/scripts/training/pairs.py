@@ -51,7 +51,6 @@ class CachedPair:
         key: the slice whose priors these are: of the low dose if that is real, else of the full dose.
         uid: its SOPInstanceUID, or what stands for it where there is none.
         region: ``head``, ``chest``, ``abdomen``, ``pelvis`` or ``unknown``.
-        facts: of the series, for the scope of a training.
         dose_fractions: (R,), of the simulated realisations; none where the low dose is real.
         real_dose_fraction: of a real low dose, where the data set tells it, see `Entry`.
         noise: how the noise was simulated, in words; see `NoiseMatch`.
@@ -110,11 +109,7 @@ def training_pairs(
     interrupted run goes on where it stopped, and a damaged file is made again.
 
     Args:
-        studies: the data set, by `find_studies`.
-        split: who is in which part, by `make_split`.
         part: ``train``, ``validate`` or ``test``.
-        cache_dir: where the pairs are kept; made if missing.
-        prior_source: gives the prior of each low-dose slice.
         slices_per_patient: take at most about so many, evenly spread; 0 takes all.
         dose_fractions: one realisation each, in (0, 1].
         views: projection angles over 180 degrees.
@@ -301,11 +296,7 @@ class _Cache:
 
 
 def _volume(stack: Stack, dose: str) -> RadiologicalSlices:
-    """The slices of a stack.
-
-    Raises:
-        BioAttError: they cannot be read, or hold values that are no numbers.
-    """
+    """The slices of a stack."""
     # Each slice is paired by its own position, so gaps do no harm.
     volume = radiological_slices(stack.path, series=stack.series_instance_uid, allow_gaps=True)
     for i in range(len(volume)):

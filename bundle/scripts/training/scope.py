@@ -33,9 +33,7 @@ def training_recipe(
 
     Args:
         network: that is trained, not wrapped for several processes.
-        prior_source: whose priors it gets.
         preparation, window_hu, form, temperature: of `make_prior`.
-        scope: what it is shown.
     """
     return Recipe(
         network_def=network.definition,
@@ -55,7 +53,6 @@ def training_scope(pairs: Sequence[Mapping[str, Any]], noise_gain: Sequence[floa
     """What `pairs`, by `training_pairs`, will show a network.
 
     Args:
-        pairs: of the training part.
         noise_gain: range by which training scales the noise that the low dose has more than the full one.
     """
     patients = sorted({one["patient"] for one in pairs})

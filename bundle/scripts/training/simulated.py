@@ -44,7 +44,7 @@ def read_match(path: Path, spacing_mm: float, recipe: dict[str, Any]) -> NoiseMa
 
 def find_match(volume: RadiologicalSlices, recipe: dict[str, Any]) -> NoiseMatch:
     """How the noise of this volume is simulated."""
-    return match_noise(DoseSimulator(geometry=_geometry(volume.spacing_mm, recipe)), _Clipped(volume))
+    return match_noise(DoseSimulator(geometry=_geometry(volume.spacing_mm, recipe)), volume)
 
 
 def simulate(full_hu: np.ndarray, match: NoiseMatch, recipe: dict[str, Any], uid: str) -> np.ndarray:
@@ -59,16 +59,3 @@ def simulate(full_hu: np.ndarray, match: NoiseMatch, recipe: dict[str, Any], uid
 
 def _geometry(spacing_mm: float, recipe: dict[str, Any]) -> ParallelBeam:
     return ParallelBeam(views=recipe["views"], spacing_mm=spacing_mm, detectors_per_pixel=2)
-
-
-class _Clipped:
-    """The slices of a volume within the valid range, each made when it is asked for."""
-
-    def __init__(self, volume: RadiologicalSlices) -> None:
-        self.volume = volume
-
-    def __len__(self) -> int:
-        return len(self.volume)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.volume[index].clip(*VALID_RANGE_HU)

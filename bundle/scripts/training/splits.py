@@ -75,12 +75,10 @@ def make_split(
     """Split by patient: as named, else as `file` says, else as the datalist says, else drawn by `seed`.
 
     Args:
-        studies: the data set.
         file: JSON with the split, in pseudonyms; written where there is none, and never changed.
         split: ``patient``; or ``within_patient``, the paper's (arXiv 2504.01662): of each patient the first slices
             train, the next validate, the last test. It shows every patient in training; for reproduction only.
         fractions: shares of train, validate and test. The default is the paper's, which splits slices by it.
-        seed: of the draw.
         train_patients, validation_patients, test_patients: folder names or pseudonyms, which override the file; once
             any are named, all others train unless `train_patients` is named too.
         needed: parts that must not be empty.

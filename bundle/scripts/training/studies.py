@@ -29,7 +29,6 @@ class Study:
 
     Args:
         patient: pseudonym.
-        layout: name of the layout it was found in.
         full, low: the volumes; no `low` means that it is simulated.
         pairs: slice indices (full, low) at the same place, from inferior to superior; without `low` all of `full`.
         region: ``head``, ``chest``, ``abdomen`` or ``pelvis`` by the header, else ``unknown``.
@@ -66,9 +65,6 @@ class Collection:
     """The studies of one data set.
 
     Args:
-        source: folder or datalist.
-        studies: by patient's folder name.
-        refused: what else there is.
         folders: folder name of each pseudonym, refused patients included: the key, which no result shows.
     """
 
@@ -120,7 +116,6 @@ def find_studies(
 
     Args:
         dataset_dir: folder in one of the layouts, or a MONAI datalist: its file, or items with absolute paths.
-        progress: show a bar on the terminal.
 
     Raises:
         BioAttError: nothing there, nothing usable, or two folder names with one pseudonym.

@@ -6,18 +6,3 @@ from .save import SaveSeries
 from .scope import CheckScoped
 from .transforms import HUToNetworkd, LoadSeriesd, NetworkToHUd, collate_one
 from .volume import Volume, find_inputs, load_volume
-
-__all__ = [
-    "CheckScoped",
-    "HUToNetworkd",
-    "LoadSeriesd",
-    "NetworkToHUd",
-    "OrientSlicesd",
-    "SaveSeries",
-    "SeriesReader",
-    "Volume",
-    "collate_one",
-    "find_inputs",
-    "load_volume",
-    "radiological_slices",
-]

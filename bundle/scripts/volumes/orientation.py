@@ -85,7 +85,6 @@ class RadiologicalSlices:
     """The slices of one volume in radiological orientation: ``slices[i]`` is (H, W) float32 HU, i from inferior.
 
     Args:
-        source: where it came from.
         volume: (1, H, W, slices) with its affine and meta.
     """
 

@@ -24,7 +24,6 @@ def check_hu(hu: np.ndarray, path: str | os.PathLike[str], *, is_offset: bool = 
 
     Args:
         hu: (X, Y, slices).
-        path: names it in the message.
         is_offset: a header says how stored values were shifted (RescaleIntercept other than 0), so that a small field
             of view without air or fat is believed, and a phantom of air and water.
         is_dicom: also refuse a volume of which more is dense than of any body, e.g. an inverted one.

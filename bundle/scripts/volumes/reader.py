@@ -24,7 +24,6 @@ class SeriesReader(ImageReader):
 
     Args:
         series, assume_hu, allow_gaps, one_scan: see `load_volume`.
-        progress: show a bar on the terminal while slices are read.
         processes: decode a DICOM series by these, see `read_volume`.
         known: DICOM series whose headers were looked at before.
 

@@ -32,12 +32,9 @@ class SaveSeries:
 
     Args:
         output_dir: a folder that does not exist yet, or is replaced whole with `overwrite`.
-        provenance: what made the results.
         rules: how a derived series is named and what it keeps; None for the defaults.
-        overwrite: replace an existing folder.
         processes: write a DICOM series by these, see `write_derived_series`; they are kept running while the evaluator
             runs.
-        progress: show a bar on the terminal while slices are written.
         report: gives a page of HTML about the results when all of them are written.
         report_file: where it goes, at the same time as the folder; empty for no page.
         known: DICOM series whose headers were looked at before.
@@ -185,22 +182,14 @@ def write_file_result(source: Path, hu: np.ndarray, folder: Path, provenance: De
 
 
 def check_places(dataset_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str], overwrite: bool) -> None:
-    """Refuse an output folder that exists, that holds what BioAtt did not write, or that would mingle with the input.
-
-    Raises:
-        BioAttError: say which, and the remedy.
-    """
+    """Refuse an output folder that exists, holds what BioAtt did not write, or would mingle with the input."""
     check_apart(dataset_dir, output_dir)
     check_output_folder(output_dir, overwrite)
     check_replaceable(output_dir)
 
 
 def check_apart(dataset_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str]) -> None:
-    """Refuse an output folder that would mingle with the input.
-
-    Raises:
-        BioAttError: say which, and the remedy.
-    """
+    """Refuse an output folder that would mingle with the input."""
     if not str(output_dir):
         raise BioAttError("no output folder given; name one that does not exist yet (--output_dir PATH)")
     source, target = Path(dataset_dir).resolve(), Path(output_dir).resolve()

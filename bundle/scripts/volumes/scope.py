@@ -76,7 +76,6 @@ class Scope:
         noise_sd_hu_by_kernel: that of the noise for each class of kernels that was seen (`KERNELS`); empty where none
             was known.
         regions: those that were named; empty where none was.
-        patients: how many.
     """
 
     slice_thickness_mm: tuple[float, float] | None

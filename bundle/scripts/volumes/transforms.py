@@ -20,7 +20,6 @@ class LoadSeriesd(LoadImaged):
 
     Args:
         keys: where the paths stand.
-        reader: the reader.
     """
 
     def __init__(self, keys: KeysCollection, reader: SeriesReader) -> None:

@@ -25,7 +25,6 @@ class Volume:
     Args:
         hu: float32, (columns, rows, slices) for DICOM, storage order for a file.
         affine: 4x4, index to RAS in mm, as NIfTI and MONAI have it.
-        source: the path it came from.
         kind: ``dicom``, or ``file`` for one of `formats`.
         series_instance_uid: of a DICOM series, else empty.
         selector, one_scan: what `select_series` takes to find that series again.
@@ -110,7 +109,6 @@ def load_volume(
             (unspecified) or rescale is missing.
         allow_gaps: go on where slices of a DICOM series are missing or their spacing changes.
         one_scan: take DICOM images of several studies or series as one scan where they make one even stack.
-        progress: show a bar on the terminal while slices are read.
         processes: decode a DICOM series by these, see `read_volume`.
         known: DICOM series whose headers were looked at before.
 

@@ -17,17 +17,16 @@ def add(commands: argparse._SubParsersAction) -> None:
         "run the command again to continue.",
     )
     add_data_set(parser)
-    parser.add_argument("output", metavar="OUT", help="folder for runs, table and plot")
-    parser.add_argument(
+    option = parser.add_argument
+    option("output", metavar="OUT", help="folder for runs, table and plot")
+    option(
         "--study",
         default="priors",
         metavar="STUDY",
-        help="arms and budget: priors or paper, of configs/study_NAME.json, or a JSON file like it (default: priors)",
+        help="priors or paper (configs/study_NAME.json), or a JSON file like it (default: priors)",
     )
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each arm (default: 3)")
-    parser.add_argument(
-        "--leave-out", nargs="+", default=[], metavar="PATIENT", help="test on each of these in turn (default: all)"
-    )
+    option("--seeds", type=int, default=3, metavar="N", help="trainings of each arm (default: 3)")
+    option("--leave-out", nargs="+", default=[], metavar="PATIENT", help="test on each of these in turn (default: all)")
     add_settings(parser)
 
 

@@ -13,13 +13,14 @@ def add(commands: argparse._SubParsersAction) -> None:
         "fastest path, the default network, and a whole series from reading to writing. Do not use the machine "
         "meanwhile. docs/performance.md explains the figures.",
     )
-    parser.add_argument("--output", default="benchmark", metavar="DIR", help="folder for benchmark.json and .md")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="runs of each, for the median (default: 5)")
-    parser.add_argument("--size", type=int, default=512, metavar="N", help="images are N x N (default: 512)")
-    parser.add_argument("--slices", type=int, default=100, metavar="N", help="of the simulated series (default: 100)")
-    parser.add_argument("--threads", type=int, metavar="N", help="of PyTorch on the CPU (default: its own choice)")
-    parser.add_argument("--series", metavar="PATH", help="a series to denoise instead of a simulated one")
-    parser.add_argument("--compile", action="store_true", help="also measure the default network with torch.compile")
+    option = parser.add_argument
+    option("--output", default="benchmark", metavar="DIR", help="folder for benchmark.json and .md")
+    option("--repeats", type=int, default=5, metavar="N", help="runs of each, for the median (default: 5)")
+    option("--size", type=int, default=512, metavar="N", help="images are N x N (default: 512)")
+    option("--slices", type=int, default=100, metavar="N", help="of the simulated series (default: 100)")
+    option("--threads", type=int, metavar="N", help="of PyTorch on the CPU (default: its own choice)")
+    option("--series", metavar="PATH", help="a series to denoise instead of a simulated one")
+    option("--compile", action="store_true", help="also measure the default network with torch.compile")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -16,9 +16,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Read a checkpoint in one of the authors' four layouts and write it as weights of this bundle, "
         "with their recipe (.json) beside them.",
     )
-    parser.add_argument("input", metavar="CHECKPOINT", help="the authors' .pth file")
-    parser.add_argument("output", metavar="WEIGHTS.pt", help="the file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    option = parser.add_argument
+    option("input", metavar="CHECKPOINT", help="the authors' .pth file")
+    option("output", metavar="WEIGHTS.pt", help="the file to write")
+    option("--overwrite", action="store_true", help="replace the file")
 
 
 def run(options: argparse.Namespace) -> None:

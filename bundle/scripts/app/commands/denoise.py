@@ -7,16 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BioAttError
-from ..arguments import (
-    NOTICE,
-    PRIORS,
-    add_input,
-    add_output,
-    add_precision,
-    add_strength,
-    add_weights,
-    inference_overrides,
-)
+from ..arguments import NOTICE, PRIORS, add_input, add_output, add_result, inference_overrides
 
 if TYPE_CHECKING:
     from ...cohort import Places
@@ -33,40 +24,31 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     add_input(parser)
     add_output(parser)
-    parser.add_argument(
-        "--report", action="store_true", help="also write OUT.html: pictures, noise, HU, prior, attention maps"
-    )
-    add_weights(parser)
-    parser.add_argument("--batch-size", type=int, metavar="N", help="slices that the network takes at a time")
-    add_precision(parser)
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the network with torch.compile: slower to start, then faster"
-    )
-    add_strength(parser)
-    parser.add_argument(
+    option = parser.add_argument
+    option("--report", action="store_true", help="also write OUT.html: pictures, noise, HU, prior, attention maps")
+    option("--batch-size", type=int, metavar="N", help="slices per forward pass of the network")
+    option("--compile", action="store_true", help="compile the network with torch.compile: slower start, then faster")
+    add_result(parser)
+    option(
         "--series-description",
         metavar="TEXT",
         help="SeriesDescription of the result (default: '{source} {derivation}', the source's and what was done)",
     )
-    parser.add_argument(
-        "--series-number-step", type=int, metavar="N", help="added to the source's SeriesNumber (default: 1000)"
-    )
-    parser.add_argument(
-        "--stable-uids", action="store_true", help="give the same result the same UIDs instead of new ones"
-    )
-    parser.add_argument("--keep-private", action="store_true", help="keep private DICOM elements")
-    parser.add_argument(
+    option("--series-number-step", type=int, metavar="N", help="added to the source's SeriesNumber (default: 1000)")
+    option("--stable-uids", action="store_true", help="give the same result the same UIDs instead of new ones")
+    option("--keep-private", action="store_true", help="keep private DICOM elements")
+    option(
         "--all-series",
         action="store_true",
         help="SERIES is a folder or zip with several series: denoise each CT series into a folder in OUT, named by "
         "SeriesNumber, and list why the others were left out",
     )
-    parser.add_argument(
+    option(
         "--rules",
         metavar="FILE",
-        help="with --all-series: JSON that says which series, and how (default: original CT; docs/node.md)",
+        help="with --all-series: which series, and how (JSON, docs/node.md; default: original CT)",
     )
-    parser.add_argument(
+    option(
         "--cohort",
         action="store_true",
         help="SERIES is a list: a text file with one path per line, or a CSV with the columns input and output, and "
@@ -74,7 +56,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "a table of all",
     )
     _add_places(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    option("--quiet", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -114,11 +96,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _all_series(options: argparse.Namespace, configs: list[str], overrides: dict[str, Any]) -> int:
-    """Every CT series of a study.
-
-    Raises:
-        BioAttError: with an option that names one series, or a list.
-    """
+    """Every CT series of a study."""
     from ..node.rules import read_rules
     from ..study import denoise_study
 
@@ -131,35 +109,25 @@ def _all_series(options: argparse.Namespace, configs: list[str], overrides: dict
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
     """Where a list of series is denoised."""
-    parser.add_argument("--resume", action="store_true", help="with --cohort: skip what is finished in OUT")
-    parser.add_argument(
-        "--processes", type=int, metavar="N", help="with --cohort or --all-series: processes here (default: 1)"
-    )
-    parser.add_argument(
+    option = parser.add_argument
+    option("--resume", action="store_true", help="with --cohort: skip what is finished in OUT")
+    option("--processes", type=int, metavar="N", help="with --cohort or --all-series: processes here (default: 1)")
+    option(
         "--scheduler",
         metavar="ADDRESS",
-        help="with --cohort or --all-series: use the workers of this Dask scheduler, by its address or scheduler file",
+        help="with either: use the workers of a Dask scheduler, by address or scheduler file",
     )
-    parser.add_argument(
-        "--resource",
-        action="append",
-        metavar="NAME=N",
-        help="with --scheduler: Dask resources that a series needs, e.g. GPU=1",
-    )
-    parser.add_argument(
+    option("--resource", action="append", metavar="NAME=N", help="with --scheduler: what a series needs, e.g. GPU=1")
+    option(
         "--tries",
         type=int,
         metavar="N",
-        help="with either: attempts for a series whose worker dies or that fails unexpectedly (default: 3)",
+        help="attempts for a series whose worker dies or fails unexpectedly (default: 3)",
     )
 
 
 def _places(options: argparse.Namespace) -> Places:
-    """Where a list is denoised, as the options say it.
-
-    Raises:
-        BioAttError: they contradict each other, or a number is none.
-    """
+    """Where a list is denoised, as the options say it."""
     from ...cohort import Places
 
     if options.scheduler and options.processes:

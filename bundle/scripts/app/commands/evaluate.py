@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ...errors import BioAttError
-from ..arguments import add_precision, add_strength, add_weights, add_workflow, result_overrides, training_overrides
+from ..arguments import add_result, add_workflow, result_overrides, training_overrides
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -20,12 +20,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         "--patients",
         nargs="+",
         metavar="PATIENT",
-        help="patients to evaluate on, folders or pseudonyms (default: the test split of the split.json beside the "
-        "weights)",
+        help="folders or pseudonyms (default: the test split of the split.json beside the weights)",
     )
-    add_weights(parser)
-    add_precision(parser)
-    add_strength(parser)
+    add_result(parser)
 
 
 def run(options: argparse.Namespace) -> None:

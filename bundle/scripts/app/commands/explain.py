@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ..arguments import (
-    NOTICE,
-    PRIORS,
-    add_input,
-    add_output,
-    add_precision,
-    add_strength,
-    add_weights,
-    inference_overrides,
-)
+from ...errors import BioAttError
+from ..arguments import NOTICE, PRIORS, add_input, add_output, add_result, inference_overrides, reading
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -27,24 +19,27 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     add_input(parser)
     add_output(parser)
-    parser.add_argument(
-        "--slice", type=int, required=True, metavar="N", help="number of the slice, from 0, inferior to superior"
-    )
-    parser.add_argument(
-        "--other", default="", metavar="WORD", help="descriptor of the other region (default: the least likely one)"
-    )
-    add_weights(parser)
-    add_precision(parser)
-    add_strength(parser)
+    option = parser.add_argument
+    option("--slice", type=int, required=True, metavar="N", help="number of the slice, from 0, inferior to superior")
+    option("--other", default="", metavar="WORD", help="descriptor of the other region (default: the least likely)")
+    add_result(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    from ...report.explain import run_explain
+    from ...report.explain import check_prior_attention, explain_slice, table, write_explained
+    from ...volumes import radiological_slices
     from ...workflow import open_workflow
 
     overrides = inference_overrides(options) | {"progress": False}
     parser = open_workflow("inference", ["inference.json"], overrides).parser
-    names = ("data_list", "network", "provenance", "inferer", "reader")
-    parts = {name: parser.get_parsed_content(name) for name in names}
-    lines = run_explain(parts, options.output, options.slice, other=options.other, overwrite=options.overwrite)
-    print("\n".join(lines))
+    inputs, network, provenance, inferer = map(
+        parser.get_parsed_content, ("data_list", "network", "provenance", "inferer")
+    )
+    check_prior_attention(network)
+    if len(inputs) != 1:
+        raise BioAttError(f"the input holds {len(inputs)} NIfTI files; name the one whose slice is to be explained")
+    volume = radiological_slices(inputs[0]["image"], **reading(options))
+    one = explain_slice(volume, options.slice, network, inferer, options.other)
+    words = inferer.prior_source.descriptors
+    write_explained(one, options.slice, options.output, provenance, words, overwrite=options.overwrite)
+    print(*table(one, words), "", f"slice {options.slice}: maps, pictures and figures in {options.output}", sep="\n")

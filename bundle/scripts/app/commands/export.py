@@ -12,12 +12,12 @@ from ..arguments import NOTICE, add_weights
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "export",
-        help="write the network as ONNX or for torch.export",
+        help="write the network as ONNX",
         description="Write the network for other runtimes, and compare it with PyTorch. Inputs are image "
         "(B, 1, H, W) in network range, (HU + 500) / 500, and prior (B, 11); B, H and W are free.",
         epilog=NOTICE,
     )
-    parser.add_argument("output", metavar="OUT", help="the file: .onnx, or .pt2 for torch.export")
+    parser.add_argument("output", metavar="OUT", help="the file, .onnx")
     add_weights(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
 

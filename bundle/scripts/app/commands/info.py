@@ -26,7 +26,13 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    print(describe(options.json))
+    told = info()
+    if options.json:
+        print(json.dumps(told, indent=2))
+        return
+    packages = ", ".join(f"{name} {number}" for name, number in told["packages"].items())
+    lines = told | {"weights": Path(told["weights"]).name, "packages": packages}
+    print("\n".join(f"{name:<16}{value}" for name, value in lines.items()))
 
 
 def info() -> dict[str, Any]:
@@ -49,16 +55,6 @@ def info() -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name() if cuda else platform.machine(),
         "precision": find_precision("auto", device),
     }
-
-
-def describe(as_json: bool) -> str:
-    """`info` for people, a line each, or as JSON."""
-    told = info()
-    if as_json:
-        return json.dumps(told, indent=2)
-    lines = {**told, "weights": Path(told["weights"]).name}
-    lines["packages"] = ", ".join(f"{name} {number}" for name, number in told["packages"].items())
-    return "\n".join(f"{name:<16}{value}" for name, value in lines.items())
 
 
 def _version(name: str) -> str:

@@ -20,14 +20,15 @@ def add(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_input(parser)
-    parser.add_argument(
+    option = parser.add_argument
+    option(
         "--prior-preparation",
         choices=("window", "minmax"),
-        help="how a slice is shown to the prior model: in a HU window, or min-max scaled as in the paper",
+        help="of a slice for the prior model: a HU window, or min-max scaled as in the paper",
     )
-    parser.add_argument("--prior-window", nargs=2, type=float, metavar=("LOWER", "UPPER"), help="that HU window")
-    parser.add_argument("output", metavar="TABLE.csv", help="the table to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace the table")
+    option("--prior-window", nargs=2, type=float, metavar=("LOWER", "UPPER"), help="that HU window")
+    option("output", metavar="TABLE.csv", help="the table to write")
+    option("--overwrite", action="store_true", help="replace the table")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 from ...errors import BioAttError
 from ..arguments import NOTICE, read_settings
 
-_EXAMPLE = "bioatt serve --port 11112 --ae-title BIOATT --send-to PACS@192.0.2.1:104"
-
 
 def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
@@ -17,47 +15,34 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="run a DICOM node: receive CT by C-STORE, send derived series",
         description="Receive CT series by C-STORE, denoise each as `bioatt denoise` does, and send the derived series "
         "to another node. What was acknowledged is on disk, and is processed even after a restart.",
-        epilog=f"example: {_EXAMPLE}\n\n{NOTICE}",
+        epilog=f"example: bioatt serve --ae-title BIOATT --send-to PACS@192.0.2.1:104\n\n{NOTICE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--send-to", metavar="AE@HOST:PORT", help="where derived series go")
-    parser.add_argument("--port", type=int, default=11112, metavar="N", help="to listen on (default: 11112)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--ae-title", default="BIOATT", metavar="AE", help="of this node (default: BIOATT)")
-    parser.add_argument(
-        "--accept", nargs="+", default=[], metavar="AE", help="AE titles that may call (default: that of --send-to)"
+    option = parser.add_argument
+    option("--send-to", metavar="AE@HOST:PORT", help="where derived series go")
+    option("--port", type=int, default=11112, metavar="N", help="to listen on (default: 11112)")
+    option("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    option("--ae-title", default="BIOATT", metavar="AE", help="of this node (default: BIOATT)")
+    option("--accept", nargs="+", default=[], metavar="AE", help="AE titles that may call (default: that of --send-to)")
+    option(
+        "--queue", default="bioatt-queue", metavar="DIR", help="folder for series in progress (default: bioatt-queue)"
     )
-    parser.add_argument(
-        "--queue",
-        default="bioatt-queue",
-        metavar="DIR",
-        help="folder for the series in progress (default: bioatt-queue)",
-    )
-    parser.add_argument("--rules", metavar="FILE", help="JSON: which series, and how (default: all original CT)")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="config keys of inference.json, for all series"
-    )
+    option("--rules", metavar="FILE", help="JSON: which series, and how (default: all original CT)")
+    option("--set", nargs="+", default=[], metavar="KEY=VALUE", help="config keys of inference.json, for all series")
     _add_completeness(parser)
     _add_limits(parser)
     _add_tls(parser)
-    parser.add_argument("--status", action="store_true", help="show what is in the queue, and exit")
-    parser.add_argument("--retry-failed", action="store_true", help="retry what failed, and exit")
+    option("--status", action="store_true", help="show what is in the queue, and exit")
+    option("--retry-failed", action="store_true", help="retry what failed, and exit")
 
 
 def run(options: argparse.Namespace) -> int:
-    return _status(options) if options.status or options.retry_failed else _serve(options)
+    if options.status or options.retry_failed:  # 1 if something failed or no node runs
+        from ..node.status import describe
 
-
-def _status(options: argparse.Namespace) -> int:
-    """Tell what stands in the queue; 1 if something failed or no node runs."""
-    from ..node.status import describe
-
-    lines, well = describe(Path(options.queue), retry_failed=options.retry_failed)
-    print("\n".join(lines))
-    return 0 if well else 1
-
-
-def _serve(options: argparse.Namespace) -> int:
+        lines, well = describe(Path(options.queue), retry_failed=options.retry_failed)
+        print("\n".join(lines))
+        return 0 if well else 1
     from ..node.node import serve
 
     serve(_node_options(options))
@@ -65,15 +50,16 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _add_completeness(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    option = parser.add_argument
+    option(
         "--quiet-time",
         type=_positive,
         default=30.0,
         metavar="S",
-        help="a series is complete S seconds after its last image (default: 30)",
+        help="a series is complete S s after its last image (default: 30)",
     )
-    parser.add_argument("--at-release", action="store_true", help="a series is complete when its association ends")
-    parser.add_argument(
+    option("--at-release", action="store_true", help="a series is complete when its association ends")
+    option(
         "--patience",
         type=_positive,
         default=300.0,
@@ -83,35 +69,24 @@ def _add_completeness(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--max-associations", type=int, default=10, metavar="N", help="associations at a time (default: 10)"
-    )
-    parser.add_argument(
-        "--max-object", type=_positive, default=1024, metavar="MB", help="largest image (default: 1024)"
-    )
-    parser.add_argument(
-        "--min-free",
-        type=float,
-        default=2.0,
-        metavar="GB",
-        help="refuse images if less disk space is free (default: 2)",
-    )
-    parser.add_argument("--tries", type=int, default=3, metavar="N", help="attempts for each series (default: 3)")
-    parser.add_argument(
-        "--max-minutes", type=_positive, default=60.0, metavar="N", help="time limit for each series (default: 60)"
-    )
-    parser.add_argument(
+    option = parser.add_argument
+    option("--max-associations", type=int, default=10, metavar="N", help="associations at a time (default: 10)")
+    option("--max-object", type=_positive, default=1024, metavar="MB", help="largest image (default: 1024)")
+    option("--min-free", type=float, default=2.0, metavar="GB", help="refuse images if less disk is free (default: 2)")
+    option("--tries", type=int, default=3, metavar="N", help="attempts for each series (default: 3)")
+    option("--max-minutes", type=_positive, default=60.0, metavar="N", help="time limit for each series (default: 60)")
+    option(
         "--send-hours",
         type=_positive,
         default=72.0,
         metavar="N",
-        help="give up sending a series after N hours (default: 72)",
+        help="stop trying to send after N hours (default: 72)",
     )
 
 
 def _add_tls(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--tls", nargs=3, metavar=("CERT", "KEY", "CA"), help="PEM files: callers must use TLS with a certificate of CA"
+        "--tls", nargs=3, metavar=("CERT", "KEY", "CA"), help="PEM files: callers need a certificate of CA"
     )
     parser.add_argument("--send-tls", action="store_true", help="also send by TLS, with the same files")
 
@@ -123,19 +98,13 @@ def _positive(text: str) -> float:
     return number
 
 
-def _tls(files: list[str]) -> object:
-    from ..node.tls import Tls
-
-    certificate, key, authority = map(Path, files)
-    return Tls(certificate=certificate, key=key, authority=authority)
-
-
 def _node_options(options: argparse.Namespace) -> object:
     from ..node.node import NodeOptions, Retries
     from ..node.receiver import Limits
     from ..node.rules import read_rules
     from ..node.sender import Destination
     from ..node.storage import Completeness
+    from ..node.tls import Tls
 
     if not options.send_to:
         raise BioAttError("--send-to is missing; say where derived series go, AE@HOST:PORT")
@@ -158,6 +127,6 @@ def _node_options(options: argparse.Namespace) -> object:
             idle_s=max(60.0, 2 * options.quiet_time),
         ),
         retries=Retries(denoise=options.tries, send_s=options.send_hours * 3600, job_s=options.max_minutes * 60),
-        tls=_tls(options.tls) if options.tls else None,
+        tls=Tls(*map(Path, options.tls)) if options.tls else None,
         send_tls=options.send_tls,
     )

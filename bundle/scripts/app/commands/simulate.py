@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ...provenance import SimulatedDose, bundle_version
 from ..arguments import NOTICE, add_output, add_series, reading
-from ..entry import bundle_version
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -19,53 +19,47 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     add_series(parser)
     add_output(parser)
-    parser.add_argument("--dose", type=float, required=True, metavar="K", help="fraction of the dose, in (0, 1]")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
-    parser.add_argument(
+    option = parser.add_argument
+    option("--dose", type=float, required=True, metavar="K", help="fraction of the dose, in (0, 1]")
+    option("--seed", type=int, default=0, metavar="N", help="of the noise (default: 0)")
+    option(
         "--filter",
         default="hann",
         metavar="NAME",
         help="reconstruction filter, which sets the noise texture: ramp, shepp-logan, cosine, hamming or hann, "
         "optionally with a cut-off as in hann:0.8 (default: hann)",
     )
-    parser.add_argument(
+    option(
         "--photons",
         type=_number_or_auto,
         metavar="N",
-        help="photons per ray at the dose of SERIES, or auto, estimated from its noise (default: auto)",
+        help="photons per ray at the dose of SERIES (default: auto, from its noise)",
     )
-    parser.add_argument(
-        "--electronic", type=float, default=1.0, metavar="SD", help="electronic noise in photons (default: 1)"
-    )
-    parser.add_argument(
+    option("--electronic", type=float, default=1.0, metavar="SD", help="electronic noise in photons (default: 1)")
+    option(
         "--tube-current",
         choices=("header",),
-        help="header: scale the photons of each slice by its XRayTubeCurrent (default: the same for all slices)",
+        help="header: scale photons by each slice's XRayTubeCurrent (default: alike)",
     )
-    parser.add_argument("--views", type=int, default=1000, metavar="N", help="angles over half a turn (default: 1000)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    option("--views", type=int, default=1000, metavar="N", help="angles over half a turn (default: 1000)")
+    option("--quiet", action="store_true", help="no progress bar")
 
 
 def run(options: argparse.Namespace) -> None:
-    from ..simulate_series import Simulation, simulate_series
+    from ..simulate_series import simulate_series
 
-    simulation = Simulation(
+    dose = SimulatedDose(
+        version=bundle_version(),
         dose_fraction=options.dose,
         filter_name=options.filter,
         photons=options.photons,
         electronic_sd=options.electronic,
         views=options.views,
-        by_tube_current=options.tube_current == "header",
+        tube_current="XRayTubeCurrent" if options.tube_current == "header" else "",
         seed=options.seed,
     )
     lines = simulate_series(
-        options.input,
-        options.output,
-        simulation,
-        version=bundle_version(),
-        **reading(options),
-        overwrite=options.overwrite,
-        progress=not options.quiet,
+        options.input, options.output, dose, **reading(options), overwrite=options.overwrite, progress=not options.quiet
     )
     print("\n".join(lines), options.output, sep="\n")
 

@@ -16,13 +16,14 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Run the training workflow (configs/train.json).",
     )
     add_workflow(parser)
-    parser.add_argument("--network", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 or redcnn")
-    parser.add_argument("--tracking", metavar="NAME", help="mlflow: also record the curve in OUT/mlruns.db")
-    parser.add_argument(
+    option = parser.add_argument
+    option("--network", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 or redcnn")
+    option("--tracking", metavar="NAME", help="mlflow: also record the curve in OUT/mlruns.db")
+    option(
         "--validation",
         nargs="+",
         metavar="PATIENT",
-        help="patients of the validation split, by folder or pseudonym (default: drawn at random, see split_fractions)",
+        help="validation split, by folder or pseudonym (default: drawn, see split_fractions)",
     )
 
 

@@ -68,9 +68,6 @@ class NodeOptions:
 class Node:
     """A node on a queue.
 
-    Args:
-        options: see there.
-
     Raises:
         BioAttError: queue, titles, port, settings or certificates cannot be used.
     """

@@ -85,10 +85,7 @@ class Receiver:
     """Listens, and takes what is sent into the queue.
 
     Args:
-        queue: where images go.
         ae_title: the only title by which it may be called.
-        calling_ae_titles: who may call.
-        limits: of associations, sizes and disk.
     """
 
     queue: StorageQueue

@@ -27,7 +27,6 @@ class Rule:
     """One rule: what a header must say, and what is done then.
 
     Args:
-        name: for the log.
         when: DICOM keyword to a regular expression that is searched in the value (several values are joined by
             backslashes; case does not matter), or to [LOWEST, HIGHEST], either of which may be null. All must hold.
         denoise: whether such series are denoised, or left out.
@@ -67,7 +66,6 @@ class Choice:
 
     Args:
         settings: how it is denoised; None if it is left out.
-        why: the rule, or the reason.
     """
 
     settings: Mapping[str, Any] | None
@@ -90,11 +88,7 @@ def read_rules(file: Path | None) -> list[Rule]:
 
 
 def make_rules(found: Any, where: str) -> list[Rule]:
-    """Rules of what JSON gives.
-
-    Raises:
-        BioAttError: see `read_rules`.
-    """
+    """Rules of what JSON gives."""
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found) or not found:
         raise BioAttError(f"{where}: wanted a list of objects as rules, see docs/node.md")
     kinds = {"name": str, "when": dict, "denoise": bool, "derived": bool, "settings": dict}
@@ -106,11 +100,7 @@ def make_rules(found: Any, where: str) -> list[Rule]:
 
 
 def check_settings(settings: Mapping[str, Any], where: str) -> None:
-    """Refuse what is no key of the inference config, what is the node's own, and what MONAI would run as code.
-
-    Raises:
-        BioAttError: names it.
-    """
+    """Refuse what is no key of the inference config, what is the node's own, and what MONAI would run as code."""
     known = json.loads(_CONFIG.read_text(encoding="utf-8")).keys() - _OWN
     for key in settings:
         if re.split("#|::", key)[0] not in known:

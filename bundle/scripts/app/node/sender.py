@@ -16,12 +16,7 @@ from ...errors import BioAttError
 
 @dataclass(frozen=True)
 class Destination:
-    """Where results go.
-
-    Args:
-        ae_title: of the receiver.
-        host, port: its place.
-    """
+    """Where results go."""
 
     ae_title: str
     host: str
@@ -29,11 +24,7 @@ class Destination:
 
     @classmethod
     def parse(cls, text: str) -> Destination:
-        """Of ``AE@HOST:PORT``.
-
-        Raises:
-            BioAttError: it is anything else.
-        """
+        """Of ``AE@HOST:PORT``."""
         match = re.fullmatch(r"([^@\\]{1,16})@(\[[^]]+\]|[^:@]+):(\d{1,5})", text)
         if not match or not 0 < int(match[3]) < 1 << 16:
             raise BioAttError(f"--send-to {text}: wanted AE@HOST:PORT, e.g. PACS@192.0.2.1:104")
@@ -45,12 +36,6 @@ class Destination:
 
 def send(files: Sequence[Path], destination: Destination, ae_title: str, context: ssl.SSLContext | None = None) -> None:
     """Send derived images by one association.
-
-    Args:
-        files: the images.
-        destination: the receiver.
-        ae_title: by which we call.
-        context: for TLS.
 
     Raises:
         BioAttError: not all were taken; to be tried again.

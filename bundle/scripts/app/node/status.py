@@ -26,7 +26,6 @@ def describe(queue: Path, *, retry_failed: bool = False) -> tuple[list[str], boo
     """Lines about a queue, and whether all is well: the node runs and nothing failed.
 
     Args:
-        queue: its folder.
         retry_failed: let what failed wait again, before.
 
     Raises:

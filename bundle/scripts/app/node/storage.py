@@ -224,12 +224,7 @@ class StorageQueue:
 
 @dataclass(frozen=True)
 class Job:
-    """A series that waits for being denoised or sent.
-
-    Args:
-        queue: where it stands.
-        folder: of the series.
-    """
+    """A series that waits for being denoised or sent."""
 
     queue: StorageQueue
     folder: Path

@@ -13,7 +13,7 @@ from ...errors import BioAttError
 _HANDSHAKE_S = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Tls:
     """Certificates, PEM files: ours with its key, and the authority of those whom we trust, both ways."""
 

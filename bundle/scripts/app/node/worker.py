@@ -36,11 +36,7 @@ class Outcome:
 
 
 class Worker:
-    """Starts the process when there is work, and once more when it died.
-
-    Args:
-        limit_s: seconds that a series may take.
-    """
+    """Starts the process when there is work, and once more when it died."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
@@ -107,11 +103,7 @@ class Denoiser:
         self._inference = RepeatedInference()
 
     def __call__(self, source: Path, target: Path, settings: Mapping[str, Any]) -> None:
-        """Denoise the one series in `source`; its derived series is the folder `target`, with UIDs that stay the same.
-
-        Raises:
-            BioAttError: it cannot be denoised.
-        """
+        """Denoise the one series in `source`; its derived series, with stable UIDs, is the folder `target`."""
         self._inference.load({**settings, "stable_uids": True, "progress": False})
         self._inference.run({"dataset_dir": str(source), "output_dir": str(target)})
 

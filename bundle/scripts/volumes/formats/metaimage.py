@@ -38,11 +38,7 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape and affine, 4x4, index to RAS in mm, by the header alone.
-
-    Raises:
-        BioAttError: see `read`.
-    """
+    """Shape and affine, 4x4, index to RAS in mm, by the header alone."""
     header = _header(path)
     shape = tuple(header.GetSize())
     if len(shape) != 3 or 0 in shape or header.GetNumberOfComponents() != 1:
@@ -60,11 +56,7 @@ def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.nda
 
 
 def write(source: str | os.PathLike[str], hu: np.ndarray, target: str | os.PathLike[str]) -> int:
-    """Write `hu` (X, Y, Z) to `target` with the geometry, entries and data type of `source`, compressed.
-
-    Returns:
-        How many voxels had to be clipped to the data type.
-    """
+    """Write `hu` (X, Y, Z) to `target` with the geometry, entries and data type of `source`, compressed."""
     itk, header = _simple_itk(), _header(source)
     dtype = _dtype(header)
     clipped = 0

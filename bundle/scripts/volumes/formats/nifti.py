@@ -47,21 +47,13 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape and affine (4x4, index to RAS in mm) of a NIfTI file, by its header alone.
-
-    Raises:
-        BioAttError: unreadable, not numeric, not 3-D, or without geometry.
-    """
+    """Shape and affine (4x4, index to RAS in mm) of a NIfTI file, by its header alone."""
     image = _open(path)
     return _checked_shape(image, path), _checked_affine(image, path)
 
 
 def write(source: str | os.PathLike[str], hu: np.ndarray, target: str | os.PathLike[str]) -> int:
-    """Write `hu` (X, Y, Z) to `target` as `source` is stored: its header, affine, data type, slope and intercept.
-
-    Returns:
-        How many voxels had to be clipped to the data type.
-    """
+    """Write `hu` (X, Y, Z) to `target` as `source` is stored: its header, affine, data type, slope and intercept."""
     from nibabel.openers import ImageOpener
 
     image = _open(source)
@@ -102,11 +94,7 @@ def _open(path: str | os.PathLike[str]):
 
 
 def _check_sum(image) -> None:  # noqa: ANN001 (nibabel has no types)
-    """Read on to the end of a packed file: its check sum stands behind what it holds.
-
-    Raises:
-        OSError: the sum is that of other bytes, or the end is missing.
-    """
+    """Read on to the end of a packed file: its check sum stands behind what it holds."""
     with image.dataobj._get_fileobj() as stream:  # open, and behind the last voxel
         try:
             for _ in range(_MOST_BEHIND >> 20):
