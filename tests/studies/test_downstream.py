@@ -63,7 +63,7 @@ def test_agreement_has_an_interval_over_patients_and_none_below_three():
 
 def test_the_full_dose_is_the_reference_of_all_images(data, tmp_path):
     plain = gaussians()
-    network = replace(plain, name="network", settings={"standard": plain.settings["1 mm"]})
+    network = replace(plain, name="network", settings={"standard": plain.settings["2 mm"]})
     result = json.loads(json.dumps(measure_downstream(Bench(data, data / "work", ["A"], slices=1), network)))
     assert set(result["concordance"]) == {LOW, "network, standard", "Gaussian, as standard"}
     ours, alike = (result["noise_hu"][name]["mean"] for name in ("network, standard", "Gaussian, as standard"))
