@@ -87,7 +87,7 @@ def test_anchoring_leaves_the_coarse_to_the_scanner(one):
     np.testing.assert_allclose(result[middle] - 70.0, gaussian_filter(one.low_hu - 70.0, 1.0)[middle], atol=1e-2)
     np.testing.assert_allclose(result[one.low_hu < -1024.0], one.low_hu[one.low_hu < -1024.0], atol=1e-3)
     np.testing.assert_allclose(anchored(0.0)(one.low_hu, erased, SPACING_MM), erased)
-    half = anchored(1.0, 0.5)(one.low_hu, erased, SPACING_MM)
+    half = anchored(1.0, 0.5, restore=0.0)(one.low_hu, erased, SPACING_MM)
     np.testing.assert_allclose(half, (one.low_hu + result) / 2, atol=1e-2)
 
 
