@@ -13,11 +13,9 @@ from scripts.dose.image_noise import noise_sd_hu
 from scripts.evaluation.intervals import FEWEST_PATIENTS, patient_interval
 from scripts.hu import VALID_RANGE_HU
 
-from studies.measures.baselines import gaussian
-
 from .bench import Bench
 from .evaluating import EvaluatedSlice, Method
-from .methods import equal_gaussian_mm, gaussian_noises
+from .methods import Smoothing
 
 #: Width of a grey level of the texture features, as radiomics bins CT (IBSI: fixed bin size), and their range.
 BIN_HU, RANGE_HU = 25.0, (-200.0, 300.0)
@@ -108,12 +106,11 @@ def _jackknife(value: float, without: Sequence[float]) -> list[float] | None:
 
 def outputs(one: EvaluatedSlice, network: Method) -> dict[str, np.ndarray]:
     """The slice at full and low dose; what the network makes of the low one; and the Gaussians of equal noise."""
-    found, flat = {FULL: one.full_hu, LOW: one.low_hu}, one.plane.flat
-    noises = gaussian_noises(one.low_hu, flat, one.spacing_mm)
+    found = {FULL: one.full_hu, LOW: one.low_hu}
+    smoothing = Smoothing(one.low_hu, one.plane.flat, one.spacing_mm)
     for name, (result,) in network.results(one, [one.low_hu]).items():
         found[f"{network.name}, {name}"] = result
-        sigma_mm = equal_gaussian_mm(noises, noise_sd_hu(result, flat))
-        found[f"Gaussian, as {name}"] = gaussian(one.low_hu, sigma_mm, one.spacing_mm)
+        found[f"Gaussian, as {name}"] = smoothing.like(result)
     return found
 
 

@@ -187,6 +187,24 @@ def equal_gaussian_mm(noises_hu: Sequence[float], wanted_hu: float) -> float:
     return float(np.interp(wanted_hu, noises_hu[falling], GAUSSIANS_MM[falling]))
 
 
+class Smoothing:
+    """Gaussians of a low dose (H, W) in HU that leave as much noise in `flat` tissue as other images have there."""
+
+    def __init__(self, low_hu: np.ndarray, flat: np.ndarray, spacing_mm: float) -> None:
+        self.low_hu, self.flat, self.spacing_mm = low_hu, flat, spacing_mm
+        self.noises_hu = gaussian_noises(low_hu, flat, spacing_mm)
+
+    def sigma_mm(self, image_hu: np.ndarray) -> float:
+        """SD of the Gaussian that leaves the noise of `image_hu`."""
+        return equal_gaussian_mm(self.noises_hu, noise_sd_hu(image_hu, self.flat))
+
+    def like(self, image_hu: np.ndarray) -> np.ndarray:
+        """The low dose, smoothed so; all NaN where it shows no flat tissue."""
+        if not self.flat.any():
+            return np.full(self.low_hu.shape, math.nan, np.float32)
+        return gaussian(self.low_hu, self.sigma_mm(image_hu), self.spacing_mm)
+
+
 def parse_settings(texts: Sequence[str]) -> dict[str, Setting]:
     """``1.0`` is an anchor in mm, ``1.0:0.2`` with a share of the grain, ``1.0:0:0`` without restored detail.
 

@@ -11,11 +11,9 @@ from scripts.dose.image_noise import noise_sd_hu
 from scripts.hu import to_window
 from scripts.staging import staged_file
 
-from studies.measures.baselines import gaussian
-
 from .bench import Bench
 from .evaluating import EvaluatedSlice, Method, middle_window
-from .methods import equal_gaussian_mm, gaussian_noises
+from .methods import Smoothing
 
 #: Side of what is shown, and the grey scale, in HU.
 SIDE_MM, WINDOW_HU = 200.0, (-160.0, 240.0)
@@ -60,10 +58,8 @@ def measure_pictures(bench: Bench, network: Method, folder: Path) -> dict[str, A
     pictures = {}
     for rank, place in chosen.items():
         one, name = ranked[place], f"picture_{rank.replace(' ', '_')}.png"
-        low, flat, spacing_mm = one.slice.low_hu, one.slice.plane.flat, one.slice.spacing_mm
-        noises = gaussian_noises(low, flat, spacing_mm)
-        sigma_mm = equal_gaussian_mm(noises, noise_sd_hu(one.outputs[RANKED], flat))
-        smooth = gaussian(one.slice.low_hu, sigma_mm, one.slice.spacing_mm)
+        smoothing = Smoothing(one.slice.low_hu, one.slice.plane.flat, one.slice.spacing_mm)
+        sigma_mm, smooth = smoothing.sigma_mm(one.outputs[RANKED]), smoothing.like(one.outputs[RANKED])
         panels = {"low dose": one.slice.low_hu, f"Gaussian, {sigma_mm:.2f} mm": smooth, "full dose": one.slice.full_hu}
         panels |= {f"network, {strength}": image for strength, image in one.outputs.items()}
         panels = {f"{title}, {noise_sd_hu(x, one.slice.plane.flat):.0f} HU noise": x for title, x in panels.items()}

@@ -7,16 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scripts.dose.image_noise import TISSUES_HU, flat_soft_tissue, noise_sd_hu
+from scripts.dose.image_noise import TISSUES_HU, flat_soft_tissue
 from scripts.evaluation.quality import METRICS, slice_measures
 from scripts.evaluation.results import mean_measures
 
-from studies.measures.baselines import gain_cap_db, gaussian
+from studies.measures.baselines import gain_cap_db
 from studies.measures.edges import edge_widths
 
 from .denoisers import Denoiser
 from .limits import Limit
-from .methods import equal_gaussian_mm, gaussian_noises
+from .methods import Smoothing
 from .patients import Patient
 
 DOSES = (1.0, 0.5, 0.25, 0.1)
@@ -72,26 +72,10 @@ def _slices(patient: Patient, denoisers: Sequence[Denoiser], dose: float, count:
         spacing_mm = patient.slices.spacing_mm
         ours, *others = denoisers
         images = {"low": low, ours.name: ours(low[None], spacing_mm)[0]}
-        images[SMOOTH] = Smoothing(low, spacing_mm).like(images[ours.name])
+        images[SMOOTH] = Smoothing(low, flat_soft_tissue(low), spacing_mm).like(images[ours.name])
         images |= {one.name: one(low[None], spacing_mm)[0] for one in others}
         rows[index] = slice_measures(images, patient.full(index), METRICS)
     return rows
-
-
-class Smoothing:
-    """Gaussians of a low dose (H, W) in HU that leave as much noise in flat soft tissue as other images have."""
-
-    def __init__(self, low_hu: np.ndarray, spacing_mm: float) -> None:
-        self.low_hu, self.spacing_mm = low_hu, spacing_mm
-        self.flat = flat_soft_tissue(low_hu)
-        self.noises_hu = gaussian_noises(low_hu, self.flat, spacing_mm)
-
-    def like(self, image_hu: np.ndarray) -> np.ndarray:
-        """The smoothed low dose; all NaN where it shows no flat tissue."""
-        if not self.flat.any():
-            return np.full(self.low_hu.shape, math.nan, np.float32)
-        sigma_mm = equal_gaussian_mm(self.noises_hu, noise_sd_hu(image_hu, self.flat))
-        return gaussian(self.low_hu, sigma_mm, self.spacing_mm)
 
 
 def quality_limits(patient: str, mean: dict[str, Any]) -> list[Limit]:
@@ -128,7 +112,7 @@ def measure_doses(patients: Sequence[Patient], strengths: Mapping[str, Denoiser]
         fulls = [patient.full(index) for index in chosen]
         for dose in DOSES:
             lows = [patient.low(index, dose) for index in chosen]
-            smoothings = [Smoothing(low, spacing_mm) for low in lows]
+            smoothings = [Smoothing(low, flat_soft_tissue(low), spacing_mm) for low in lows]
             for strength, denoiser in strengths.items():
                 outs = [denoiser(low[None], spacing_mm)[0] for low in lows]
                 images = {"low": lows, "out": outs}
