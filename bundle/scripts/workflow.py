@@ -41,8 +41,18 @@ CONFIGS = BUNDLE_ROOT / "configs"
 #: Overrides that are words of users: paths, names of series, text. They are never code.
 _WORDS = {"dataset_dir", "output_dir", "series", "series_description", "weights", "prior"}
 #: Options of `python -m monai.bundle run` itself; all others override a config.
-RUN_OPTIONS = set("run_id init_id final_id meta_file config_file logging_file tracking args_file".split())
-RUN_OPTIONS |= {"workflow_type", "properties_path"}
+RUN_OPTIONS = {
+    "run_id",
+    "init_id",
+    "final_id",
+    "meta_file",
+    "config_file",
+    "logging_file",
+    "tracking",
+    "args_file",
+    "workflow_type",
+    "properties_path",
+}
 
 
 def begin() -> None:

@@ -11,7 +11,7 @@ from .tables import mean_with_interval, table, with_interval
 
 def downstream_section(one: dict[str, Any], results: Path) -> str:
     """Two tables, and what is in them."""
-    agreement, dice, noise = one["concordance"], one["dice"], one["noise_hu"]
+    agreement, drawn, dice, noise = (one[key] for key in ("concordance", "concordance_95", "dice", "noise_hu"))
     features = list(agreement[LOW])
     standard = next(name for name in agreement if name.startswith("network") and name.endswith("standard"))
     smooth = [name for name in agreement if name.startswith("Gaussian")][-1]
@@ -20,9 +20,8 @@ def downstream_section(one: dict[str, Any], results: Path) -> str:
         for other in (LOW, smooth)
     )
     masks = [mask for mask in THRESHOLDS_HU if mask in dice[LOW]]
-    drawn = one.get("concordance_95", {})
     rows = [
-        (feature, *(with_interval(of[feature], drawn.get(name, {}).get(feature)) for name, of in agreement.items()))
+        (feature, *(with_interval(of[feature], drawn[name][feature]) for name, of in agreement.items()))
         for feature in features
     ]
     mask_rows = [

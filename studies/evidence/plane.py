@@ -92,9 +92,7 @@ class EvaluatedNetwork:
         self, name: str, weights: Path, config: str, prior: str, settings: Mapping[str, Any], numbers: Mapping[str, Any]
     ) -> None:
         self.name, self.settings = name, settings
-        self._key = (
-            f"{weights_sha256(weights)} {config} {prior}{share_of(weights, prior)} {sorted(numbers.items())} restored 2"
-        )
+        self._key = f"{network_key(weights, config, prior)} {sorted(numbers.items())}"
         self._make = lambda: network_method(name, weights, settings, network_config=config, prior=prior)
 
     def evaluated(self, bench: Bench) -> dict[str, Figures]:
@@ -102,10 +100,15 @@ class EvaluatedNetwork:
         return bench.figures(self._key, list(self.settings), self._make)
 
 
-def share_of(weights: Path, prior: str) -> str:
-    """What the recipe says about the prior's share, which the uniform prior does not depend on."""
+#: Changes when the step from a network's output to its result does, so that figures which were kept are not read.
+RESULT = "restored 2"
+
+
+def network_key(weights: Path, config: str, prior: str) -> str:
+    """All that decides what these weights make of an image, besides the strength, for `Bench.figures`."""
     share = (read_recipe(weights).network_def or {}).get("prior_share", 1.0)
-    return "" if prior == "uniform" or share == 1.0 else f" share {share}"
+    of_prior = "" if prior == "uniform" or share == 1.0 else f" share {share}"  # the uniform prior has none
+    return f"{weights_sha256(weights)} {config} {prior}{of_prior} {RESULT}"
 
 
 def filter_figures(bench: Bench, method: Method) -> dict[str, Figures]:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from scripts.markdown import table
-from scripts.networks import weights_sha256
 from scripts.workflow import quiet_libraries
 
 from .bench import HELD_OUT, Bench, Figures
 from .methods import blends, gaussians, network_method, parse_settings
-from .plane import contrast_at_noise, share_of
+from .plane import contrast_at_noise, network_key
 from .tables import number, ratio
 
 
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ):
         weights, _, config = text.partition(":")
         found = bench.figures(
-            f"{weights_sha256(Path(weights))} {config} {prior}{share_of(Path(weights), prior)} restored 2",
+            network_key(Path(weights), config, prior),
             list(settings),
             lambda w=weights, c=config, s=settings, p=prior: network_method(w, Path(w), s, network_config=c, prior=p),
         )

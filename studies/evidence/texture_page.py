@@ -39,15 +39,17 @@ def conclusion(one: Results) -> str:
 
 def _ttf50(one: Results, contrast: str) -> str:
     """TTF50 over that of the full dose, with its interval."""
-    scanner, drawn = one["ttf"][contrast]["low"]["ttf50_per_mm"], _drawn(one, "ttf50_per_mm", contrast)
-    return with_interval(ttf50_share(one, contrast), drawn and [end / scanner for end in drawn], ".0%")
+    scanner, out = (one["ttf"][contrast][name]["ttf50_per_mm"] for name in ("low", "denoised"))
+    drawn = _drawn(one, "ttf50_per_mm", contrast)
+    share = None if out is None else ttf50_share(one, contrast)
+    return with_interval(share, drawn and [end / scanner for end in drawn], ".0%")
 
 
 def _drawn(one: Results, *keys: Any) -> Any:
-    """An interval of `measure_texture`; None where the result has none."""
-    found = one.get("intervals_95")
+    """An interval of `measure_texture`."""
+    found = one["intervals_95"]
     for key in keys:
-        found = found and found[key]
+        found = found[key]
     return found
 
 
@@ -89,10 +91,8 @@ def phantom_section(one: Results, results: Path) -> str:
         scanner = pair["low"]["ttf50_per_mm"]
         for name, d in denoisers.items():
             out, drawn = d["ttf"][contrast]["denoised"], _drawn(d, "ttf50_per_mm", contrast)
-            share = None if out["ttf50_per_mm"] is None else out["ttf50_per_mm"] / scanner
             row = (f"{contrast} HU", name, number(scanner, ".3f"), with_interval(out["ttf50_per_mm"], drawn, ".3f"))
-            share_drawn = drawn and [one / scanner for one in drawn]
-            ttf_rows.append((*row, with_interval(share, share_drawn, ".0%"), number(out["contrast_hu"], ".1f")))
+            ttf_rows.append((*row, _ttf50(d, contrast), number(out["contrast_hu"], ".1f")))
     bias_rows = [
         (name, *(with_interval(value, _drawn(d, "bias_hu", c), "+.2f") for c, value in d["bias_hu"].items()))
         for name, d in denoisers.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -156,7 +157,7 @@ def _stack(
     try:
         differing = check_same_grid(uid, slices)
     except BioAttError as error:
-        offered = choices(slices, lambda part: _is_stack(uid, part)) if offers else {}
+        offered = choices(slices, partial(_is_stack, uid)) if offers else {}
         if not offered:
             raise
         raise BioAttError(f"{error}, or choose one part with {offer(uid, offered)}") from error
@@ -168,7 +169,7 @@ def _stack(
     odd = gaps(planes)
     _check_one_scan(uid, differing, bool(odd), allowed.one_scan)
     if odd and not allowed.gaps:
-        offered = (choices(slices, lambda part: _is_stack(uid, part)) or ranges(slices)) if offers else {}
+        offered = (choices(slices, partial(_is_stack, uid)) or ranges(slices)) if offers else {}
         parts = f", go on with one even part with {offer(uid, offered)}" if offered else ""
         raise BioAttError(
             f"series {uid}: slices are missing or their spacing changes, {_first_five(odd)}; find the missing slices"
@@ -196,7 +197,7 @@ def _check_positions(uid: str, slices: Sequence[Slice], differing: dict[str, str
     if offers and not differing:
         starts = np.concatenate([[0], np.flatnonzero(~together) + 1, [len(slices)]])
         at_most, positions = int(np.diff(starts).max()), len(starts) - 1
-        offered = choices(slices, lambda part: _is_stack(uid, part), at_most, positions // 2 + 1)
+        offered = choices(slices, partial(_is_stack, uid), at_most, positions // 2 + 1)
         if offered:
             remedy = f"choose one phase with {offer(uid, offered)}"
         elif positions == 1:
