@@ -21,7 +21,11 @@ _BF16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 
 
 def find_device(device: str | torch.device) -> torch.device:
-    """The torch device of a name, if this machine has it."""
+    """The torch device of a name, if this machine has it.
+
+    Raises:
+        BioAttError: it has not, or the name is none.
+    """
     import torch
 
     kind = str(device).partition(":")[0]
@@ -43,6 +47,9 @@ def find_precision(precision: str, device: str | torch.device) -> str:
 
     ``auto`` is bf16 on GPUs that compute in it, and on processors with AVX512-BF16 or AMX (where Linux tells); fp32 on
     all others. Processors without these instructions can run bf16, but take many times as long.
+
+    Raises:
+        BioAttError: `precision` is none of `PRECISIONS`.
     """
     import torch
 

@@ -23,6 +23,9 @@ def check_replaceable(target: str | os.PathLike[str]) -> None:
 
     Results are derived DICOM files that name BioAtt among their equipment, files of other formats with the .json that
     tells what made them, and the files of `bioatt explain`.
+
+    Raises:
+        BioAttError: names the first file that is none of these.
     """
     folder = Path(target)
     if not folder.is_dir() or folder.is_symlink():

@@ -68,7 +68,11 @@ def choose_strength(
 
 
 def as_strength(strength: Strength | str) -> Strength:
-    """`strength` itself, or the one of that name."""
+    """`strength` itself, or the one of that name.
+
+    Raises:
+        BioAttError: see `choose_strength`.
+    """
     return strength if isinstance(strength, Strength) else choose_strength(strength)
 
 

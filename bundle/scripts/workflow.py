@@ -60,6 +60,9 @@ def begin() -> None:
 
     MONAI accepts a mistyped override in silence and goes on with the default. Does nothing where the workflow was
     not started by ``python -m monai.bundle run``; `bioatt` does the same for itself.
+
+    Raises:
+        BioAttError: an override that no config knows, or a switch that is neither True nor False.
     """
     quiet_libraries()
     if not _is_monai_bundle(sys.argv[0] if sys.argv else ""):
@@ -144,7 +147,11 @@ class RepeatedInference:
         self._processes = ExitStack()
 
     def load(self, settings: Mapping[str, Any], config_names: Sequence[str] = ("inference.json",)) -> None:
-        """Load what `settings`, overrides of these configs, ask for, unless it is loaded already."""
+        """Load what `settings`, overrides of these configs, ask for, unless it is loaded already.
+
+        Raises:
+            BioAttError: network or prior cannot be loaded.
+        """
         asked = json.dumps([dict(settings), list(config_names)], sort_keys=True, default=str)
         if asked == self._asked:
             return
@@ -156,14 +163,22 @@ class RepeatedInference:
         self._asked, self._configs, self._settings = asked, config_names, {**settings, **parts}
 
     def run(self, places: Mapping[str, Any]) -> dict[str, Any]:
-        """Denoise one input; `places` are overrides as well. Return the figures of `InferenceSummary`."""
+        """Denoise one input; `places` are overrides as well. Return the figures of `InferenceSummary`.
+
+        Raises:
+            BioAttError: it cannot be denoised.
+        """
         workflow = run_workflow("inference", self._configs, {**self._settings, **places})
         handlers = workflow.parser.get_parsed_content("handlers")
         return next(one for one in handlers if isinstance(one, InferenceSummary)).figures()
 
 
 def check_tracking(tracking: str | dict[str, Any] | None) -> None:
-    """Refuse to track by MLflow where it is not installed."""
+    """Refuse to track by MLflow where it is not installed.
+
+    Raises:
+        BioAttError: says how to install it.
+    """
     if tracking == "mlflow" and importlib.util.find_spec("mlflow") is None:
         raise BioAttError("tracking by mlflow needs its package; python -m pip install 'mlflow>=3.13'")
 
@@ -184,6 +199,9 @@ def check_overrides(overrides: Iterable[str], config_files: Sequence[str | os.Pa
     Args:
         overrides: keys such as ``prior`` or ``network_def#channels`` (``::`` is MONAI's other spelling of ``#``).
         config_files: the configs, in any order.
+
+    Raises:
+        BioAttError: names the key and those that resemble it.
     """
     import difflib
 
@@ -200,7 +218,11 @@ def check_overrides(overrides: Iterable[str], config_files: Sequence[str | os.Pa
 
 
 def check_configs(config_files: Sequence[str | os.PathLike[str]]) -> None:
-    """Refuse config files with settings of older versions that nothing reads any more."""
+    """Refuse config files with settings of older versions that nothing reads any more.
+
+    Raises:
+        BioAttError: names them all, and what took their place.
+    """
     for file in config_files:
         keys = set(ConfigParser.load_config_file(file)) - {"bf16"}  # that of training is read
         if former := told(sorted(keys)):
@@ -213,6 +235,9 @@ def check_switches(overrides: Mapping[str, Any], config_files: Sequence[str | os
     Args:
         overrides: values by key; as the command line has them, or from a file of arguments.
         config_files: the configs, in any order.
+
+    Raises:
+        BioAttError: names the key, and how it is spelt.
     """
     switches = {
         key
@@ -283,14 +308,22 @@ def report_file(report: bool, output_dir: str) -> str:
 
 
 def check_training(output_dir: str) -> None:
-    """Refuse a folder with finished weights."""
+    """Refuse a folder with finished weights.
+
+    Raises:
+        BioAttError: names them.
+    """
     finished = Path(output_dir) / "model.pt"
     if finished.exists():
         raise BioAttError(f"{finished} holds the weights of a finished training; name another output folder")
 
 
 def check_prior_fits(network: Denoiser, prior_source: PriorSource) -> None:
-    """Refuse a prior over another number of descriptors than the network has attention maps for."""
+    """Refuse a prior over another number of descriptors than the network has attention maps for.
+
+    Raises:
+        BioAttError: both numbers.
+    """
     wanted = network.num_descriptors
     if wanted != len(prior_source.descriptors):
         raise BioAttError(

@@ -99,7 +99,11 @@ def read_matrix(study: str, settings: Mapping[str, Any]) -> Matrix:
 
 
 def plan(matrix: Matrix, seeds: int, left_out: Sequence[str]) -> list[Run]:
-    """All trainings of a matrix: all arms of one seed and patient before the next, so a part of it can be compared."""
+    """All trainings of a matrix: all arms of one seed and patient before the next, so a part of it can be compared.
+
+    Raises:
+        BioAttError: there are none.
+    """
     if seeds < 1 or not left_out or not matrix.arms:
         raise BioAttError("an ablation needs arms, at least one seed and a patient to leave out")
     return [

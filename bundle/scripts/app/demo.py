@@ -78,7 +78,11 @@ def _with_organs(hu: np.ndarray, i: int) -> np.ndarray:
 
 
 def check_former_demo(folder: Path) -> None:
-    """Raise where `folder` exists and is no former demo, or holds what no demo wrote."""
+    """Raise where `folder` exists and is no former demo, or holds what no demo wrote.
+
+    Raises:
+        BioAttError: says which.
+    """
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.exists() and not (folder / MARK).is_file():

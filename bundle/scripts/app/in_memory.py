@@ -35,7 +35,11 @@ def denoise_any(
     device: str | torch.device | None,
     options: dict[str, Any],
 ) -> Any:
-    """Denoise what `scripts.app.python.denoise` takes; `options` are overrides of inference.json."""
+    """Denoise what `scripts.app.python.denoise` takes; `options` are overrides of inference.json.
+
+    Raises:
+        BioAttError: bad input or usage.
+    """
     is_path = isinstance(source, str | os.PathLike)
     is_array = not is_path and not isinstance(source, SpatialImage) and hasattr(source, "__array__")
     if not (is_path or is_array or isinstance(source, SpatialImage)):

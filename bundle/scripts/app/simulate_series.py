@@ -43,6 +43,9 @@ def simulate_series(
 
     Args:
         reading: series, assume_hu, allow_gaps and one_scan of `load_volume`.
+
+    Raises:
+        BioAttError: input, output or choices cannot be used.
     """
     check_dose(dose)
     inputs = find_inputs(source, reading.get("series", ""))

@@ -106,7 +106,11 @@ class KnownSeries:
     def select(
         self, path: str | os.PathLike[str], series: str | None = None, *, one_scan: bool = False, **more: bool
     ) -> Series:
-        """What `select_series` finds, by the same arguments; a second look tells and refuses nothing."""
+        """What `select_series` finds, by the same arguments; a second look tells and refuses nothing.
+
+        Raises:
+            BioAttError: see `select_series`.
+        """
         place = os.path.abspath(path)
         found, seen = self._found.get((place, series or "", one_scan), (None, ()))
         if found is not None and _stamps(found) == seen:

@@ -20,7 +20,11 @@ MOST = 8
 
 
 def have_same_hu_isolated(pairs: Sequence[tuple[Path, Path]]) -> list[bool]:
-    """`pixels.have_same_hu` of each pair of files, in a process of its own."""
+    """`pixels.have_same_hu` of each pair of files, in a process of its own.
+
+    Raises:
+        BioAttError: see `FileProcesses.each`, with the second file of the pair.
+    """
     requests = [(second, (first, second)) for first, second in pairs]
     return [json.loads(same) for _, _, same in FileProcesses(isolated=True).each("same", requests, 1)]
 

@@ -137,7 +137,11 @@ def measure_name(measure: str, window: str, windows: Sequence[str]) -> str:
 
 
 def check_names(what: str, names: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse names that are not known; a metric that is dropped in silence would be missed too late."""
+    """Refuse names that are not known; a metric that is dropped in silence would be missed too late.
+
+    Raises:
+        BioAttError: names them and those that are known.
+    """
     unknown = [name for name in names if name not in known]
     if unknown:
         raise BioAttError(f"{what}: {', '.join(map(repr, unknown))} is unknown; name some of {', '.join(known)}")

@@ -85,7 +85,11 @@ def summary_document(slices: Sequence[SliceResult], metrics: Sequence[str], wind
 
 
 def write_json(path: str | os.PathLike[str], document: dict[str, Any]) -> None:
-    """Write `document` whole; NaN and infinity, which JSON has not, become null."""
+    """Write `document` whole; NaN and infinity, which JSON has not, become null.
+
+    Raises:
+        BioAttError: see `staged_file`.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
     with staged_file(path) as partial:
@@ -99,6 +103,9 @@ def write_csv(
 
     Columns: patient, region, uid, image, window, then the measures. Noise and bias have no window: they stand in the
     line of each. An empty cell is what the slice shows too little of.
+
+    Raises:
+        BioAttError: see `staged_file`.
     """
     windowed = [WINDOWED[name] for name in metrics if name in WINDOWED]
     others = [measure for name in metrics for measure in UNWINDOWED.get(name, ())]

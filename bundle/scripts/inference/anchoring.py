@@ -57,7 +57,11 @@ def reach(spacing_mm: tuple[float, float], strength: Strength) -> int:
 
 
 def checked_spacing(spacing_mm: tuple[float, float] | None) -> tuple[float, float]:
-    """`spacing_mm` if it is known and makes sense."""
+    """`spacing_mm` if it is known and makes sense.
+
+    Raises:
+        BioAttError: it does not.
+    """
     if spacing_mm is None or not all(math.isfinite(one) and one > 0 for one in spacing_mm):
         raise BioAttError(
             f"the pixel spacing is {spacing_mm} mm, and the anchor is in mm; give a MetaTensor with an affine, or the "

@@ -69,7 +69,11 @@ class BioAtt(Denoiser):
         self.deconv_last = nn.ConvTranspose2d(channels, 1, 5)
 
     def forward(self, image: Tensor, prior: Tensor | None = None) -> Tensor:
-        """Denoise `image`, see `Denoiser`; a prior of None means uniform, 1/K each."""
+        """Denoise `image`, see `Denoiser`; a prior of None means uniform, 1/K each.
+
+        Raises:
+            ValueError: a shape that does not fit.
+        """
         prior = fill_prior(prior, image, self.num_descriptors, self.prior_share)
         height, width = image.shape[-2:]
         x0 = self.pad(image)

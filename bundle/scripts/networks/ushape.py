@@ -82,7 +82,11 @@ class BioAttUNet(Denoiser):
         self.tail = nn.Conv2d(widths[0], fold**2, 3, padding=1)
 
     def forward(self, image: Tensor, prior: Tensor | None = None) -> Tensor:
-        """Denoise `image`, see `Denoiser`; a prior of None means uniform, 1/K each."""
+        """Denoise `image`, see `Denoiser`; a prior of None means uniform, 1/K each.
+
+        Raises:
+            ValueError: a shape that does not fit.
+        """
         prior = fill_prior(prior, image, self.num_descriptors, self.prior_share)
         padded = self.pad(image)
         x, skips = self._encode(padded, self._pad_prior(prior, image))

@@ -49,7 +49,11 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def check_size(file: Path) -> None:
-    """Refuse a file of PyTorch's that would grow when it is unpacked: torch.save packs nothing, a bomb does."""
+    """Refuse a file of PyTorch's that would grow when it is unpacked: torch.save packs nothing, a bomb does.
+
+    Raises:
+        ValueError: its parts are larger than the file.
+    """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as parts:
             size = sum(one.file_size for one in parts.infolist())

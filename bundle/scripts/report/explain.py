@@ -101,7 +101,11 @@ def explain_slice(
 
 
 def check_prior_attention(network: nn.Module) -> None:
-    """Refuse a network that no prior goes into."""
+    """Refuse a network that no prior goes into.
+
+    Raises:
+        BioAttError: says what it has instead.
+    """
     kind = network.attention
     if kind != "prior":
         what = "no attention" if kind == "none" else f"{kind} attention"

@@ -181,6 +181,9 @@ class StopOnNaN:
     """Ends a training whose loss is no number, before it spoils what was saved.
 
     Looks at the last step of an epoch, and every `interval` steps: each look waits for the device.
+
+    Raises:
+        BioAttError: at a step with a loss of NaN or infinity.
     """
 
     interval: int = 50

@@ -182,14 +182,22 @@ def write_file_result(source: Path, hu: np.ndarray, folder: Path, provenance: De
 
 
 def check_places(dataset_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str], overwrite: bool) -> None:
-    """Refuse an output folder that exists, holds what BioAtt did not write, or would mingle with the input."""
+    """Refuse an output folder that exists, holds what BioAtt did not write, or would mingle with the input.
+
+    Raises:
+        BioAttError: say which, and the remedy.
+    """
     check_apart(dataset_dir, output_dir)
     check_output_folder(output_dir, overwrite)
     check_replaceable(output_dir)
 
 
 def check_apart(dataset_dir: str | os.PathLike[str], output_dir: str | os.PathLike[str]) -> None:
-    """Refuse an output folder that would mingle with the input."""
+    """Refuse an output folder that would mingle with the input.
+
+    Raises:
+        BioAttError: say which, and the remedy.
+    """
     if not str(output_dir):
         raise BioAttError("no output folder given; name one that does not exist yet (--output_dir PATH)")
     source, target = Path(dataset_dir).resolve(), Path(output_dir).resolve()

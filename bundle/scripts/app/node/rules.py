@@ -88,7 +88,11 @@ def read_rules(file: Path | None) -> list[Rule]:
 
 
 def make_rules(found: Any, where: str) -> list[Rule]:
-    """Rules of what JSON gives."""
+    """Rules of what JSON gives.
+
+    Raises:
+        BioAttError: see `read_rules`.
+    """
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found) or not found:
         raise BioAttError(f"{where}: wanted a list of objects as rules, see docs/node.md")
     kinds = {"name": str, "when": dict, "denoise": bool, "derived": bool, "settings": dict}
@@ -100,7 +104,11 @@ def make_rules(found: Any, where: str) -> list[Rule]:
 
 
 def check_settings(settings: Mapping[str, Any], where: str) -> None:
-    """Refuse what is no key of the inference config, what is the node's own, and what MONAI would run as code."""
+    """Refuse what is no key of the inference config, what is the node's own, and what MONAI would run as code.
+
+    Raises:
+        BioAttError: names it.
+    """
     known = json.loads(_CONFIG.read_text(encoding="utf-8")).keys() - _OWN
     for key in settings:
         if re.split("#|::", key)[0] not in known:

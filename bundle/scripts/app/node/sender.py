@@ -24,7 +24,11 @@ class Destination:
 
     @classmethod
     def parse(cls, text: str) -> Destination:
-        """Of ``AE@HOST:PORT``."""
+        """Of ``AE@HOST:PORT``.
+
+        Raises:
+            BioAttError: it is anything else.
+        """
         match = re.fullmatch(r"([^@\\]{1,16})@(\[[^]]+\]|[^:@]+):(\d{1,5})", text)
         if not match or not 0 < int(match[3]) < 1 << 16:
             raise BioAttError(f"--send-to {text}: wanted AE@HOST:PORT, e.g. PACS@192.0.2.1:104")

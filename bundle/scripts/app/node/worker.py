@@ -103,7 +103,11 @@ class Denoiser:
         self._inference = RepeatedInference()
 
     def __call__(self, source: Path, target: Path, settings: Mapping[str, Any]) -> None:
-        """Denoise the one series in `source`; its derived series, with stable UIDs, is the folder `target`."""
+        """Denoise the one series in `source`; its derived series, with stable UIDs, is the folder `target`.
+
+        Raises:
+            BioAttError: it cannot be denoised.
+        """
         self._inference.load({**settings, "stable_uids": True, "progress": False})
         self._inference.run({"dataset_dir": str(source), "output_dir": str(target)})
 

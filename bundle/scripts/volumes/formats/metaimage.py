@@ -38,7 +38,11 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape and affine, 4x4, index to RAS in mm, by the header alone."""
+    """Shape and affine, 4x4, index to RAS in mm, by the header alone.
+
+    Raises:
+        BioAttError: see `read`.
+    """
     header = _header(path)
     shape = tuple(header.GetSize())
     if len(shape) != 3 or 0 in shape or header.GetNumberOfComponents() != 1:

@@ -47,7 +47,11 @@ def read(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.ndarray]:
-    """Shape and affine (4x4, index to RAS in mm) of a NIfTI file, by its header alone."""
+    """Shape and affine (4x4, index to RAS in mm) of a NIfTI file, by its header alone.
+
+    Raises:
+        BioAttError: unreadable, not numeric, not 3-D, or without geometry.
+    """
     image = _open(path)
     return _checked_shape(image, path), _checked_affine(image, path)
 
