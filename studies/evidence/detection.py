@@ -51,8 +51,8 @@ SHAPE = f"{NODULE_MM:g} mm, {NODULE_HU:g} HU, round or spiculated"
 SHAPE_CHANNELS = (0.0, 0.7, 1.4, 2.8)
 #: Half the side of a disc's region in radii; beyond it other discs of a patient's slice begin.
 REACH = 2.5
-#: In patients: slices at most, and insertions of each.
-SLICES, PLACED = 12, 8
+#: In patients: slices at most, how often each is seen, with other noise and other places, and insertions each time.
+SLICES, SEEN, PLACED = 24, 2, 8
 #: Places of a slice within one square of this side count as one background.
 BLOCK_MM = 40.0
 #: The input itself, and the baseline beside the network.
@@ -365,7 +365,8 @@ def patient_scores(
     patient: Patient, methods: Sequence[Method], seed: int = 0
 ) -> dict[float, dict[str, dict[str, Scores]]]:
     """Scores of a patient by dose, setting and task."""
-    rooms = with_room(len(patient), patient.full, patient.slices.spacing_mm, SLICES, seed, PLACED)
+    spacing_mm = patient.slices.spacing_mm
+    rooms = [with_room(len(patient), patient.full, spacing_mm, SLICES, seed + i, PLACED) for i in range(SEEN)]
     scores, units = {}, {}
     for dose in DOSES:
         channels = look(methods, patient_scenes(patient, rooms, dose))
@@ -399,6 +400,7 @@ def patients_compared(
     every = Counter(task for of in patients.values() for task in of["tasks"])
     return {
         "slices": SLICES,
+        "seen": SEEN,
         "insertions": PLACED,
         "block_mm": BLOCK_MM,
         "draws": draws,
@@ -413,25 +415,27 @@ def enough(repeats: Sequence[Repeat]) -> bool:
     return len({unit for _, _, unit in repeats}) > 3 * CHANNELS
 
 
-def patient_scenes(patient: Patient, rooms: Sequence[tuple[int, Insertions]], dose: float) -> Iterator[Scene]:
+def patient_scenes(
+    patient: Patient, rooms: Sequence[Sequence[tuple[int, Insertions]]], dose: float
+) -> Iterator[Scene]:
     """Slices of a patient at a dose, as they are and with discs put in; the full dose is the series itself.
 
     Args:
         patient: with its noise.
-        rooms: slices with their insertions.
+        rooms: slices with their insertions, for each realisation of the noise.
         dose: fraction of the full dose.
     """
-    spacing_mm = patient.slices.spacing_mm
-    for index, insertions in rooms:
-        evaluated = EvaluatedSlice(
-            index=index,
-            key=patient.keys[index],
-            full_hu=patient.full(index),
-            low_hu=patient.low(index, dose),
-            spacing_mm=spacing_mm,
-            insertions=insertions,
-        )
-        yield Scene(evaluated, evaluated.plane.images(), list(_sites(evaluated)))
+    for realisation, room in enumerate(rooms):
+        for index, insertions in room:
+            evaluated = EvaluatedSlice(
+                index=index,
+                key=patient.keys[index],
+                full_hu=patient.full(index),
+                low_hu=patient.low(index, dose, realisation),
+                spacing_mm=patient.slices.spacing_mm,
+                insertions=insertions,
+            )
+            yield Scene(evaluated, evaluated.plane.images(), list(_sites(evaluated)))
 
 
 def _sites(one: EvaluatedSlice) -> Iterator[Site]:

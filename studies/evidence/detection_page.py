@@ -52,9 +52,9 @@ At a quarter of the dose, d' by task, and its change with the 95% interval:
 
 ### Patients left out
 
-Discs in real slices, where the background varies: up to {patients["slices"]} slices a patient with up to
-{patients["insertions"]} insertions each; the full dose is the series itself, noise of the series' own spectrum is
-added. Places of a slice within one square of {patients["block_mm"]:g} mm count as one background: they are held out and
+Discs in real slices, where the background varies: up to {patients["slices"]} slices a patient, each seen
+{patients["seen"]} times, with other noise and other places of up to {patients["insertions"]} insertions; the full dose
+is the series itself, noise of the series' own spectrum is added. Places of a slice within one square of {patients["block_mm"]:g} mm count as one background: they are held out and
 drawn together, so that neighbours do not narrow an interval. n: {_repeats(patients)}. Mean over
 {len(patients["patients"])} patients (95% interval by Student's t) of the share:
 

@@ -146,6 +146,7 @@ def test_the_page_tells_what_was_found(tmp_path):
     patients = {
         **{
             "slices": 2,
+            "seen": 1,
             "insertions": 3,
             "block_mm": 40.0,
             "draws": 50,
