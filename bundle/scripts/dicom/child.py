@@ -190,6 +190,7 @@ def serve(memory_bytes: int) -> None:
     keep_freed_memory()
     stream = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # decoders print
+    from .headers import quiet_pydicom
     from .jobs import JOBS
 
     package = logging.getLogger(__package__.rpartition(".")[0])
@@ -197,9 +198,10 @@ def serve(memory_bytes: int) -> None:
     package.setLevel(logging.INFO)
     try:
         _send(stream, _BEGIN)
-        for job, given in _requests(sys.stdin.buffer):
-            for index, payload in JOBS[job](given):
-                _send(stream, _RECORD, payload, index)
+        with quiet_pydicom():
+            for job, given in _requests(sys.stdin.buffer):
+                for index, payload in JOBS[job](given):
+                    _send(stream, _RECORD, payload, index)
     except BrokenPipeError:
         raise SystemExit(1) from None  # nobody wants it any more
     except Exception as error:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BioAttError, KeptWarnings
+from .headers import quiet_pydicom
 from .scan import Scan, scan, series_number, series_table
 from .series import Series
 from .stack import Allowed, build
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 _LISTED = 5  # series in a message
 
 
+@quiet_pydicom()
 def find_series(path: str | os.PathLike[str], refused: list[BioAttError] | None = None) -> list[Series]:
     """All CT image series in a folder, or the one slice in a file.
 
@@ -47,6 +49,7 @@ def find_series(path: str | os.PathLike[str], refused: list[BioAttError] | None 
     return series
 
 
+@quiet_pydicom()
 def select_series(
     path: str | os.PathLike[str],
     series: str | None = None,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.datadict import dictionary_has_tag
+from pydicom.datadict import dictionary_has_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
@@ -196,7 +196,10 @@ def _begins_like_a_dataset(head: bytes) -> bool:
 
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep back pydicom's own warnings and tracebacks, which may hold values; ours are one line."""
+    """Keep back pydicom's own warnings and tracebacks, which may hold values; ours are one line.
+
+    As a decorator of what reads many headers it also spares the time: entering it once is dear, within itself cheap.
+    """
     if _IS_QUIET.get():  # a header has many values, and filters of warnings take as long as one of them
         yield
         return
@@ -220,9 +223,12 @@ def value(dataset: Dataset, keyword: str, where: object) -> Any:
     Raises:
         BioAttError: the value cannot be read as what its value representation promises.
     """
+    tag = tag_for_keyword(keyword)  # an int: pydicom looks for a keyword many times as long
+    if tag not in dataset:
+        return None
     try:
         with quiet_pydicom():
-            found = dataset.get(keyword)
+            found = dataset[tag].value
     except Exception as error:  # a DS that is no number, a US of three bytes, an unknown character set, ...
         raise BioAttError(f"{where}: {keyword} is not valid DICOM ({type(error).__name__}); repair the file") from error
     return None if found is None or (hasattr(found, "__len__") and len(found) == 0) else found

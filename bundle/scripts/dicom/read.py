@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import BioAttError, printable
 from .child import END
-from .headers import rescale
+from .headers import quiet_pydicom, rescale
 from .pixels import read_frames
 from .processes import FileProcesses
 from .series import Series
@@ -61,6 +61,7 @@ class Notes:
             logger.warning("series %s, %d files: %s", series.series_instance_uid, files, note)
 
 
+@quiet_pydicom()
 def read_volume(series: Series, progress: Progress | None = None, processes: FileProcesses | None = None) -> np.ndarray:
     """HU of a series, float32 `(slices, rows, columns)`, each slice with its own rescale.
 

@@ -55,6 +55,7 @@ class WriteSummary:
     rescaled_slices: int
 
 
+@quiet_pydicom()
 def write_derived_series(
     series: Series,
     volume_hu: np.ndarray,
