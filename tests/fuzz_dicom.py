@@ -21,8 +21,11 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.uid import RLELossless
 from scripts.dicom import find_series, read_volume, write_derived_series
+from scripts.dicom.padding import TISSUE_HU
 from scripts.dicom.phantom import write_ct_series
+from scripts.dicom.transcode import set_element
 from scripts.errors import BioAttError
+from scripts.hu import VALID_RANGE_HU
 
 SECONDS = 10.0
 #: pydicom's files: CT as it is, and others that are made CT to get further.
@@ -288,11 +291,15 @@ def _differences(file, volume, back, series):
             or "TransferSyntaxUID" not in dataset.file_meta
         ):
             return ""
-        dataset.SamplesPerPixel = 1  # which the reader takes where it is missing, and pydicom does not
-        dataset.PhotometricInterpretation = "MONOCHROME2"
+        set_element(
+            dataset, "SamplesPerPixel", "US", 1
+        )  # the reader takes them where they are missing, pydicom does not
+        set_element(dataset, "PhotometricInterpretation", "CS", "MONOCHROME2")
         dataset.pixel_array_options(decoding_plugin="pydicom" if is_rle else "")  # pylibjpeg-rle aborts on damaged data
         frame = dataset.pixel_array.reshape(-1, series.rows, series.columns)[series.frames[0]]
         expected = frame * _number(dataset, "RescaleSlope", 1.0) + _number(dataset, "RescaleIntercept", 0.0)
+    is_bright = "PixelPaddingValue" in dataset and expected > TISSUE_HU[1]  # padding above tissue is read as air
+    expected = np.where(is_bright & (volume[0] == VALID_RANGE_HU[0]), volume[0], expected)
     if not np.allclose(volume[0], expected.astype(np.float32), rtol=1e-6):
         return "pydicom reads other HU"
     return ""

@@ -118,3 +118,24 @@ def test_two_planes_of_equal_number_are_refused(tmp_path):
     add(folder, tmp_path, count=4, orientation=(1, 0, 0, 0, 0, -1))
     with pytest.raises(BioAttError, match="ImageOrientationPatient differs"):
         select_series(folder)
+
+
+@pytest.mark.parametrize("word", ["LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM", "SURVIEW"])
+def test_scouts_in_a_vendors_word_are_localizers(tmp_path, word):
+    """In a series of their own they ask for no choice, and alone they are no CT to denoise."""
+    folder = write_ct_series(tmp_path / "in", modify=UID)
+    scout = changed(ImageType=["ORIGINAL", "PRIMARY", word], SeriesInstanceUID="1.2.9")
+    write_ct_series(folder / "scout", slices=2, seed=9, orientation=(1, 0, 0, 0, 0, -1), modify=scout)
+    assert select_series(folder).series_instance_uid == "1.2.3"
+    with pytest.raises(BioAttError, match="only CT localizers"):
+        select_series(folder / "scout")
+
+
+def test_series_of_which_one_would_be_left_out_do_not_look_like_one(tmp_path):
+    write_ct_series(tmp_path / "a", modify=UID)
+    write_ct_series(
+        tmp_path / "b", slices=1, orientation=(1, 0, 0, 0, 0, -1), modify=changed(SeriesInstanceUID="1.2.9")
+    )
+    with pytest.raises(BioAttError, match="holds 2 CT series") as caught:
+        select_series(tmp_path)
+    assert "--one-scan" not in str(caught.value)

@@ -211,3 +211,43 @@ def test_a_range_of_counted_frames_is_refused(tmp_path):
     assert len(select_series(folder).files) == 2
     with pytest.raises(BioAttError, match="frames of CT Image Storage are counted"):
         select_series(folder, "range=0..1")
+
+
+def write_concatenation(folder, *kept, total=3, said=True):
+    """An Enhanced image of six frames as a concatenation of parts of two, of which those in `kept` are there."""
+    file, _ = write_enhanced_ct(folder, slices=6)
+    whole = pydicom.dcmread(file)
+    for part in range(total):
+        image = deepcopy(whole)
+        image.PerFrameFunctionalGroupsSequence = whole.PerFrameFunctionalGroupsSequence[2 * part : 2 * part + 2]
+        image.PixelData = whole.pixel_array[2 * part : 2 * part + 2].tobytes()
+        image.NumberOfFrames, image.InConcatenationNumber, image.ConcatenationUID = 2, part + 1, "1.2.3.9"
+        image.SOPInstanceUIDOfConcatenationSource, image.ConcatenationFrameOffsetNumber = "1.2.3.8", 2 * part
+        if said:
+            image.InConcatenationTotalNumber = total
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{part + 1}"
+        if part + 1 in kept:
+            image.save_as(file.parent / f"part{part + 1}")
+    file.unlink()
+    return file.parent
+
+
+@pytest.mark.parametrize(
+    ("kept", "said", "what"),
+    [
+        ((1, 2), True, "part1 is part 1 of a concatenation of 3, without 3"),  # even by itself: no gap tells it
+        ((3,), True, "part3 is part 3 of a concatenation of 3, without 1, 2"),
+        ((2, 3), False, "part2 is part 2 of a concatenation of 3, without 1"),
+    ],
+)
+def test_a_concatenation_that_lacks_a_part_is_refused_and_named(tmp_path, caplog, kept, said, what):
+    folder = write_concatenation(tmp_path, *kept, said=said)
+    with pytest.raises(BioAttError, match=f"slices are lost, .*{what}; .*--allow-gaps"):
+        select_series(folder)
+    assert len(select_series(folder, allow_gaps=True).files) == 2 * len(kept)
+    assert what in caplog.text
+
+
+def test_a_whole_concatenation_is_one_series(tmp_path, caplog):
+    series = select_series(write_concatenation(tmp_path, 1, 2, 3))
+    assert len(series.files) == 6 and not series.gaps and not caplog.text

@@ -12,7 +12,9 @@ import pydicom
 import pytest
 from dicom_cases import SYNTAXES, changed, in_slice, read_slice
 from pydicom.data import get_testdata_file
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     AllTransferSyntaxes,
@@ -369,7 +371,7 @@ def test_padding_is_found_and_kept_as_stored(tmp_path, syntax, signed, padding):
     mask = padding_mask(dataset, stored)
     assert mask.dtype == bool and mask[0, 0] and not mask[24, 32]
     np.testing.assert_array_equal(mask, stored == padding)
-    assert read_volume(select_series(folder))[0, 0, 0] == padding - 1024
+    assert read_volume(select_series(folder))[0, 0, 0] == (padding - 1024 if padding < 0 else -1024)  # none is bright
 
 
 def test_padding_written_with_the_wrong_signedness_is_understood(tmp_path):
@@ -490,3 +492,17 @@ def test_a_lone_length_that_lies_is_not_allocated(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 50 << 20 and (volume is None or volume[0].shape == (48, 64))
+
+
+@pytest.mark.parametrize(("written", "named"), [("3", "003"), ("3", "3.0"), ("0003", "3"), ("3.0", "3"), ("-3", "-3")])
+def test_a_series_number_is_the_same_however_it_is_written(tmp_path, written, named):
+    def number(dataset, _):
+        value = written.encode() + b" " * (len(written) % 2)
+        dataset[Tag("SeriesNumber")] = RawDataElement(Tag("SeriesNumber"), "IS", len(value), value, 0, False, True)
+
+    write_ct_series(tmp_path / "a", slices=2, modify=number)
+    write_ct_series(tmp_path / "b", slices=2, seed=1, modify=changed(SeriesNumber=4))
+    assert select_series(tmp_path, named).description == "Body 0"
+    for other in ("nan", "inf", "None", "30"):
+        with pytest.raises(BioAttError, match=f"no CT series {other}"):
+            select_series(tmp_path, other)

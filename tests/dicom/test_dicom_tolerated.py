@@ -570,3 +570,42 @@ def test_an_empty_sequence_in_the_place_of_a_number_counts_as_missing(tmp_path):
     folder = write_ct_series(tmp_path / "in", modify=modify)
     expected = read_volume(select_series(write_ct_series(tmp_path / "plain")))
     np.testing.assert_array_equal(read_volume(select_series(folder)), expected)
+
+
+@pytest.mark.parametrize("vr", ["US", "SS"])
+def test_padding_above_all_tissue_is_air_to_the_network_and_kept_in_what_is_derived(tmp_path, vr):
+    """-2000 that lost its sign: 63536, which is 62512 HU."""
+    number = 63536 if vr == "US" else -2000
+    named = lambda dataset, _: dataset.add_new("PixelPaddingValue", vr, number)  # noqa: E731
+    folder = write_ct_series(tmp_path / "in", padding=63536, modify=named)
+    hu = load_volume(folder).hu
+    stored = pydicom.dcmread(folder / "0001.dcm").pixel_array
+    outside = (stored == 63536).T
+    assert outside.any() and (hu[..., 0][outside] == -1024).all() and (hu[..., 0][~outside] < 3071).all()
+    derive(folder, tmp_path / "out", lambda volume: volume + 1)
+    np.testing.assert_array_equal(pydicom.dcmread(tmp_path / "out/0001.dcm").pixel_array == 63536, outside.T)
+
+
+def test_bright_values_that_no_header_names_are_refused(tmp_path):
+    folder = write_ct_series(tmp_path, padding=63536, modify=changed(PixelPaddingValue=None))
+    with pytest.raises(BioAttError, match="above 800 HU"):
+        load_volume(folder)
+
+
+def test_a_number_of_bits_beyond_all_reason_takes_no_memory(tmp_path):
+    """Found by fuzzing: 2 to the power of it was computed for the limits of padding."""
+    wide = lambda dataset, _: dataset.add_new("BitsStored", "IS", "99999999999")  # noqa: E731
+    folder = write_ct_series(tmp_path, slices=1, padding=0, modify=wide)
+    with pytest.raises(BioAttError, match="BitsStored 99999999999"):
+        read_volume(select_series(folder))
+
+
+@pytest.mark.parametrize("modality", [b"", b"CT\\CT\\CT "])
+def test_what_is_derived_says_ct_whatever_the_bytes_of_modality_are(tmp_path, modality):
+    """Found by fuzzing: text of odd length under the VR US became even, and was numbers from then on."""
+    file = write_ct_series(tmp_path / "in", slices=1) / "0001.dcm"
+    content, plain = file.read_bytes(), b"\x08\0\x60\0CS\2\0CT"
+    assert content.count(plain) == 1
+    file.write_bytes(content.replace(plain, b"\x08\0\x60\0US" + pack("<H", len(modality)) + modality))
+    derived, _ = derive(tmp_path / "in", tmp_path / "out")
+    assert pydicom.dcmread(derived.files[0]).Modality == "CT"

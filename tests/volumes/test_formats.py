@@ -142,7 +142,7 @@ def test_values_in_a_file_that_is_not_there_or_cut_are_told(series, tmp_path, na
     with pytest.raises(BioAttError, match=r"cut short|decoded \(\[nrrd\]"):
         load_volume(file)
     data.unlink()
-    with pytest.raises(BioAttError, match=rf"{data.name}, which is not here|couldn't open .*{data.name}"):
+    with pytest.raises(BioAttError, match=rf"{data.name}, which is not here"):
         load_volume(file)
     assert capfd.readouterr().err.count("Read: Cannot open data file") == 0
 

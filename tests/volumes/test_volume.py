@@ -287,6 +287,18 @@ def test_two_places_in_one_nifti_are_told(tmp_path, caplog, shift, is_told):
     assert ("sform and qform differ (by 100 at a corner); sform is taken" in caplog.text) == is_told
 
 
+@pytest.mark.parametrize(("sides", "is_told"), [((1, 1, 1), True), ((5, 5, 3), False)])
+def test_sides_of_voxels_that_pixdim_says_otherwise_are_told(tmp_path, caplog, sides, is_told):
+    """A sform alone, and the lengths that a header has by default: viewers that read those show another size."""
+    file = tmp_path / "ct.nii"
+    nibabel.save(nibabel.Nifti1Image(hu_array(), np.diag([5, 5, 3, 1])), file)
+    content = bytearray(file.read_bytes())
+    content[80:92] = np.array(sides, "<f4").tobytes()
+    file.write_bytes(content)
+    np.testing.assert_array_equal(load_volume(file).affine, np.diag([5, 5, 3, 1]))
+    assert ("sform makes voxels of 5 x 5 x 3, pixdim 1 x 1 x 1; sform is taken" in caplog.text) == is_told
+
+
 def test_dicom_under_the_name_of_a_nifti_is_told(tmp_path):
     file = write_ct_series(tmp_path, slices=1) / "0001.dcm"
     with pytest.raises(BioAttError, match="under this name: it is DICOM; name it .dcm"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import BioAttError, KeptWarnings
 from .headers import quiet_pydicom
-from .scan import Scan, scan, series_number, series_table
+from .scan import Found, Scan, scan, series_number, series_table
 from .series import Series
 from .stack import Allowed, build
 
@@ -155,7 +155,7 @@ def _parts(series: str | None) -> tuple[str | None, str]:
 
 def _joined(scanned: Scan, name: str | None) -> tuple[Scan, str | None]:
     """All series as one, or those of a SeriesNumber, and the UID of the first of them; None where there is one."""
-    chosen = sorted(uid for uid, files in scanned.series.items() if name in (None, str(series_number(files[0][1]))))
+    chosen = sorted(uid for uid, files in scanned.series.items() if name is None or _has_number(files, name))
     if len(chosen) < 2:
         return scanned, None
     joined = {chosen[0]: [one for uid in chosen for one in scanned.series[uid]]}
@@ -170,7 +170,7 @@ def _choose(scanned: Scan, path: Path, name: str | None) -> str:
         chosen, what = list(found), f"holds {len(found)} CT series"
     else:
         chosen = [uid for uid in found if uid == name]
-        chosen = chosen or [uid for uid, files in found.items() if str(series_number(files[0][1])) == name]
+        chosen = chosen or [uid for uid, files in found.items() if _has_number(files, name)]
         what = f"holds {len(chosen) or 'no'} CT series {name}"
     if len(chosen) == 1:
         return chosen[0]
@@ -187,6 +187,15 @@ def _choose(scanned: Scan, path: Path, name: str | None) -> str:
     )
 
 
+def _has_number(files: Sequence[Found], name: str) -> bool:
+    """Whether `name` is the SeriesNumber of these files, however it is written: 3, 003, 3.0."""
+    number = series_number(files[0][1])
+    try:
+        return number == float(name)
+    except ValueError:
+        return str(number) == name
+
+
 def _look_like_one(scanned: Scan, uids: Sequence[str]) -> str:
     """The option that joins series which make one even stack; "" where none do."""
     numbers = dict.fromkeys(str(series_number(scanned.series[uid][0][1])) for uid in uids)
@@ -197,8 +206,13 @@ def _look_like_one(scanned: Scan, uids: Sequence[str]) -> str:
         if parts < 2 or len(images) < 3:
             continue
         try:
-            build(uid or "", joined, Allowed(no_rescale=True, one_scan=True, tell=False, offer=False))
+            taken = set(
+                build(uid or "", joined, Allowed(no_rescale=True, one_scan=True, tell=False, offer=False)).files
+            )
         except BioAttError:
+            continue
+        parted = set(scanned.series) - set(joined.series) | {uid}
+        if any(taken.isdisjoint(file for file, _ in scanned.series[one]) for one in parted):  # a scout, left out
             continue
         option = "--one-scan" if name is None else f"--one-scan --series {name}"
         return (

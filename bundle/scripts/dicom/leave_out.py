@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from ..errors import BioAttError, printable
 from .geometry import slice_normal
 from .headers import label, numbers
-from .scan import Found, is_page
+from .scan import Found, is_page, says_localizer
 from .slices import Image
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def without_localizers(uid: str, images: Sequence[Image], tell: bool) -> list[Im
     Raises:
         BioAttError: nothing but localizers.
     """
-    keep = ["LOCALIZER" not in label(one.header, "ImageType", one.file).upper() for one in images]
+    keep = [not says_localizer(label(one.header, "ImageType", one.file)) for one in images]
     if not any(keep):
         raise BioAttError(
             f"series {uid} holds only CT localizers (scouts), wanted slices; name a folder with a CT series"

@@ -12,6 +12,7 @@ from .headers import rescale, whole_number
 
 #: HU that tissue can have. A padding value among them is a mistake (0 is common): restoring it would put noise back.
 TISSUE_HU = (-1000.0, 3071.0)
+_MOST_BITS = 32  # of a stored value
 
 
 def padding_mask(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
@@ -26,6 +27,17 @@ def padding_mask(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
     """
     limits = padding_limits(dataset)
     return None if limits is None else (stored >= limits[0]) & (stored <= limits[1])
+
+
+def bright_padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
+    """`padding_mask` where padding lies above all tissue, e.g. 63536 where -2000 lost its sign; else None."""
+    limits = padding_limits(dataset)
+    if limits is None:
+        return None
+    slope, intercept = rescale(dataset, "padding")
+    if min(one * slope + intercept for one in limits) < TISSUE_HU[1]:
+        return None
+    return (stored >= limits[0]) & (stored <= limits[1])
 
 
 def has_padding(headers: Iterable[Dataset]) -> bool:
@@ -80,5 +92,8 @@ def _padding_value(dataset: Dataset, keyword: str) -> int | None:
     if -(1 << 15) <= number < 1 << 16:  # the element has 16 bits: written as US for signed pixels, or the reverse
         number = number % (1 << 16)
         number -= 1 << 16 if signed and number >= 1 << 15 else 0
-    low, high = stored_range(whole_number(dataset, "BitsStored", where, smallest=1), signed)
+    bits = whole_number(dataset, "BitsStored", where, smallest=1)
+    if bits > _MOST_BITS:  # refused when pixels are read
+        return None
+    low, high = stored_range(bits, signed)
     return number if low <= number <= high else None

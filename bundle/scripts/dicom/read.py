@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BioAttError, printable
+from ..hu import VALID_RANGE_HU
 from .child import END
 from .headers import quiet_pydicom, rescale
+from .padding import bright_padding
 from .pixels import read_frames
 from .processes import FileProcesses
 from .series import Series
@@ -65,7 +67,8 @@ class Notes:
 def read_volume(series: Series, progress: Progress | None = None, processes: FileProcesses | None = None) -> np.ndarray:
     """HU of a series, float32 `(slices, rows, columns)`, each slice with its own rescale.
 
-    Padding is kept as stored: its value is PixelPaddingValue * slope + intercept.
+    Padding is kept as stored, PixelPaddingValue * slope + intercept, but where that lies above all tissue: there it is
+    the lowest valid HU, so that the network meets air and no bright rim.
 
     Args:
         series: from `find_series` or `select_series`.
@@ -126,7 +129,10 @@ def read_file(
             raise BioAttError(f"{file} is not what it was a moment ago: it changed while it was used; start again")
         if stored.size > 1 and stored.min() == stored.max():
             empty.append(printable(file.name))
-        yield slices[frame], _hu(stored, *rescale(header, file))
+        hu = _hu(stored, *rescale(header, file))
+        if (outside := bright_padding(header, stored)) is not None:
+            hu[outside] = VALID_RANGE_HU[0]
+        yield slices[frame], hu
         done += 1
     if done != len(slices):
         raise BioAttError(f"{file} lost frames while it was used; start again")

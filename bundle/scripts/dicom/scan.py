@@ -40,10 +40,13 @@ _KEYWORDS = (
     "DerivationCodeSequence RealWorldValueMappingSequence AcquisitionNumber AcquisitionTime ContentTime "
     "TemporalPositionIdentifier NominalPercentageOfCardiacPhase ContributingEquipmentSequence TriggerTime FilterType "
     "ScanOptions ContrastBolusAgent ModalityLUTSequence GridFrameOffsetVector FrameIncrementPointer "
-    "IrradiationEventUID AcquisitionDateTime ProtocolName ReconstructionDiameter ImagesInAcquisition"
+    "IrradiationEventUID AcquisitionDateTime ProtocolName ReconstructionDiameter ImagesInAcquisition "
+    "ConcatenationUID InConcatenationNumber InConcatenationTotalNumber"
 ).split()
 _CT = ENHANCED_CT | {CT_IMAGE_STORAGE}
+_LOCALIZERS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM", "SURVIEW")
 _NAMED = 5  # files in a message
+_MOST_NUMBER = 1e12  # of 12 characters (IS, PS3.5 6.2)
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
 Found = tuple[Path, Dataset]  # a file and its header, without the pixels
@@ -149,6 +152,11 @@ def _others(headers: list[Found], series: dict[str, list[Found]]) -> dict[str, O
     }
 
 
+def says_localizer(image_type: str) -> bool:
+    """Whether ImageType says that an image is a projection to plan a scan by, in DICOM's word or a vendor's."""
+    return any(word in image_type.upper() for word in _LOCALIZERS)
+
+
 def is_page(header: Dataset, file: object) -> bool:
     """Whether a single-frame image is in colour, of the screen, or lies nowhere: neither position nor orientation.
 
@@ -168,9 +176,10 @@ def is_page(header: Dataset, file: object) -> bool:
 def series_number(header: Dataset) -> int | None:
     """SeriesNumber, None where there is none."""
     try:
-        return int(_plain(header, "SeriesNumber"))
+        number = float(_plain(header, "SeriesNumber"))
     except ValueError:  # missing, or no number
         return None
+    return int(number) if number.is_integer() and abs(number) < _MOST_NUMBER else None
 
 
 def series_table(found: dict[str, list[Found]]) -> Iterator[str]:
@@ -261,7 +270,7 @@ def _is_ct(header: Dataset) -> bool:
 
 
 def _is_localizer(header: Dataset) -> bool:
-    return "LOCALIZER" in _plain(header, "ImageType").upper()
+    return says_localizer(_plain(header, "ImageType"))
 
 
 def _kind(header: Dataset) -> str:

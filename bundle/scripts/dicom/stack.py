@@ -13,6 +13,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
+from .concatenation import lost_parts
 from .enhanced import can_leave_out, frame_headers
 from .folder import tell_losses
 from .geometry import Plane, affine_ras, gaps, heights, is_axial, read_plane, same_position_mm
@@ -85,9 +86,10 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
         for file, image in without_pages(uid, found, allowed.tell)
         for i, header in enumerate(frame_headers(image, file))
     ]
+    parts = lost_parts(images)
     if phase and not is_range(phase):
         images = take_phase(uid, images, phase)
-    lost = scanned.lost_from(uid, {one.file for one in images} if phase else None)
+    lost = scanned.lost_from(uid, {one.file for one in images} if phase else None) + parts
     if lost and not allowed.gaps:
         raise BioAttError(
             f"series {uid}: slices are lost, {tell_losses(lost)}; copy or unpack them again, take out what is "

@@ -43,6 +43,8 @@ def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.nda
     Raises:
         BioAttError: see `read`.
     """
+    entries, begin = _entries(Path(path))
+    _check_data_is_here(Path(path), entries)
     header = _header(path)
     shape = tuple(header.GetSize())
     if len(shape) != 3 or 0 in shape or header.GetNumberOfComponents() != 1:
@@ -52,7 +54,8 @@ def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.nda
         )
     if math.prod(shape) > MAX_VOXELS:
         raise BioAttError(f"{path} has shape {shape}, 2**31 voxels or more; split it")
-    _check_entries(Path(path), math.prod(shape) * _dtype(header).itemsize)
+    _check_size(Path(path), entries, begin, math.prod(shape) * _dtype(header).itemsize)
+    _check_entries(Path(path), entries)
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(header.GetDirection(), (3, 3)) * header.GetSpacing()
     affine[:3, 3] = header.GetOrigin()
@@ -101,19 +104,20 @@ def _dtype(header: Any) -> np.dtype:
     return np.dtype(itk.GetArrayViewFromImage(itk.Image([1, 1, 1], header.GetPixelID())).dtype)
 
 
-def _check_entries(path: Path, size: int) -> None:
-    """Refuse a header that says nothing of lengths, or not in mm: ITK would take both for mm; and one without its data.
-
-    Args:
-        path: the file.
-        size: bytes of its values.
-    """
+def _entries(path: Path) -> tuple[dict[str, str], int]:
+    """What the header says, by names in small letters, and where values would begin behind it."""
+    if not path.is_file():
+        raise BioAttError(f"input {path} does not exist; name a MetaImage or NRRD file")
     with open(path, "rb") as file:
         head = file.read(_MOST_HEADER)
     end = re.search(rb"ElementDataFile[^\n]*\n?|\r?\n\r?\n", head)
     header = head[: end.end() if end else None].decode("latin-1")
     entries = {key.strip().lower(): value.strip() for key, value in re.findall(r"^([\w ]+)[:=](.*)$", header, re.M)}
-    _check_data(path, entries, len(header), size)
+    return entries, len(header)
+
+
+def _check_entries(path: Path, entries: dict[str, str]) -> None:
+    """Refuse a header that says nothing of lengths, or not in mm: ITK would take both for mm."""
     directions = entries.get("space directions", "")
     if directions and directions.count("(") != 3:
         raise BioAttError(f"{path} has {directions.count('(')} directions in space, wanted 3; export one 3-D volume")
@@ -125,8 +129,24 @@ def _check_entries(path: Path, size: int) -> None:
         raise BioAttError(f"{path}: units are {', '.join(sorted(units))}, wanted mm; export it in mm")
 
 
-def _check_data(path: Path, entries: dict[str, str], begin: int, size: int) -> None:
-    """Refuse a file whose values are not there, or not all of them.
+def _data_of(path: Path, entries: dict[str, str]) -> Path | None:
+    """The file that holds the values, None where they are in several."""
+    name = entries.get("elementdatafile") or entries.get("data file") or entries.get("datafile") or "LOCAL"
+    if name.split()[0] == "LIST" or "%" in name:
+        return None
+    return path if name.upper() == "LOCAL" else path.parent / name
+
+
+def _check_data_is_here(path: Path, entries: dict[str, str]) -> None:
+    """Refuse a header without its values."""
+    data = _data_of(path, entries)
+    if data is not None and not data.is_file():
+        name = os.path.relpath(data, path.parent)
+        raise BioAttError(f"{path}: its values are in {name}, which is not here; copy it to the same folder")
+
+
+def _check_size(path: Path, entries: dict[str, str], begin: int, size: int) -> None:
+    """Refuse a file that does not hold all its values.
 
     Args:
         path: the file.
@@ -134,15 +154,12 @@ def _check_data(path: Path, entries: dict[str, str], begin: int, size: int) -> N
         begin: where values would begin in it.
         size: bytes of all values, as they are when they are not compressed.
     """
-    name = entries.get("elementdatafile") or entries.get("data file") or entries.get("datafile") or "LOCAL"
-    if name.split()[0] == "LIST" or "%" in name:  # several files
-        return
-    data = path if name.upper() == "LOCAL" else path.parent / name
-    if not data.is_file():
-        raise BioAttError(f"{path}: its values are in {name}, which is not here; copy it to the same folder")
+    data = _data_of(path, entries)
     is_raw = entries.get("encoding", "raw") == "raw" and entries.get("compresseddata", "false").lower() == "false"
+    if data is None or not is_raw or "byte skip" in entries:
+        return
     there = data.stat().st_size - (begin if data == path else 0)
-    if is_raw and "byte skip" not in entries and there < size:
+    if there < size:
         raise BioAttError(
             f"{data} is cut short: its header promises {size} bytes of values, it has {there}; copy it again"
         )

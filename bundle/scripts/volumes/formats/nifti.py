@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _UNITS_MM = {1: ("meter", 1000.0), 3: ("micron", 0.001)}
 _VOXEL_MM = (0.001, 20.0)  # sides of voxels of CT, from specimens to thick slices
+_SIDES_APART = 0.05  # of a voxel: sides by sform and by pixdim
 _GZIP = b"\x1f\x8b"
 _MOST_BEHIND = 1 << 26  # bytes behind the voxels that are looked through for the check sum
 
@@ -187,7 +188,13 @@ def _warn_of_two_places(image, path: str | os.PathLike[str]) -> None:  # noqa: A
         sform, qform = image.get_sform(coded=True)[0], image.get_qform(coded=True)[0]
     except (ValueError, HeaderDataError):  # a quaternion that is none, which counts only without sform
         return
-    if sform is None or qform is None:
+    if sform is None:
+        return
+    if qform is None:
+        sides, said = np.linalg.norm(sform[:3, :3], axis=0), np.abs(image.header["pixdim"][1:4])
+        if len(image.shape) > 2 and np.abs(said - sides).max() > _SIDES_APART * sides.max():
+            words = (" x ".join(f"{side:.3g}" for side in one) for one in (sides, said))
+            logger.warning("%s: sform makes voxels of %s, pixdim %s; sform is taken", path, *words)
         return
     corners = np.array(list(itertools.product(*((0, side - 1) for side in (*image.shape, 1)[:3]), (1,)))).T
     apart = float(np.abs((sform - qform) @ corners).max())
