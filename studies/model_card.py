@@ -14,14 +14,14 @@ from scripts.networks import weights_sha256
 from scripts.staging import staged_file
 from scripts.workflow import BUNDLE_ROOT, CONFIGS
 
-from .evidence import detection_page
+from .evidence import detection_page, operating_point_page, texture_page
 from .evidence.baselines_page import summary
 from .evidence.plane import BM3D
 from .evidence.plane_page import conclusion, front_table
 from .evidence.quality import SMOOTH
 from .evidence.quality_page import over_patients
 from .evidence.tables import mean_with_interval
-from .prior_study.page import attention_line, headline, robustness_line, short
+from .prior_study.page import attention_line, headline, robustness_line, short, use_line
 
 ROOT = BUNDLE_ROOT.parent
 README, PRIORS = ROOT / "README.md", ROOT / "docs" / "priors.md"
@@ -129,9 +129,13 @@ def sections(results: Path) -> dict[str, str]:
 
 def readme_sections(results: Path) -> dict[str, str]:
     """What stands between the markers of the repository's README: conclusion, table, and the limits not kept."""
-    plane, baselines = (json.loads((results / f"{name}.json").read_text()) for name in ("plane", "baselines"))
+    plane, baselines, phantom, detection = (
+        json.loads((results / f"{name}.json").read_text()) for name in ("plane", "baselines", "phantom", "detection")
+    )
     return {
         "plane": f"{conclusion(plane['figures'])}\n\n{front_table(plane)}",
+        "texture": f"- {texture_page.coarser(phantom)}\n- {detection_page.no_help(detection)} "
+        "([texture and detectability](docs/evidence/texture.md)).",
         "limits": broken_limits(plane["limits"]),
         "study": f"- {short(study_summary(results))} ([figures](docs/evidence/priors.md)); the shipped weights use the "
         "uniform one.",
@@ -140,9 +144,14 @@ def readme_sections(results: Path) -> dict[str, str]:
 
 
 def priors_sections(results: Path) -> dict[str, str]:
-    """What stands between the markers of docs/priors.md: the findings of the study."""
+    """What stands between the markers of docs/priors.md: the findings of the study, and of an anchor for the lungs."""
     found = study_summary(results)
-    return {"study": "\n\n".join([headline(found), robustness_line(found), attention_line(found)])}
+    return {
+        "study": "\n\n".join([headline(found), robustness_line(found), attention_line(found), use_line(found)]),
+        "operating point": operating_point_page.summary(
+            json.loads((results / "operating_point.json").read_text(encoding="utf-8"))
+        ),
+    }
 
 
 def broken_limits(limits: list[dict[str, Any]]) -> str:

@@ -11,11 +11,13 @@ from scripts.markdown import table
 
 from .detection import SHAPE
 from .plots import plot_changes
-from .tables import mean_with_interval, number, with_interval
+from .tables import mean_with_interval, with_interval
 
 Results = dict[str, Any]
 #: The share of verdicts that may be undecided.
 MOST_UNDECIDED = 0.1
+#: A change of d' up to which discs are called detected about as well, as for the verdict `not lower`.
+MOST_LOST = 0.1
 VERDICTS = ("not lower", "lower", "undecided")
 
 
@@ -27,10 +29,12 @@ def detection_section(one: Results, results: Path) -> str:
 
 Channelized Hotelling observer with held-out templates; each signal is seen with and without on the same noise. *Share*:
 the mean d' of all tasks over that of the full dose as it is. *Equal dose*, the dose-reduction potential: where the
-share
-is 1, by a straight line in the logarithms; "above 100%" means that not even the denoised full dose reaches it. Verdicts
-compare d' with that of the input of the same dose: *not lower* allows no loss beyond 10%, *lower* is a loss throughout
-the 95% interval. `Gaussian, 0 mm` is the input itself.
+share is 1, by a straight line in the logarithms; "above 100%" means that not even the denoised full dose reaches it.
+Verdicts compare d' with that of the input of the same dose: *not lower* allows no loss beyond 10%, *lower* is a loss
+throughout the 95% interval. `Gaussian, 0 mm` is the input itself.
+
+{_in_patients(one)} {_smoothed(uniform)} {_verdicts(one)} This observer knows the spectrum of the noise
+and weighs it as well as a linear observer can; a human reader does not.
 
 ![Change of d' by denoising at five doses, with 95% intervals](results/detection.png)
 
@@ -39,10 +43,11 @@ the 95% interval. `Gaussian, 0 mm` is the input itself.
 A water cylinder of 30 cm, {uniform["repeats"]} realisations per dose, photons as in the water phantom above; discs of
 4, 6 and 10 mm at 10 to 40 HU, and a nodule of which the observer must say whether it is round or spiculated
 ({len(uniform["tasks"])} tasks). Intervals: 95%, {uniform["draws"]} draws of realisations. That of a share is the mean
-of
-the ends of its tasks' intervals, so at most too wide, for the full dose's d' as it is:
+of the ends of its tasks' intervals, so at most too wide, for the full dose's d' as it is:
 
 {_potential_table(uniform)}
+
+Verdicts, over doses and tasks:
 
 {_verdict_table(uniform["doses"])}
 
@@ -54,8 +59,9 @@ At a quarter of the dose, d' by task, and its change with the 95% interval:
 
 Discs in real slices, where the background varies: up to {patients["slices"]} slices a patient, each seen
 {patients["seen"]} times, with other noise and other places of up to {patients["insertions"]} insertions; the full dose
-is the series itself, noise of the series' own spectrum is added. Places of a slice within one square of {patients["block_mm"]:g} mm count as one background: they are held out and
-drawn together, so that neighbours do not narrow an interval. n: {_repeats(patients)}. Mean over
+is the series itself, noise of the series' own spectrum is added. Places of a slice within one square of
+{patients["block_mm"]:g} mm count as one background: they are held out and drawn together, so that neighbours do not
+narrow an interval. n: {_repeats(patients)}. Mean over
 {len(patients["patients"])} patients (95% interval by Student's t) of the share:
 
 {_patient_table(patients)}
@@ -74,44 +80,66 @@ Verdicts on the mean d' of the patients (of these patients: draws within each, n
 
 {_verdict_table(patients["pooled"]["doses"])}
 
-The mean at a quarter of the dose, with the 95% interval of the change:
+At a quarter of the dose, mean d' of the patients by task, and its change with the 95% interval:
 
 {_pooled_table(patients["pooled"])}"""
 
 
 def conclusion(one: Results) -> str:
     """The plain finding, in numbers."""
-    uniform, potential = one["uniform"], one["uniform"]["potential"]
-    mean = one["patients"]["mean"]
-    standard = _name(potential, "standard")
-    before, after = (mean_with_interval(mean[name]["0.25"], ".0%") for name in (_name(potential, "0 mm"), standard))
+    uniform = one["uniform"]
+    standard = _name(uniform["potential"], "standard")
     return (
-        f"{_detected(uniform, standard)} {_shapes(uniform, standard)} In patients, mean d' at a quarter of the dose is "
-        f"{before} of the full dose's before and {after} after. {_saved(one, standard)} {_verdicts(one)} This observer "
-        "knows the spectrum of the noise and weighs it as well as a linear observer can. A human reader does not; what "
-        "denoising gives one is not measured here."
+        f"{_detected(uniform, standard)} {_shapes(uniform, standard)} {_saved(one, standard)} "
+        "Human readers are not measured here."
+    )
+
+
+def _in_patients(one: Results) -> str:
+    """The mean d' of the patients at a quarter of the dose, before and after."""
+    potential, mean = one["uniform"]["potential"], one["patients"]["mean"]
+    images = [mean[_name(potential, ending)]["0.25"] for ending in ("0 mm", "standard")]
+    before, after = (mean_with_interval(of, ".0%") for of in images)
+    return (
+        f"In patients, mean d' at a quarter of the dose is {before} of the full dose's before and {after} after "
+        f"(n = {images[0]['n']})."
+    )
+
+
+def _smoothed(uniform: Results) -> str:
+    """What a Gaussian does to the round and the spiculated nodule."""
+    of = uniform["doses"]["0.25"][_name(uniform["potential"], "1 mm")][SHAPE]
+    return (
+        f"A Gaussian of 1 mm changes d' of round against spiculated by "
+        f"{with_interval(of['change'], of['change_95'], '+.0%')} at a quarter of the dose."
     )
 
 
 def _detected(uniform: Results, name: str) -> str:
     """How far d' of discs changes, over all doses."""
-    changes = [d["change"] for of in uniform["doses"].values() for task, d in of[name].items() if task != SHAPE]
+    changes = [of["change"] for of in _discs(uniform, name)]
+    alike = all(abs(change) <= MOST_LOST for change in changes)
+    told = (
+        "about as well with denoising as without" if alike else "some discs worse or better with denoising than without"
+    )
     return (
-        f"For a model observer denoising hardly changes how well discs are detected: d' in the phantom changes by "
+        f"A model observer detects {'discs ' if alike else ''}{told}: d' in the phantom changes by "
         f"{min(changes):+.0%} to {max(changes):+.0%} ({len(changes)} pairs of disc and dose, {uniform['repeats']} "
         "realisations each)."
     )
 
 
+def _discs(uniform: Results, name: str) -> list[Results]:
+    """Every disc at every dose."""
+    return [of for dose in uniform["doses"].values() for task, of in dose[name].items() if task != SHAPE]
+
+
 def _shapes(uniform: Results, name: str) -> str:
     """What becomes of telling a round nodule from a spiculated one."""
-    ours, smooth = (uniform["doses"]["0.25"][who][SHAPE] for who in (name, _name(uniform["potential"], "1 mm")))
-    told = [f"{with_interval(of['change'], of['change_95'], '+.0%')}" for of in (ours, smooth)]
-    worse = "gets harder to tell" if ours["verdict"] == "lower" else "is told as before"
-    return (
-        f"A spiculated nodule {worse} from a round one: {told[0]} of d' at a quarter of the dose, {told[1]} with a "
-        "Gaussian of 1 mm."
-    )
+    ours = uniform["doses"]["0.25"][name][SHAPE]
+    told = "less well" if ours["verdict"] == "lower" else "about as well"
+    change = with_interval(ours["change"], ours["change_95"], "+.0%")
+    return f"It tells a spiculated nodule from a round one {told}: {change} of d' at a quarter of the dose."
 
 
 def _saved(one: Results, name: str) -> str:
@@ -123,14 +151,18 @@ def _saved(one: Results, name: str) -> str:
         if of["potential"][name]["dose"] is not None and of["potential"][name]["dose"] < 1.0
     }
     count = len(one["patients"]["patients"])
-    told = "; ".join(f"{patient} at {_equal(of)}" for patient, of in reached.items())
-    where = "in the phantom" if uniform["dose"] is None else f"but at {_equal(uniform)} in the phantom"
-    return (
-        f"Over all tasks not even the denoised full dose reaches the d' of the full dose as it is {where}, nor in "
-        f"{count - len(reached)} of {count} patients"
-        + (f" ({told})" if told else "")
-        + (": no dose is saved." if len(reached) < count / 2 else ".")
-    )
+    short, told = count - len(reached), "; ".join(f"in {one} {_equal(of)} of the dose" for one, of in reached.items())
+    never = "not even the denoised full dose reaches the d' of the full dose as it is"
+    others = f" ({told} {'does' if len(reached) == 1 else 'do'})" if told else ""
+    if uniform["dose"] is None:
+        none = "Denoising saves no dose: " if short > count / 2 else ""
+        text = f"{none}{never} over all tasks, in the phantom or in {short} of {count} patients{others}."
+    else:
+        text = (
+            f"In the phantom {_equal(uniform)} of the dose reach the d' of the full dose as it is over all tasks; in "
+            f"{short} of {count} patients {never}{others}."
+        )
+    return text[0].upper() + text[1:]
 
 
 def _verdicts(one: Results) -> str:
@@ -159,10 +191,24 @@ def undecided_line(patients: Results) -> str:
     )
 
 
+def no_help(one: Results) -> str:
+    """For README: what the observer finds, in one sentence without its full stop."""
+    uniform, standard = one["uniform"], _name(one["uniform"]["potential"], "standard")
+    changes = [of["change"] for of in _discs(uniform, standard)]
+    shape = uniform["doses"]["0.25"][standard][SHAPE]
+    return (
+        f"Denoising changes how well a model observer detects discs in a phantom by {min(changes):+.0%} to "
+        f"{max(changes):+.0%} of d', and how well it tells a spiculated nodule from a round one by "
+        f"{with_interval(shape['change'], shape['change_95'], '+.0%')} at a quarter of the dose; human readers were "
+        f"not "
+        "measured"
+    )
+
+
 def summary(one: Results) -> str:
     """For the model card: what the observer finds."""
-    standard = _name(one["uniform"]["potential"], "standard")
-    return f"{_detected(one['uniform'], standard)} {_shapes(one['uniform'], standard)} {_verdicts(one)}"
+    uniform, standard = one["uniform"], _name(one["uniform"]["potential"], "standard")
+    return " ".join([_detected(uniform, standard), _shapes(uniform, standard), _smoothed(uniform), _verdicts(one)])
 
 
 def _repeats(patients: Results) -> str:
@@ -245,13 +291,9 @@ def _pooled_table(pooled: Results) -> str:
     names = list(settings)
     rows = []
     for task, one in settings[names[0]].items():
-        changes = [settings[name][task]["change_95"] for name in names[1:]]
-        cells = [
-            f"{settings[name][task]['after']:.2f}" + (f" ({low:+.0%} to {high:+.0%})" if interval else "")
-            for name, interval in zip(names[1:], changes, strict=True)
-            for low, high in [interval or (0.0, 0.0)]
-        ]
-        rows.append((task, pooled["patients"][task], number(one["after"]), *cells))
+        of = [settings[name][task] for name in names[1:]]
+        cells = [f"{d['after']:.2f}, {with_interval(d['change'], d['change_95'], '+.0%')}" for d in of]
+        rows.append((task, pooled["patients"][task], with_interval(one["after"], one["after_95"]), *cells))
     return table(("task", "patients", *names), rows)
 
 

@@ -39,8 +39,10 @@ def measure_downstream(bench: Bench, network: Method) -> dict[str, Any]:
 
     Returns:
         ``regions``: how many flat squares of how many patients; ``concordance``: image to feature to Lin's coefficient
-        with the full dose over all squares, and ``concordance_95`` to its interval, see `agreement`; ``dice``: image to
-        mask to `patient_interval`; ``noise_hu``: image to `patient_interval` of the noise in flat soft tissue.
+        with the full dose over all squares, and ``concordance_95`` to its interval, see `agreement`; ``more_than``:
+        image to the other image (the low dose, or the Gaussian beside it) to feature to the interval of the difference,
+        see `difference`; ``dice``: image to mask to `patient_interval`; ``noise_hu``: image to `patient_interval` of
+        the noise in flat soft tissue.
     """
     features: dict[str, dict[str, list[dict[str, float]]]] = {}
     dice: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -59,6 +61,13 @@ def measure_downstream(bench: Bench, network: Method) -> dict[str, Any]:
         "patients": len(bench.patients),
         "concordance": {name: {f: value for f, (value, _) in of.items()} for name, of in agreements.items()},
         "concordance_95": {name: {f: interval for f, (_, interval) in of.items()} for name, of in agreements.items()},
+        "more_than": {
+            f"{network.name}, {name}": {
+                other: difference(features[FULL], features[f"{network.name}, {name}"], features[other])
+                for other in (LOW, f"Gaussian, as {name}")
+            }
+            for name in network.settings
+        },
         "dice": {
             name: {mask: patient_interval(_means(by_patient)) for mask, by_patient in of.items()}
             for name, of in dice.items()
@@ -74,34 +83,51 @@ def agreement(full: Features, of: Features) -> dict[str, tuple[float, list[float
     Regions of one patient are alike, so the interval is a jackknife over patients: each is left out in turn, on
     Fisher's z, with Student's t of one degree of freedom less than patients; None below three patients.
     """
+    found = {}
+    for feature, (value, *without) in _in_turn(full, of).items():
+        ends = _jackknife(_fisher_z([value, *without]))
+        found[feature] = (value, ends and np.tanh(ends).tolist())
+    return found
+
+
+def difference(full: Features, of: Features, other: Features) -> dict[str, list[float] | None]:
+    """Feature to the 95% interval of how much better `of` agrees with `full` than `other` does, on Fisher's z.
+
+    The same jackknife as in `agreement`, of the difference, so what both images share widens nothing.
+    """
+    sides = [_in_turn(full, one) for one in (of, other)]
+    return {
+        feature: _jackknife(np.subtract(*(_fisher_z(side[feature]) for side in sides)).tolist()) for feature in sides[0]
+    }
+
+
+def _in_turn(full: Features, of: Features) -> dict[str, list[float]]:
+    """Feature to `concordance` over all patients, then without each of them; the first alone below three patients."""
     patients = [patient for patient, regions in full.items() if regions]
+    enough = len(patients) >= FEWEST_PATIENTS
+    groups = [patients, *([one for one in patients if one != left_out] for left_out in patients if enough)]
 
     def over(chosen: Sequence[str], feature: str) -> float:
         a, b = ([region[feature] for patient in chosen for region in side[patient]] for side in (full, of))
         return concordance(a, b)
 
-    left_out_in_turn = patients if len(patients) >= FEWEST_PATIENTS else []
-    return {
-        feature: (
-            over(patients, feature),
-            _jackknife(
-                over(patients, feature),
-                [over([one for one in patients if one != left_out], feature) for left_out in left_out_in_turn],
-            ),
-        )
-        for feature in full[patients[0]][0]
-    }
+    return {feature: [over(chosen, feature) for chosen in groups] for feature in full[patients[0]][0]}
 
 
-def _jackknife(value: float, without: Sequence[float]) -> list[float] | None:
-    """95% interval of a coefficient from those without each patient in turn, on Fisher's z; None without any."""
-    n = len(without)
+def _fisher_z(values: Sequence[float]) -> list[float]:
+    """Coefficients on the scale on which their errors are nearly normal."""
+    return np.arctanh(np.clip(values, CLEAR - 1.0, 1.0 - CLEAR)).tolist()
+
+
+def _jackknife(values: Sequence[float]) -> list[float] | None:
+    """95% interval of the first of `values` from the others, without each patient in turn; None without any."""
+    middle, *others = values
+    n = len(others)
     if not n:
         return None
-    middle, *others = np.arctanh(np.clip([value, *without], CLEAR - 1.0, 1.0 - CLEAR))
     error = math.sqrt((n - 1) / n * float(((others - np.mean(others)) ** 2).sum()))
     half = float(student.ppf(0.975, n - 1)) * error
-    return np.tanh([middle - half, middle + half]).tolist()
+    return [middle - half, middle + half]
 
 
 def outputs(one: EvaluatedSlice, network: Method) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,11 +42,12 @@ better); mean over patients (95% interval by Student's t):
 {table(("setting", *shown), rows)}
 
 How much of the pixels of lungs and of soft tissue each way takes for lung (1 and 0 would be right), mean over
-the patients (a description of these, so no interval):
+the {len(patients)} patients (a description of these, so no interval):
 
 {table(("way", LUNG, REST), [(way, *_found(one, way)) for way in (BY_HU, BY_PRIOR)])}
 
-One anchor for all, mean over the patients (what the differences above are taken from; they have the intervals):
+One anchor for all, mean over the {len(patients)} patients (the differences above are taken from these and
+have the intervals):
 
 {table(_ONE_HEAD, _one_rows(one))}"""
 
@@ -69,31 +69,37 @@ def conclusion(one: Results) -> str:
     """Which settings gain something without losing something, by intervals that leave 0 out."""
     found = one["differences"]
     judged = {setting: judge(of) for setting, of in found.items()}
-    paying = [setting for setting, (gains, losses) in judged.items() if gains and not losses]
+    paying = {setting: gains for setting, (gains, losses) in judged.items() if gains and not losses}
     n = max(interval["n"] for of in found.values() for interval in of.values())
-    told = (
-        f"{len(paying)} {'gains' if len(paying) == 1 else 'gain'} something "
-        f"and {'loses' if len(paying) == 1 else 'lose'} nothing "
-        f"({'; '.join(f'{p}: {_told(judged[p][0])}' for p in paying)})"
-        if paying
-        else "none gains anything without losing something else"
+    clear = [setting for setting, gains in paying.items() if any(gain.startswith("contrast") for gain in gains)]
+    start = (
+        f"{len(clear)} of {len(found)} ways to anchor the lungs apart gain contrast and show no loss"
+        if clear
+        else "No way to anchor the lungs apart gains contrast without showing a loss, so one anchor for all stays"
     )
     finer = f"{BY_HU}, {PAIRS_MM[1][0]:g} and {PAIRS_MM[1][1]:g} mm"
     of = found[finer]
     points = {region: mean_with_interval(of[f"contrast, {region}, 4 mm"], "+.1f") for region in (LUNG, REST)}
     error = mean_with_interval(of[f"error, {BODY}"], "+.2f")
+    told = "; ".join(f"{setting}: {_told(gains)}" for setting, gains in paying.items())
     return (
-        f"Of {len(found)} ways to anchor lungs and the rest apart, at equal noise on {n} patients, {told}. With "
-        f"the lungs finer ({finer}) nodules of 4 mm keep {points[LUNG]} points more of their contrast there, discs of "
-        f"4 mm in soft tissue {points[REST]}, and the error of the body changes by {error} dB. "
-        f"All that is gained or lost is less than {_most(found):.1f} points of contrast, so one anchor for all stays."
+        f"{start}. With a finer anchor in the lungs ({finer}) nodules of 4 mm keep {points[LUNG]} points more of their "
+        f"contrast there, and discs of 4 mm in soft tissue {points[REST]} points, at equal noise; the error of the "
+        f"body "
+        f"changes by {error} dB (mean of {n} patients, 95% interval). Of {len(found)} ways {len(paying)} "
+        f"{'gains' if len(paying) == 1 else 'gain'} something with no loss whose interval leaves out 0"
+        f"{f' ({told})' if told else ''}. {n} patients are few: losses of some points of contrast cannot be excluded."
     )
 
 
-def _most(found: Results) -> float:
-    """The largest mean difference of contrast in points, rounded up."""
-    means = [abs(x["mean"]) for of in found.values() for name, x in of.items() if name.startswith("contrast")]
-    return math.ceil(10.0 * max(means)) / 10.0
+def summary(one: Results) -> str:
+    """For docs/priors.md: `conclusion`, and how well the dense prior tells lungs from soft tissue."""
+    lungs, rest = _found(one, BY_PRIOR)
+    return (
+        f"{conclusion(one)} The dense prior calls {lungs} of the lungs' pixels lung, and {rest} of the soft "
+        f"tissue's: its "
+        "places are coarse."
+    )
 
 
 def judge(of: Mapping[str, Any]) -> tuple[list[str], list[str]]:

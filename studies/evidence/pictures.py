@@ -21,7 +21,7 @@ SIDE_MM, WINDOW_HU = 200.0, (-160.0, 240.0)
 TAKEN_HU = (-60.0, 60.0)
 #: Setting by which slices are ranked and noise is matched.
 RANKED = "standard"
-GAP_PIXELS, LABEL_PIXELS, FOOT_PIXELS = 4, 16, 20
+GAP_PIXELS, LABEL_PIXELS, FOOT_PIXELS, FONT_PIXELS = 6, 20, 24, 13
 #: Length of the bar below the panels.
 BAR_MM = 50.0
 
@@ -62,7 +62,7 @@ def measure_pictures(bench: Bench, network: Method, folder: Path) -> dict[str, A
         sigma_mm, smooth = smoothing.sigma_mm(one.outputs[RANKED]), smoothing.like(one.outputs[RANKED])
         panels = {"low dose": one.slice.low_hu, f"Gaussian, {sigma_mm:.2f} mm": smooth, "full dose": one.slice.full_hu}
         panels |= {f"network, {strength}": image for strength, image in one.outputs.items()}
-        panels = {f"{title}, {noise_sd_hu(x, one.slice.plane.flat):.0f} HU noise": x for title, x in panels.items()}
+        panels = {f"{title}, {noise_sd_hu(x, one.slice.plane.flat):.0f} HU": x for title, x in panels.items()}
         last = list(one.outputs)[-1]
         taken = {"the Gaussian": smooth, RANKED: one.outputs[RANKED], last: one.outputs[last]}
         taken = {f"taken off by {title}": one.slice.low_hu - image for title, image in taken.items()}
@@ -114,7 +114,7 @@ def write_panels(
         spacing_mm: of the pixels.
         taken_hu: name to difference in HU, shown in `TAKEN_HU` after the others.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
     shown = [(name, image, WINDOW_HU) for name, image in panels_hu.items()]
     shown += [(name, image, TAKEN_HU) for name, image in (taken_hu or {}).items()]
@@ -122,16 +122,16 @@ def write_panels(
     rows = -(-len(shown) // columns)
     size = (columns * (width + GAP_PIXELS) - GAP_PIXELS, rows * (height + LABEL_PIXELS) + FOOT_PIXELS)
     sheet = Image.new("L", size, 255)
-    draw = ImageDraw.Draw(sheet)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_PIXELS)
     for i, (name, image, window) in enumerate(shown):
         left, top = (i % columns) * (width + GAP_PIXELS), (i // columns) * (height + LABEL_PIXELS)
-        draw.text((left + 2, top + 2), name, fill=0)
+        draw.text((left + 2, top + 2), name, fill=0, font=font)
         grey = (to_window(np.asarray(image, np.float32), window) * 255).round().astype(np.uint8)
         sheet.paste(Image.fromarray(grey), (left, top + LABEL_PIXELS))
     bar, middle = round(BAR_MM / spacing_mm), size[1] - FOOT_PIXELS // 2
     draw.line([(2, middle), (1 + bar, middle)], fill=0, width=3)
-    scales = [f"{BAR_MM / 10:g} cm", "{:g} to {:g} HU".format(*WINDOW_HU)]
+    scales = [f"{BAR_MM / 10:g} cm", "images: {:g} to {:g} HU".format(*WINDOW_HU)]
     scales += ["taken off: {:g} to {:g} HU".format(*TAKEN_HU)] if taken_hu else []
-    draw.text((bar + 8, middle - 6), "; ".join(scales), fill=0)
+    draw.text((bar + 8, middle - FONT_PIXELS // 2 - 2), "; ".join(scales), fill=0, font=font)
     with staged_file(path) as part:
         sheet.save(part, format="PNG", optimize=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scripts.evaluation.intervals import patient_interval
 from scripts.markdown import table
+from scripts.strengths import DEFAULT
 
 from . import plots
 from .matrix import held
@@ -54,15 +55,16 @@ def plane_section(one: Results, results: Path) -> str:
 without them, with one noise and one prior. *Contrast kept*: the mean of the difference over what was put in. *Noise
 left*: local SD in flat soft tissue, output over input. *Frequency left*: mean frequency of the noise in flat squares,
 output over input. *Above*: points of contrast above a Gaussian that leaves as much noise. Anchors of `network`,
-detail restored:
-{strengths}.
-Cells: mean over the {len(slices)} patients (95% interval by Student's t, the patient as unit).
+detail restored: {strengths}. Cells: mean over the {len(slices)} patients (95% interval by Student's t).
 
 {table(_PLANE_HEAD, _plane_rows(found, few, one["few"]["slices"]))}
 
 ![Contrast kept against noise left by diameter; small dots are the patients of network](results/plane.png)
 
-By contrast, `network`, mean over patients:
+Points of the picture are the means of the table, which has their intervals; small dots are the single patients of
+`network`, a dot for each strength.
+
+By contrast, `network`, mean over {len(slices)} patients (95% interval):
 
 {table(("strength", "diameter", "-20 HU", "+20 HU", "+40 HU"), _contrast_rows(found))}
 
@@ -75,10 +77,12 @@ is one patient's four slices, which allow no interval; means over patients with 
 
 {table(_ERROR_HEAD, _error_rows(found, few))}
 
-{_of_bm3d(one["few"])} Mean of the error of `network` at high over that of the others: {_ratios(found)}.
+{_of_bm3d(one["few"])} Mean over the {len(slices)} patients of the error of `network` at high over that of the others
+(95% interval):
+{_ratios(found, few)}.
 
 How the low doses came about. alpha² is the variance of the added noise over that of the full dose's own, nominal and as
-measured in flat tissue:
+measured in flat tissue; a row describes the four slices of one patient and has no interval:
 
 {table(_ABOUT_HEAD, about)}
 
@@ -100,24 +104,19 @@ _ABOUT_HEAD = ("patient", "slices", "pixel (mm)", "noise of the low dose (HU)", 
 
 
 def conclusion(found: Mapping[str, Any]) -> str:
-    """The plain sentence that comes first."""
-    standard = found[NETWORK]["standard"]
-    noise = np.median([one["noise_left"] for one in standard.values()])
-    kept = [np.mean([one["contrast"][d] for one in standard.values()]) for d in ("4", "6", "10")]
-    points = {
-        name: [above_gaussian(found, one, p, d) for p, one in of.items() for d in ("4", "6", "10")]
-        for name, of in found[NETWORK].items()
-    }
-    every = [value for of in points.values() for value in of]
-    below = sum(value < 0.0 for value in every)
-    told = (
-        "at or above a Gaussian of equal noise on all" if not below else f"below a Gaussian of equal noise on {below}"
-    )
+    """Two plain sentences, of noise and contrast at standard and of the Gaussian beside it."""
+    standard = found[NETWORK][DEFAULT]
+    noise = _cell(standard, lambda one: one["noise_left"], ".0%")
+    kept = [_cell(standard, lambda one, d=d: one["contrast"][d], ".0%") for d in ("4", "6", "10")]
+    points = _points(found)
+    below = sum(value < 0.0 for value in points)
+    told = f"on all of {len(points)} figures" if not below else f"on {len(points) - below} of {len(points)} figures"
     return (
-        f"At standard strength {noise:.0%} of the noise is left in the median series, and {kept[0]:.0%}, "
-        f"{kept[1]:.0%} and {kept[2]:.0%} of the contrast of 4, 6 and 10 mm discs is kept; over all strengths the "
-        f"network is {told} of {len(every)} figures (patients, strengths and diameters), by {min(every):+.1f} to "
-        f"{max(every):+.1f} points."
+        f"At standard strength {noise} of the noise is left, and {kept[0]}, {kept[1]} and {kept[2]} of the contrast of "
+        f"4, 6 and 10 mm discs is kept (mean of {len(standard)} patients, 95% interval). The network keeps more "
+        f"contrast "
+        f"than a Gaussian blur that leaves as much noise {told} (patients, strengths and diameters), by "
+        f"{min(points):+.1f} to {max(points):+.1f} points."
     )
 
 
@@ -125,51 +124,47 @@ def page_conclusion(one: Results, matrix: Results) -> str:
     """`conclusion`, the error beside the filters', and where it ends."""
     found = one["figures"]
     kept, count = held(matrix)
-    ends = Counter(
-        " ".join(end.split()[:2]) for of in matrix["doses"].values() for x in of.values() for end in x["ends"]
-    )
-    bm3d = [limit for limit in one["limits"] if f"error of body over that of {BM3D}" in limit["name"]]
-    worse = [limit["value"] for limit in bm3d if not limit["kept"]]
-    told = (
-        f" {BM3D}, told the measured spectrum, has less on {len(worse)} of {len(bm3d)} patients (ours is up to "
-        f"{max(worse) - 1.0:.0%} higher at high)."
-        if worse
-        else ""
-    )
-    why = f"; the others end by {', '.join(f'{name} ({n})' for name, n in ends.items())}" if ends else ""
     body = [_ratio_to(found, who, "body") for who in (NLM, TV)]
     return (
-        f"{_plain(one)} {conclusion(found)} The error of the body against the noise-free image at high is {body[0]} "
-        "times that of "
-        f"{NLM} and {body[1]} times that of {TV}, each filter at its best setting (mean of {len(one['patients'])} "
-        f"patients, 95% interval).{told} Of {count} pairs of patient and dose {kept} hold in all that is promised{why}."
+        f"{conclusion(found)} At high its error against the noise-free image, in the body, is {body[0]} times that of "
+        f"{NLM} and {body[1]} times that of {TV}.{_beaten(one)} Of {count} pairs of patient and dose {kept} keep all "
+        f"that is promised"
+        f"{f'; what others do not keep: {_ends(matrix)}' if kept < count else ''}."
     )
 
 
-def _plain(one: Results) -> str:
-    """What it comes to, in words."""
-    found = one["figures"]
-    points = [
+def _points(found: Mapping[str, Any]) -> list[float]:
+    """Points of contrast above a Gaussian of equal noise: each strength, patient and diameter."""
+    return [
         above_gaussian(found, of, patient, d)
         for by in found[NETWORK].values()
         for patient, of in by.items()
         for d in ("4", "6", "10")
     ]
-    share = (
-        "" if min(points) >= 0.0 else f" on {sum(value >= 0.0 for value in points) / len(points):.0%} of the figures"
-    )
-    less = [
-        who
-        for who in (NLM, TV)
-        if patient_interval(
-            {p: of["error_hu2"]["body"] / best_error(found, who, p, "body") for p, of in found[NETWORK]["high"].items()}
-        )["mean"]
-        < 1.0
-    ]
-    told = f", with less error than {' and '.join(less)}" if less else ""
+
+
+def _beaten(one: Results) -> str:
+    """On how many patients BM3D has less error; empty where it was not measured, or has on none."""
+    bm3d = [limit for limit in one["limits"] if f"error of body over that of {BM3D}" in limit["name"]]
+    worse = [limit["value"] for limit in bm3d if not limit["kept"]]
+    if not worse:
+        return ""
     return (
-        f"The network removes noise and keeps more low contrast than a Gaussian blur that leaves as much{share}{told}."
+        f" {BM3D}, which is told the noise's spectrum, has less error on {len(worse)} of {len(bm3d)} patients (ours is "
+        f"up to {max(worse) - 1.0:.0%} higher)."
     )
+
+
+def _ends(matrix: Results) -> str:
+    """What is not kept in the matrix, and how often."""
+    ends = Counter(_promise(end) for of in matrix["doses"].values() for x in of.values() for end in x["ends"])
+    return ", ".join(f"{name} ({count})" for name, count in ends.items())
+
+
+def _promise(end: str) -> str:
+    """The kind of one entry of ``ends``, see `matrix.measure_matrix`."""
+    first, second, *_ = end.split()
+    return {"edges": f"wider {first} edges", "of": "error"}.get(second, f"contrast of {first} {second}")
 
 
 def front_table(one: Mapping[str, Any]) -> str:
@@ -181,7 +176,14 @@ def front_table(one: Mapping[str, Any]) -> str:
             setting = min(figures[who], key=lambda name, of=figures[who], base=figures: _error_left(base, of[name]))
             rows.append((f"{who}, {setting}", figures, figures[who][setting]))
     return table(
-        ("quarter dose, mean of six patients", "noise left", "contrast kept, 4 mm", "6 mm", "10 mm", "error left"),
+        (
+            f"quarter dose, mean of {len(found[GAUSSIAN]['0 mm'])} patients",
+            "noise left",
+            "contrast kept, 4 mm",
+            "6 mm",
+            "10 mm",
+            "error left",
+        ),
         [
             (name, f"{np.mean([p['noise_left'] for p in of.values()]):.0%}")
             + tuple(f"{np.mean([p['contrast'][d] for p in of.values()]):.0%}" for d in ("4", "6", "10"))
@@ -258,9 +260,11 @@ def _error_rows(found: Mapping[str, Any], few: Mapping[str, Any]) -> list[tuple[
     return rows
 
 
-def _ratios(found: Mapping[str, Any]) -> str:
-    known = [(who, region) for who in OTHERS if who in found for region in ("body", "edges")]
-    return "; ".join(f"{who}, {region} {_ratio_to(found, who, region)}" for who, region in known)
+def _ratios(found: Mapping[str, Any], few: Mapping[str, Any]) -> str:
+    known = [(figures, who) for figures, of in ((found, OTHERS), (few, (BM3D,))) for who in of if who in figures]
+    return "; ".join(
+        f"{who}, {region} {_ratio_to(figures, who, region)}" for figures, who in known for region in ("body", "edges")
+    )
 
 
 def _ratio_to(found: Mapping[str, Any], who: str, region: str) -> str:

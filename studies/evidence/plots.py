@@ -137,10 +137,22 @@ def _patients_change(patients: Mapping[str, Any], name: str, dose: int) -> tuple
     return found["mean"], lower, upper
 
 
-def plot_plane(path: Path, found: Mapping[str, Any], few: Mapping[str, Any], diameters: Sequence[str]) -> None:
+def plot_plane(
+    path: Path,
+    found: Mapping[str, Any],
+    few: Mapping[str, Any],
+    diameters: Sequence[str],
+    corner: tuple[float, float] | None = None,
+) -> None:
     """Contrast kept against noise left, means over patients: a panel per diameter, a line per method's settings.
 
     Small dots are the patients of the network.
+
+    Args:
+        path: the PNG.
+        found, few: name to setting to patient to figures; of all slices, and of some.
+        diameters: of the discs, in mm.
+        corner: most noise and least contrast that are shown, in percent; all by default.
     """
     lines = [*((name, found[name]) for name in found), *((name, few[name]) for name in few if name not in found)]
     count = len(diameters)
@@ -159,7 +171,7 @@ def plot_plane(path: Path, found: Mapping[str, Any], few: Mapping[str, Any], dia
                 style = {
                     "color": COLOURS[i % 7],
                     "marker": "osD^v<>"[i % 7],
-                    "markersize": 4 if i else 8,
+                    "markersize": 5 if corner else 4 if i else 8,
                     "zorder": 3 - i / 9,
                 }
                 axes.plot(*zip(*points, strict=True), linestyle=STYLES[i % 7], label=name, **style)
@@ -172,6 +184,8 @@ def plot_plane(path: Path, found: Mapping[str, Any], few: Mapping[str, Any], dia
                 axes.plot(x, y, linestyle="none", marker=".", color=COLOURS[0], alpha=0.4)
             axes.set(xlim=(0, 102), title=f"disc of {diameter} mm")
             axes.set_ylim(min(20.0, axes.get_ylim()[0]) if diameter == diameters[0] else None, 102)
+            if corner:
+                axes.set(xlim=(10, corner[0]), ylim=(corner[1], 101))
         panels[0].figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 

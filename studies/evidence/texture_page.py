@@ -19,22 +19,47 @@ Results = dict[str, Any]
 
 
 def conclusion(one: Results) -> str:
-    """What the phantom says of texture and resolution, at equal noise beside a Gaussian."""
-    denoisers = one["denoisers"]
-    ours, smooth = denoisers[NETWORK], next(of for name, of in denoisers.items() if name.endswith(f", as {NETWORK}"))
-    low, full, out = (ours["nps"][image] for image in ("low", "full", "denoised"))
+    """What the phantom says of texture and resolution, in two sentences."""
+    ours = one["denoisers"][NETWORK]
     weakest, strongest = (list(ours["ttf"])[i] for i in (0, -1))
-    shares = [[_ttf50(of, contrast) for contrast in (weakest, strongest)] for of in (ours, smooth)]
     return (
-        "Denoised noise is coarser than the scanner's, and small low contrasts are blurred. In water at "
-        f"{ours['dose_fraction']:.0%} of the dose {out['sd_hu'] / low['sd_hu']:.0%} of the noise is left at standard "
-        f"({out['sd_hu']:.1f} of "
-        f"{low['sd_hu']:.1f} HU), with a mean frequency of {out['mean_frequency_per_mm']:.2f} instead of "
-        f"{full['mean_frequency_per_mm']:.2f} per mm (after a Gaussian of equal noise "
-        f"{smooth['nps']['denoised']['mean_frequency_per_mm']:.2f}). TTF50 is {shares[0][0]} of the full dose's at "
-        f"{weakest} HU and {shares[0][1]} at {strongest} HU; the Gaussian's is {shares[1][0]} and {shares[1][1]} "
-        f"({ours['realisations']} realisations, 95% intervals)."
+        f"{coarser(one)} Weak contrasts are blurred: resolution (TTF50) is {_ttf50(ours, weakest)} of the full "
+        f"dose's at "
+        f"{weakest} HU and {_ttf50(ours, strongest)} at {strongest} HU ({ours['realisations']} realisations, 95% "
+        f"intervals)."
     )
+
+
+def coarser(one: Results) -> str:
+    """What becomes of the noise's grain, for README too."""
+    ours = one["denoisers"][NETWORK]
+    full = with_interval(ours["nps"]["full"][_MEAN], _drawn(ours, "nps", "full", _MEAN), ".3f")
+    told = "coarser than the scanner's" if ours["nps"]["denoised"][_MEAN] < ours["nps"]["full"][_MEAN] else "no coarser"
+    return (
+        f"The noise that is left is {told}: in a water phantom at {ours['dose_fraction']:.0%} of the dose its mean "
+        f"frequency is {_grain(ours)} per mm instead of {full}."
+    )
+
+
+def _beside_a_gaussian(one: Results) -> str:
+    """The same of the Gaussian that leaves as much noise, and how much that is."""
+    ours, smooth = one[NETWORK], next(of for name, of in one.items() if name.endswith(f", as {NETWORK}"))
+    low, out = (ours["nps"][image]["sd_hu"] for image in ("low", "denoised"))
+    left = with_interval(out / low, [end / low for end in _drawn(ours, "nps", "denoised", "sd_hu")], ".0%")
+    weakest, strongest = (list(ours["ttf"])[i] for i in (0, -1))
+    return (
+        f"At standard {left} of the noise is left. The Gaussian that leaves as much has a mean frequency of "
+        f"{_grain(smooth)} per mm and a TTF50 of {_ttf50(smooth, weakest)} at {weakest} HU and "
+        f"{_ttf50(smooth, strongest)} at {strongest} HU."
+    )
+
+
+def _grain(one: Results) -> str:
+    """Mean frequency of the noise, with its interval."""
+    return with_interval(one["nps"]["denoised"][_MEAN], _drawn(one, "nps", "denoised", _MEAN), ".3f")
+
+
+_MEAN = "mean_frequency_per_mm"
 
 
 def _ttf50(one: Results, contrast: str) -> str:
@@ -106,8 +131,10 @@ A cylinder of 30 cm with rods of {", ".join(rods[:-1])} and {rods[-1]} HU, {how[
 {how["photons"]:.3g} photons per ray, which give the full dose {how["full_noise_hu"]:g} HU of noise. Limits are those of
 `network`. Beside each strength stands the Gaussian that leaves as much noise: what a blur does at the same price.
 `nlm` is non-local means. In brackets the 95% interval over {DRAWS} draws of the {first["realisations"]} realisations:
-it
-is that of the noise; there is one phantom. The full dose's transfer function is the phantom's own and has no noise.
+it is that of the noise; there is one phantom. The full dose's transfer function is the phantom's own and has no noise.
+What the limits measure has its interval in the tables below, and the curves of the pictures are of the same means.
+
+{_beside_a_gaussian(denoisers)}
 
 {limits_table(one["limits"])}
 
@@ -115,15 +142,15 @@ Noise power spectrum in the water:
 
 {table(("image", *(title for title, _ in _SPECTRUM.values())), nps_rows)}
 
-Noise passed per band of frequencies: SD as a share of the low dose's; after the semicolon of the full dose's, whose
-noise
-is other realisations':
+Noise passed per band of frequencies: SD as a share of the low dose's, with its interval; after the semicolon as a share
+of the full dose's, which is the same SD over another reference and so has no interval of its own:
 
 {table(passed_head, passed_rows)}
 
 ![Noise power spectra](results/noise_power_spectrum.png)
 
-Task transfer function at the rods; the full dose has that of the phantom:
+Task transfer function at the rods; the full dose has that of the phantom. *Contrast* has its interval in the table of
+HU below:
 
 {table(ttf_head, ttf_rows)}
 
@@ -159,9 +186,8 @@ The simulated phantom of DIDSR/LCD_CT (CC0): FBP images, {one["repeats"]} repeat
 {len(one["doses"])} doses. Channelized Hotelling observer, {one["channels"]} Laguerre-Gauss channels; each repeat
 is scored by a template of the others (docs/evaluation.md). In brackets the 95% interval over {one["draws"]} draws of
 repeats; a change is given where d' before differs from 0. {one["repeats"]} repeats are all that the data set has, too
-few
-for a verdict on a single disc: the verdicts are those of the study above, and this table only shows whether data and
-noise of others agree with it. {_agreement(one)}
+few for a verdict on a single disc: the verdicts are those of the study above, and this table only shows whether data
+and noise of others agree with it. {_agreement(one)}
 
 {table(("dose", "image", "disc", "d' before", "d' after", "change"), rows)}
 

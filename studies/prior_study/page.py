@@ -17,6 +17,8 @@ from scripts.evaluation.results import write_json
 from scripts.markdown import table
 from scripts.staging import staged_file
 
+from studies.evidence.tables import mean_with_interval
+
 from .plot import plot_gains
 from .runs import plan
 from .summary import KNOWING, NONE, TARGET_DB, UNIFORM, read_records, summarise
@@ -54,9 +56,10 @@ def headline(summary: Mapping[str, Any]) -> str:
     verdicts = {name: verdict(one["interval_95"]) for name, one in gains.items()}
     better = [name for name, one in verdicts.items() if one == "better"]
     if better:
-        verb = "has" if len(better) == 1 else "have"
-        told = f"{' and '.join(better)} {verb} less error than the uniform prior"
-        start = f"A prior that knows the anatomy helps: {told}"
+        every, one = len(better) == len(gains), len(better) == 1
+        who = "A prior that knows" if every else f"{len(better)} of {len(gains)} priors that know"
+        start = f"{who} the anatomy {'helps' if every or one else 'help'}: {' and '.join(better)} "
+        start += f"{'has' if one else 'have'} less error than the uniform prior, which knows nothing"
     elif set(verdicts.values()) == {"no difference"}:
         start = f"Priors do not help: none differs from the uniform prior by {TARGET_DB} dB"
     else:
@@ -65,7 +68,43 @@ def headline(summary: Mapping[str, Any]) -> str:
     name, one = next(iter(gains.items()))
     return (
         f"{_so_far(summary)}{start}. Gain, less error against the truth, mean over {one['n']} patients and "
-        f"{_networks(summary, name)} an arm (95% interval): {told}."
+        f"{_networks(summary, name)} an arm (95% interval): {told}. {_oracle(gains, verdicts)}{_scale(gains)}"
+    ).strip()
+
+
+def _oracle(gains: Mapping[str, Any], verdicts: Mapping[str, str]) -> str:
+    """What the prior that knows most says, where another is better and it is not."""
+    if "oracle" not in gains or verdicts["oracle"] == "better" or "better" not in verdicts.values():
+        return ""
+    return (
+        "The oracle is the annotation itself and knows most; that it is not clearly better speaks against "
+        "a large gain. "
+    )
+
+
+def _scale(gains: Mapping[str, Any]) -> str:
+    """The largest mean gain as a share of the error."""
+    name, most = max(gains.items(), key=lambda one: one[1]["mean"])
+    share = 1.0 - 10.0 ** (-most["mean"] / 10.0)
+    return f"The largest, {name}'s, is {share:.0%} of the error." if share > 0.0 else ""
+
+
+def use_line(summary: Mapping[str, Any]) -> str:
+    """What another prior at test time does to networks trained with the compact one; empty where it has no runs."""
+    of = summary["use"].get("prior: compact", {})
+    if not {"uniform", "other region"} <= of.keys():
+        return ""
+    uniform, other = (of[test] for test in ("uniform", "other region"))
+    better = verdict(other["interval_95"]) == "better"
+    return (
+        f"At test time, networks trained with the compact prior gain {_interval(uniform, 2)} dB by the right prior "
+        f"over "
+        f"the uniform one, which they never saw, and {_interval(other, 2)} dB over that of another body region"
+        + (
+            ": they use what it says."
+            if better
+            else ", which leaves open whether they use what it says or only do best with the kind of prior they know."
+        )
     )
 
 
@@ -151,20 +190,20 @@ def _page(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], stud
 
 {attention_line(summary)}
 
+{use_line(summary)}
+
 {summary["finished_runs"]} of {summary["planned_runs"]} planned runs are in: {len(study["arms"])} arms,
 {study["seeds"]} seeds, {made["folds"]} folds. {len(slices)} patients with {sum(slices.values())} slices are
-evaluated, each
-by networks that never saw them.
+evaluated, each by networks that never saw them.
 
 Made by `make study`; `make pages` writes it again from the [records](results/priors/). A gain is positive where the arm
 has less error than the baseline: 10 log10 of the ratio of mean squared errors against the truth in the body, of the
-same
-patient and seed, averaged over seeds. The error is estimated without having the truth ([how](../evaluation.md)); low
-doses are simulated, a quarter of the dose. Every interval is 95%, over patients unless said otherwise; `by network` is
+same patient and seed, averaged over seeds. The error is estimated without having the truth ([how](../evaluation.md));
+low doses are simulated, a quarter of the dose. Every interval is 95%, over patients unless said otherwise; `by
+network` is
 over networks, one a fold and seed, each the mean of its patients, since patients of a fold share their networks.
 `better` and `worse` exclude 0; `no difference` lies within {TARGET_DB} dB of 0. These verdicts are not corrected for
-the
-number of comparisons; a corrected p is [below](#how-well-the-gains-are-known).
+the number of comparisons; a corrected p is [below](#how-well-the-gains-are-known).
 
 ## Error and contrast
 
@@ -172,7 +211,8 @@ number of comparisons; a corrected p is [below](#how-well-the-gains-are-known).
 
 ![Gain by patient, with mean and 95% interval]({plot})
 
-`error left` is the error over the low dose's, the mean over patients; `contrast kept` is that of discs of 4 to 15 mm
+`error left` is the error over the low dose's, the mean over patients (95% interval, wide as patients differ: gains
+compare each patient with themselves); `contrast kept` is that of discs of 4 to 15 mm
 and 20 or 40 HU in even soft tissue, the mean over diameters, of the {_with_discs(summary)} patients who have room for
 them. `each seed` has no interval: three seeds are too few. {_not_positive(summary)}
 
@@ -181,11 +221,9 @@ them. `each seed` has no interval: three seeds are too few. {_not_positive(summa
 ## Does the network use its prior?
 
 The gain of the right prior over another one at test time, with the same weights ({len(slices)} patients): over the
-uniform
-prior, and over that of a slice of another patient and, where priors tell regions apart, of another region. Networks
-were
-trained with the right prior alone, so any other is new to them; about 0 means that the prior is ignored or does not
-matter.
+uniform prior, and over that of a slice of another patient and, where priors tell regions apart, of another region.
+Networks were trained with the right prior alone, so any other is new to them; about 0 means that the prior is ignored
+or does not matter.
 
 {_use_table(summary)}
 
@@ -200,8 +238,7 @@ A cell is the mean over the seeds of one patient: three values, no interval.
 The network has widths {study["settings"]["widths"]}. Each run trains {study["settings"]["steps"]} steps of
 {study["settings"]["batch_size"]} patches on unbiased targets, as the shipped weights are trained but far shorter, and
 with the right prior in every patch. `oracle` is the annotation itself, smoothed along z; `random` is drawn for each
-slice.
-{_models(made)}
+slice. {_models(made)}
 Phantoms are in no fold and always train. {_devices(records)}
 
 Settings `{json.dumps(study["settings"])}`; data `{json.dumps(made)}`.
@@ -239,16 +276,20 @@ def _precision_section(summary: Mapping[str, Any]) -> str:
     return f"""## How well the gains are known
 
 The study was to know each gain to +-{TARGET_DB} dB. {_reached(summary)} Four ways, [set
-down](../priors.md#how-the-records-are-analysed)
-before they were computed; verdicts follow the first alone. *Adjusted for noise*: from a straight line of the gain on
-the
-logarithm of the low dose's error, which explains so much of the variance between patients. *Patients and trainings at
-random*: holds for new trainings too. *Patients needed*: for an interval of that half-width by Student's t, if the SD
-stays. *With endless seeds*: the half-width that the patients alone would leave. p is of Student's test, corrected for
-the
-three arms whose prior knows something.
+down](../priors.md#how-the-records-are-analysed) before they were computed; verdicts follow the first alone. *Adjusted
+for noise*: from a straight line of the gain on the logarithm of the low dose's error, which explains so much of the
+variance between patients. *Patients and trainings at random*: holds for new trainings too.{_no_random(found)} *Patients
+needed*: for an interval of that half-width by Student's t, if the SD stays. *With endless seeds*: the half-width that
+the patients alone would leave. p is of Student's test, corrected for the three arms whose prior knows something. What
+is explained, needed and left describes these patients and has no interval.
 
 {table(head, rows)}"""
+
+
+def _no_random(found: Mapping[str, Any]) -> str:
+    """Why the way with trainings at random has no interval, where it has none."""
+    missing = any(one["random"]["interval_95"] is None for one in found.values())
+    return " Where a run is missing it has no interval: each patient must have each seed." if missing else ""
 
 
 def _reached(summary: Mapping[str, Any]) -> str:
@@ -270,11 +311,11 @@ def _gain_tables(summary: Mapping[str, Any]) -> str:
         rows = []
         for arm, one in summary["arms"].items():
             gain = one["gain_db"].get(baseline)
-            cells = [arm, str(one["patients"]), str(one["seeds"]), f"{100 * one['error_left']['mean']:.1f}%"]
+            cells = [arm, str(one["patients"]), str(one["seeds"]), mean_with_interval(one["error_left"], ".1%")]
             cells += [_interval(gain, 3), verdict(gain["interval_95"])] if gain else ["-", "-"]
             cells += [_interval(one["gain_db_by_network"][baseline], 3)] if gain else ["-"]
             cells += [" / ".join(f"{value:+.3f}" for value in gain["by_seed"].values())] if gain else ["-"]
-            cells += [f"{100 * one['contrast_kept']['mean']:.1f}%"]
+            cells += [mean_with_interval(one["contrast_kept"], ".1%")]
             cells += [_interval(one["contrast_gain"][baseline], 2, 100)] if gain else ["-"]
             rows.append(cells)
         heads = ("arm", "patients", "seeds", "error left", "gain (dB)", "verdict", "by network", "each seed")

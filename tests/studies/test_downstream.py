@@ -8,9 +8,18 @@ import pytest
 from made_studies import save_default_network
 from scripts.dicom.phantom import write_ct_series
 
-from studies.evidence import matrix
+from studies.evidence import downstream_page, matrix
 from studies.evidence.bench import Bench
-from studies.evidence.downstream import FULL, LOW, agreement, concordance, measure_downstream, overlaps, region_features
+from studies.evidence.downstream import (
+    FULL,
+    LOW,
+    agreement,
+    concordance,
+    difference,
+    measure_downstream,
+    overlaps,
+    region_features,
+)
 from studies.evidence.downstream_page import downstream_section
 from studies.evidence.matrix import held, measure_matrix
 from studies.evidence.matrix_page import matrix_section
@@ -61,6 +70,26 @@ def test_agreement_has_an_interval_over_patients_and_none_below_three():
     assert agreement(full, full)["mean"][1] == pytest.approx([1.0, 1.0])
 
 
+def test_the_difference_of_two_agreements_is_known_better_than_each():
+    generator = np.random.default_rng(1)
+    full = {name: [{"mean": value} for value in generator.normal(5 * i, 5 + i, 8)] for i, name in enumerate("ABCD")}
+    near = {name: [{"mean": one["mean"] + generator.normal()} for one in of] for name, of in full.items()}
+    far = {name: [{"mean": one["mean"] + generator.normal(0, 1.5)} for one in of] for name, of in near.items()}
+    lower, upper = difference(full, near, far)["mean"]
+    assert 0.0 < lower < upper
+    assert difference(full, far, near)["mean"] == pytest.approx([-upper, -lower])
+    assert difference(full, near, near)["mean"] == [0.0, 0.0]
+    widths = [np.ptp(np.arctanh(agreement(full, of)["mean"][1])) for of in (near, far)]
+    assert upper - lower < sum(widths)
+    few = {name: full[name] for name in "AB"}
+    assert difference(few, few, few)["mean"] is None
+
+
+def test_the_page_counts_the_features_that_agree_better_and_less_well():
+    found = downstream_page._told({"a": [0.1, 0.2], "b": [-0.3, -0.1], "c": [-0.1, 0.2], "d": None}, "the low dose's")
+    assert found == "1 of 4 features agree better with the full dose than the low dose's (a), 1 less well (b)."
+
+
 def test_the_full_dose_is_the_reference_of_all_images(data, tmp_path):
     plain = gaussians()
     network = replace(plain, name="network", settings={"standard": plain.settings["2 mm"]})
@@ -70,6 +99,7 @@ def test_the_full_dose_is_the_reference_of_all_images(data, tmp_path):
     assert ours == pytest.approx(alike, rel=0.03) and ours < result["noise_hu"][FULL]["mean"]
     page = downstream_section(result, tmp_path)
     assert page.count("| Gaussian, as standard |") == 2 and "nan" not in page
+    assert set(result["more_than"]["network, standard"]) == {LOW, "Gaussian, as standard"}
 
 
 def test_a_cell_of_the_matrix_says_what_does_not_hold(data, tmp_path, monkeypatch):

@@ -71,7 +71,9 @@ def test_the_limits_notice_more_error_and_less_contrast(measured):
 def test_the_page_begins_with_what_was_found(measured, tmp_path):
     page = baselines_section(measured, tmp_path)
     found = conclusion(measured)
-    assert found.startswith("Anchored alike at standard, `network` leaves") and "RED-CNN saw 1,280 patches" in found
+    assert found.startswith("Anchored alike at standard, `network` has") and "RED-CNN saw 1,280 patches" in found
+    kept = measured["figures"]["RED-CNN"]["standard"]["A"]
+    assert f"RED-CNN {kept['noise_left']:.0%} (n = 1) and {kept['contrast']['4']:.0%} (n = 1)." in found
     assert (tmp_path / "baselines_plane.png").exists()
     error = measured["figures"]["RED-CNN"]["standard"]["A"]["error_hu2"]["body"]
     assert f" {error:.1f} |" in page and "+0.25 dB since step 20" in page

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 from meaning import page_meaning
+from scipy.ndimage import gaussian_filter
 from scripts.errors import BioAttError
+from scripts.evaluation.lesions import Lesion, contrast_recovery
 from scripts.networks import weights_sha256
+from scripts.strengths import DEFAULT, STRENGTHS
 
 from studies.evidence.baselines_page import summary
+from studies.evidence.bench import HELD_OUT
 from studies.evidence.detection_page import counted, undecided_line
 from studies.evidence.pages import CONCLUSIONS, PAGES, write_pages
 from studies.model_card import eval_metrics, fill, limits_list, priors_sections, readme_sections, sections
@@ -130,3 +135,97 @@ def test_at_most_one_verdict_in_ten_is_undecided_and_the_page_names_what_is_beyo
     assert "network, standard" not in beyond
     told = undecided_line(detection["patients"])
     assert told in (EVIDENCE / "texture.md").read_text() and all(name in told for name in beyond)
+
+
+def words(text):
+    """A page's words with one space between them, to be searched whatever its line breaks."""
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def told(bundle_root):
+    """README and model card, as words."""
+    return {
+        "readme": words((bundle_root.parent / "README.md").read_text()),
+        "card": words((bundle_root / "docs" / "README.md").read_text()),
+        "anchoring": words((bundle_root.parent / "docs" / "anchoring.md").read_text()),
+    }
+
+
+def test_the_card_says_of_the_data_what_the_recipe_records(bundle_root, told):
+    scope = json.loads((bundle_root / "models" / "model.json").read_text())["scope"]
+    (thin, thick), (low, high), noise = (scope[key] for key in ("slice_thickness_mm", "kvp", "noise_sd_hu"))
+    ranges = (
+        f"{low:.0f} to {high:.0f} kV, {thin:.1f} to {thick:g} mm; low doses with {noise[0]:.0f} to {noise[1]:.0f} HU"
+    )
+    assert ranges in told["card"] and all(region in told["card"] for region in scope["regions"])
+    assert (
+        set(scope["noise_sd_hu_by_kernel"]) == {"soft", "medium", "sharp"} and "soft to sharp kernels" in told["card"]
+    )
+    for page in ("readme", "card"):
+        assert f"Trained on {scope['patients']} patients, donors and phantoms" in told[page]
+    assert "20 patients, two body donors and two phantoms" in told["card"] and scope["patients"] == 20 + 2 + 2
+
+
+def test_the_series_are_those_of_the_licences(bundle_root, told):
+    text = (bundle_root / "docs" / "data_license.txt").read_text()
+    counts = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
+    found = re.findall(rf"^\S.*\((?:{'|'.join(counts)}) (?:series|heads)", text, flags=re.MULTILINE)
+    series = sum(counts[one.rpartition("(")[2].split()[0]] for one in found)
+    assert f"Training: {series - len(HELD_OUT)} series of 20 patients" in told["card"]
+    assert all(name.partition("-1006")[0] in text for name in HELD_OUT)
+
+
+def test_the_patients_held_out_are_those_measured(told):
+    assert f"Held out: {', '.join(HELD_OUT)}" in told["card"] and "Six patients held out" in told["readme"]
+    for part in ("plane", "quality"):
+        assert set(result(part)["patients"]) == set(HELD_OUT), part
+    assert {row["patient"] for row in result("doses")["rows"]} == set(HELD_OUT)
+    assert set(result("detection")["patients"]["patients"]) == set(HELD_OUT)
+
+
+def test_anchors_are_told_as_they_are(bundle_root, told):
+    anchors = {name: anchor for name, (anchor, _) in STRENGTHS.items()}
+    assert f"`anchor_mm`, {anchors[DEFAULT]:g} mm at the standard strength" in told["card"]
+    metadata = json.loads((bundle_root / "configs" / "metadata.json").read_text())
+    first, *middle, last = (f"{anchor:.1f}" for anchor in anchors.values())
+    assert f"anchors of {', '.join([first, *middle])} and {last} mm" in metadata["changelog"]["0.7.0"]
+    for part in ("plane", "baselines"):
+        settings = result(part)["strengths" if part == "plane" else "settings"]
+        assert {name: settings[name] for name in STRENGTHS} == {name: list(of) for name, of in STRENGTHS.items()}
+
+
+@pytest.mark.parametrize(
+    ("page", "anchor_mm", "text"),
+    [
+        (
+            "card",
+            STRENGTHS[DEFAULT][0],
+            "leaves at {:g} mm {} of the contrast of a disc of 4 mm, {} of 6 mm, {} of 10 mm",
+        ),
+        ("anchoring", 1.0, "at {:g} mm, {} for a disc of 4 mm, {} for 6 mm and {} for 10 mm"),
+    ],
+)
+def test_the_floor_is_what_the_gaussian_alone_leaves(told, page, anchor_mm, text):
+    left, spacing_mm = [], 0.2
+    for diameter in (4.0, 6.0, 10.0):
+        profile = Lesion(diameter, (100, 100)).profile((201, 201), spacing_mm)
+        left.append(contrast_recovery(gaussian_filter(profile, anchor_mm / spacing_mm), profile, 1.0))
+    assert text.format(anchor_mm, *(f"{one:.0%}" for one in left)) in told[page]
+
+
+def test_the_priors_of_the_shipped_weights_are_told_as_they_are(bundle_root, told):
+    recipe = json.loads((bundle_root / "models" / "model.json").read_text())
+    assert recipe["prior"] == "uniform" and recipe["network_def"]["prior_share"] == 0.2
+    assert "the shipped weights use the uniform one" in told["readme"]
+    assert "These weights use the uniform prior, and another one has a fifth of the say" in told["card"]
+    docs = words((bundle_root.parent / "docs" / "priors.md").read_text())
+    assert "The shipped weights keep the uniform prior" in docs and "gives a prior a fifth of the say" in docs
+
+
+@pytest.mark.parametrize("page", [*PAGES, "priors.md", "prior_models.md", "performance.md"])
+def test_the_conclusion_of_a_page_is_short(page):
+    first = words((EVIDENCE / page).read_text().split("\n\n")[1])
+    sentences = re.split(r"(?<=[.)]) (?=[A-Z])", first)
+    assert len(sentences) <= 8 and len(first.split()) <= 170, f"{len(sentences)} sentences, {len(first.split())} words"
+    assert re.search(r"\d", first)

@@ -25,7 +25,7 @@ from studies.evidence.operating_point import (
     lung_maps,
     patient_figures,
 )
-from studies.evidence.operating_point_page import conclusion, judge, operating_point_section
+from studies.evidence.operating_point_page import conclusion, judge, operating_point_section, summary
 from studies.evidence.patients import Patient
 
 
@@ -128,8 +128,8 @@ def test_the_page_says_what_was_found(found, tmp_path):
     }
     one = json.loads(json.dumps(one).replace("NaN", "null"))
     page, told = operating_point_section(one, tmp_path), conclusion(one)
-    assert told.startswith(
-        f"Of {2 * len(PAIRS_MM)} ways to anchor lungs and the rest apart, at equal noise on 3 patients"
-    )
+    assert told.startswith("No way to anchor the lungs apart gains contrast without showing a loss")
+    assert "points, at equal noise" in told and f"Of {2 * len(PAIRS_MM)} ways 0 gain something" in told
+    assert "3 patients are few" in told and summary(one).startswith(told)
     assert "nan" not in page + told and "(D: no slice with both)" in page
     assert page.count(f"| {BY_HU}, ") == len(PAIRS_MM)

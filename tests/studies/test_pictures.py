@@ -11,7 +11,7 @@ from scripts.dose.image_noise import noise_sd_hu
 
 from studies.evidence.bench import Bench
 from studies.evidence.methods import equal_gaussian_mm, gaussian_noises, gaussians
-from studies.evidence.pictures import FOOT_PIXELS, LABEL_PIXELS, measure_pictures, write_panels
+from studies.evidence.pictures import FOOT_PIXELS, GAP_PIXELS, LABEL_PIXELS, measure_pictures, write_panels
 from studies.evidence.pictures_page import pictures_section
 from studies.measures.baselines import gaussian
 
@@ -48,7 +48,7 @@ def test_panels_keep_every_pixel(tmp_path):
     image = np.arange(-160.0, 240.0, 1.0).reshape(20, 20)
     write_panels(tmp_path / "p.png", {"a": image, "b": -image}, columns=2, spacing_mm=2.0, taken_hu={"c": image / 10})
     pixels = np.asarray(Image.open(tmp_path / "p.png"))
-    assert pixels.shape == (2 * (20 + LABEL_PIXELS) + FOOT_PIXELS, 44)
+    assert pixels.shape == (2 * (20 + LABEL_PIXELS) + FOOT_PIXELS, 40 + GAP_PIXELS)
     expected = ((image + 160) / 400 * 255).round()
     assert np.abs(pixels[LABEL_PIXELS:][:20, :20] - expected).max() <= 1
     taken = ((image / 10 + 60) / 120 * 255).round()

@@ -20,7 +20,7 @@ from studies.prior_study import models
 from studies.prior_study.__main__ import main
 from studies.prior_study.labels import make_folds, oracle_priors
 from studies.prior_study.pack import read_pack
-from studies.prior_study.page import attention_line, headline, robustness_line, short, verdict
+from studies.prior_study.page import attention_line, headline, robustness_line, short, use_line, verdict
 from studies.prior_study.precision import adjusted_for_noise, holm, patients_needed, random_patients_and_networks
 from studies.prior_study.runs import has_prior, items_of, plan, priors_of, read_study
 from studies.prior_study.summary import read_records, summarise
@@ -269,6 +269,27 @@ def test_the_headline_follows_the_intervals():
     assert [verdict(one) for one in ((0.06, 0.2), (-0.2, -0.06), (-0.01, 0.02), (-0.1, 0.2), None)] == [
         *("better", "worse", "no difference", "undecided", "undecided")
     ]
+
+
+def test_the_headline_counts_the_priors_that_help_and_names_an_oracle_that_does_not():
+    base = dict(zip("ABCD", (100.0, 10.0, 50.0, 1000.0), strict=True))
+    half = {patient: error / 2 for patient, error in base.items()}
+    unsure = {p: f * error for f, (p, error) in zip((0.7, 1.3, 0.8, 1.1), base.items(), strict=True)}
+    arms = {"prior: uniform": base, "prior: compact": half, "prior: oracle": unsure}
+    told = headline(summarise(records_of(arms), ["prior: uniform"]) | ALL_IN)
+    assert told.startswith("1 of 2 priors that know the anatomy helps: compact has less error than the uniform prior")
+    assert "speaks against a large gain. The largest, compact's, is 50% of the error." in told
+
+
+def test_what_another_prior_at_test_time_does_is_told_with_its_interval():
+    base = dict(zip("ABCD", (100.0, 10.0, 50.0, 1000.0), strict=True))
+    summary = summarise(records_of({"prior: uniform": base}), ["prior: uniform"])
+    assert use_line(summary) == ""
+    sure, unsure = ({"n": 4, "mean": 0.2, "sd": 0.1, "interval_95": ends} for ends in ([0.1, 0.3], [-0.1, 0.5]))
+    open_end = use_line({"use": {"prior: compact": {"uniform": sure, "other region": unsure}}})
+    assert "gain +0.20 (+0.10 to +0.30) dB by" in open_end and "+0.20 (-0.10 to +0.50) dB over" in open_end
+    assert "leaves open" in open_end
+    assert use_line({"use": {"prior: compact": {"uniform": sure, "other region": sure}}}).endswith("use what it says.")
 
 
 def test_how_far_a_gain_hangs_on_single_patients_is_told():

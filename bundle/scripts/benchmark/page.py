@@ -24,7 +24,8 @@ def to_markdown(figures: dict[str, Any]) -> list[str]:
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['instructions']}{gpu}; {machine['system']}; {versions}.",
         f"One slice of {figures['shape'][0]} x {figures['shape'][1]}, medians of {figures['repeats']}, candidates in "
-        "turn. Made by `bioatt benchmark`; docs/performance.md explains the columns.",
+        "turn; a series, a product and a training are timed once, on one machine, so no figure here has an interval. "
+        "Made by `bioatt benchmark`; docs/performance.md explains the columns.",
         "",
         _networks_table(figures["networks"]),
     ]
