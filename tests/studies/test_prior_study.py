@@ -183,7 +183,7 @@ def test_runs_that_are_there_are_not_done_again(results, packed, tmp_path):
     for name, content in kept.items():
         if name != gone:
             (tmp_path / name).write_bytes(content)
-    words = [str(packed / "pack"), str(tmp_path), "--workers", "1", "--device", "cpu", "--seeds", "1", "--set", *WORDS]
+    words = [str(packed / "pack"), str(tmp_path), "--workers", "2", "--device", "cpu", "--seeds", "1", "--set", *WORDS]
     assert main(["run", *words]) == 0
     again = json.loads((tmp_path / gone).read_text())
     assert again["patients"] == json.loads(kept[gone])["patients"]  # a run hangs on its seed alone
