@@ -415,9 +415,7 @@ def enough(repeats: Sequence[Repeat]) -> bool:
     return len({unit for _, _, unit in repeats}) > 3 * CHANNELS
 
 
-def patient_scenes(
-    patient: Patient, rooms: Sequence[Sequence[tuple[int, Insertions]]], dose: float
-) -> Iterator[Scene]:
+def patient_scenes(patient: Patient, rooms: Sequence[Sequence[tuple[int, Insertions]]], dose: float) -> Iterator[Scene]:
     """Slices of a patient at a dose, as they are and with discs put in; the full dose is the series itself.
 
     Args:
