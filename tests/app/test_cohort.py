@@ -423,6 +423,10 @@ def test_a_csv_names_the_results(study, weights, here):
         ("list.csv", "input,output\na,cohort.csv\n", "is the table's name"),
         ("list.csv", "path\na\n", "must have the columns input and output"),
         ("list.txt", "a\0b\n", "has a zero byte"),
+        ("list.txt", "C:\\data\\a\n", "is a path of Windows"),
+        ("list.csv", "", "must have the columns input and output"),
+        ("list.csv", "input,output\n/data/Doe, J/s1,x\n", "row 2 has 3 columns, the first row 2; put a path with ','"),
+        ("list.csv", 'input,output\na,"x\nb,y\n', "unexpected end of data"),
     ],
 )
 def test_lists_that_cannot_be_used_are_refused(tmp_path, name, text, what):
@@ -441,6 +445,25 @@ def test_columns_may_be_parted_by_semicolons(tmp_path):
     (tmp_path / "list.csv").write_text("input;output;series\na/scan;x;2\n")
     (job,) = read_list(tmp_path / "list.csv", tmp_path / "out")
     assert (job.source.name, job.target.name, job.series) == ("scan", "x", "2")
+
+
+def test_paths_are_read_as_people_copy_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "odd\\name").mkdir()
+    lines = ['"/data/a b/s1"', "~/s2", "/data/s3\u2028x", "odd\\name", "/data/x.ZIP"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    jobs = read_list(tmp_path / "list.txt", tmp_path / "out")
+    home = str(tmp_path / "home" / "s2")
+    sources = ["/data/a b/s1", home, "/data/s3\u2028x", str(tmp_path / "odd\\name"), "/data/x.ZIP"]
+    assert [str(job.source) for job in jobs] == sources
+    assert [job.target.name for job in jobs] == ["s1", "s2", "s3\u2028x", "odd\\name", "x"]
+
+
+def test_cells_in_quotes_and_numbers_as_data_frames_write_them(tmp_path):
+    (tmp_path / "a.csv").write_text('input,output,series\n"/data/Doe, J/s1","x",3.0\nb,y,\nc,z,1.2.3.0\n')
+    jobs = read_list(tmp_path / "a.csv", tmp_path / "out")
+    assert [(str(job.source), job.series) for job in jobs[:1]] == [("/data/Doe, J/s1", "3")]
+    assert [job.series for job in jobs[1:]] == ["", "1.2.3.0"]
 
 
 def test_what_is_left_of_a_result_is_found_by_its_name_not_by_a_pattern(tmp_path):
@@ -488,6 +511,9 @@ def test_options_of_a_list_alone_are_refused(study, words, capsys):
         ("a.tsv", "input\toutput\na\tx\nb\ty\n"),
         ("a.csv", "\ufeffinput\toutput\na\tx\nb\ty\n"),
         ("a.csv", "input,output\ra,x\rb,y\r"),
+        ("a.csv", "sep=;\r\ninput;output\r\na;x\r\nb;y\r\n"),
+        ("a.csv", "input,output,\na,x,\nb,y,\n"),
+        ("a.txt", "input;output\na;x\nb;y\n"),
     ],
 )
 def test_lists_as_spreadsheets_write_them_are_read(tmp_path, name, text):
