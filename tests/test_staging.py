@@ -177,6 +177,18 @@ def test_full_disk_is_told_and_leaves_what_was_there(tmp_path, old, overwrite):
     assert contents(tmp_path) == before
 
 
+def test_what_a_library_makes_of_a_full_disk_is_told_in_the_system_s_words(tmp_path):
+    def full():
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise OSError("With tag (7FE0,0010) got exception: [Errno 28]\nTraceback") from error
+
+    with pytest.raises(BioAttError) as told, staged_folder(tmp_path / "new"):
+        full()
+    assert str(told.value).endswith(f"failed: {os.strerror(errno.ENOSPC)}; nothing was written there")
+
+
 @pytest.mark.parametrize("failing_move", [0, 1])
 def test_failed_move_puts_the_old_folder_back(old, monkeypatch, failing_move):
     before = contents(old.parent)

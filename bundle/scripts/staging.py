@@ -102,7 +102,7 @@ def staged_folder(target: str | os.PathLike[str], overwrite: bool = False) -> It
         else:
             _swap(staging, check_output_folder(folder, overwrite))
     except OSError as error:
-        raise BioAttError(f"writing {folder} failed: {error.strerror or error}; nothing was written there") from error
+        raise BioAttError(f"writing {folder} failed: {_why(error)}; nothing was written there") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -122,7 +122,7 @@ def staged_file(target: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
         os.replace(partial, file)
     except OSError as error:
-        raise BioAttError(f"writing {file} failed: {error.strerror or error}; choose another place") from error
+        raise BioAttError(f"writing {file} failed: {_why(error)}; choose another place") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -147,6 +147,16 @@ def is_about_the_disk(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _why(error: BaseException) -> str:
+    """What the system said; libraries that write files put it into words, and a traceback, of their own."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    return " ".join(str(error).split())
 
 
 def _swap(staging: Path, folder: Path) -> None:
