@@ -150,7 +150,7 @@ class RepeatedInference:
         """Load what `settings`, overrides of these configs, ask for, unless it is loaded already.
 
         Raises:
-            BioAttError: network or prior cannot be loaded.
+            BioAttError: network or prior cannot be loaded, or a setting that is about no input is wrong.
         """
         asked = json.dumps([dict(settings), list(config_names)], sort_keys=True, default=str)
         if asked == self._asked:
@@ -159,6 +159,8 @@ class RepeatedInference:
         self._processes.close()
         parser = open_workflow("inference", config_names, dict(settings)).parser
         parts = {name: parser.get_parsed_content(name) for name in ("network", "prior_source", "file_processes")}
+        for name in ("provenance", "inferer", "derived_rules"):  # of a wrong setting it is known before the first input
+            parser.get_parsed_content(name)
         self._processes.enter_context(parts["file_processes"])
         self._asked, self._configs, self._settings = asked, config_names, {**settings, **parts}
 
@@ -191,6 +193,7 @@ def quiet_libraries() -> None:
     loud = "monai.data.nvimgcodec_pydicom_plugin monai.bundle.workflows onnx_ir onnxscript matplotlib.font_manager"
     for name in loud.split():
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ignite.engine.engine").setLevel(logging.CRITICAL)  # logs an error that is raised anyway
 
 
 def check_overrides(overrides: Iterable[str], config_files: Sequence[str | os.PathLike[str]]) -> None:

@@ -12,19 +12,20 @@ import subprocess
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.pixels import get_decoder
+from pydicom.uid import ImplicitVRLittleEndian, JPEGExtended12Bit
 from pynetdicom import AE, evt
 from scripts.app.node.node import Node, NodeOptions, Retries
-from scripts.app.node.receiver import Limits
+from scripts.app.node.receiver import TRANSFER_SYNTAXES, Limits
 from scripts.app.node.rules import Rule, choose, read_rules
 from scripts.app.node.sender import Destination, send
 from scripts.app.node.status import describe
 from scripts.app.node.storage import Completeness, StorageQueue
 from scripts.app.node.tls import Tls
-from scripts.app.node.worker import Denoiser, Outcome, Worker, denoise_folder
+from scripts.app.node.worker import Denoiser, Outcome, Worker, denoise_folder, load
 from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
-from servers import assert_same_images, names, until
+from servers import assert_same_images, free_port, names, until
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SMALL = {"shape": (32, 32), "spacing": (8.0, 8.0), "slices": 3}
@@ -235,6 +236,11 @@ def test_a_wrong_rule_is_told(tmp_path, rules, told):
         read_rules(write_rules(tmp_path / "rules.json", rules))
 
 
+def test_rules_as_an_editor_of_windows_saves_them_are_read(tmp_path):
+    (tmp_path / "rules.json").write_text('[{"name": "one"}]', encoding="utf-8-sig")
+    assert read_rules(tmp_path / "rules.json") == [Rule(name="one")]
+
+
 def test_rules_that_cannot_be_read_are_told(tmp_path):
     with pytest.raises(BioAttError, match="cannot be read"):
         read_rules(tmp_path / "none.json")
@@ -247,7 +253,7 @@ class FakeWorker:
     """Does at once what `does(folder)` says; its default copies the source."""
 
     def __init__(self, does=None):
-        self.does, self.folders, self.settings = does or self.copy, [], []
+        self.does, self.folders, self.settings, self.checked = does or self.copy, [], [], []
         self.is_busy = False
 
     @staticmethod
@@ -259,6 +265,9 @@ class FakeWorker:
         self.folders.append(folder)
         self.settings.append(settings)
         self.is_busy = True
+
+    def check(self, settings):
+        self.checked.append(settings)
 
     def poll(self):
         self.is_busy = False
@@ -383,6 +392,40 @@ def test_echo_and_titles(node):
     association.release()
     assert associate(node.port, calling="STRANGER").is_rejected
     assert associate(node.port, called="OTHER").is_rejected
+
+
+MR = "1.2.840.10008.5.1.4.1.1.4"
+
+
+@pytest.mark.parametrize(
+    ("titles", "proposed", "told"),
+    [
+        (("STRANGER", "BIOATT"), [(CT, None)], "'STRANGER' at 127.0.0.1 rejected: not among those that may call"),
+        (("PACS", "OTHER"), [(CT, None)], "rejected: called 'OTHER', but this node is 'BIOATT'"),
+        (("PACS", "BIOATT"), [(MR, None)], "'PACS' at 127.0.0.1 proposed MR Image Storage; wanted CT images"),
+        (("PACS", "BIOATT"), [(CT, JPEGExtended12Bit)], "proposed JPEG Extended (Process 2 and 4); wanted CT in a"),
+    ],
+)
+def test_the_log_tells_why_a_caller_is_not_served(node, caplog, titles, proposed, told):
+    caller = AE(ae_title=titles[0])
+    for one in proposed:
+        caller.add_requested_context(*one)
+    assert not caller.associate("127.0.0.1", node.port, ae_title=titles[1]).is_established
+    until(lambda: told in caplog.text)
+
+
+def test_an_association_for_ct_among_others_is_no_news(node, caplog):
+    caller = AE(ae_title="PACS")
+    for one in (CT, MR):
+        caller.add_requested_context(one)
+    caller.associate("127.0.0.1", node.port, ae_title="BIOATT").release()
+    associate(node.port).release()
+    assert "proposed" not in caplog.text and "rejected" not in caplog.text
+
+
+@pytest.mark.parametrize("syntax", TRANSFER_SYNTAXES, ids=lambda syntax: syntax.keyword)
+def test_what_is_accepted_can_be_decoded(syntax):
+    assert not syntax.is_compressed or syntax.is_deflated or get_decoder(syntax).is_available
 
 
 def test_a_full_disk_is_said_and_nothing_is_left(node, series, monkeypatch):
@@ -524,6 +567,19 @@ def test_settings_of_the_rule_go_before_those_of_the_node(tmp_path, receiver, se
     node.end()
 
 
+def test_settings_that_cannot_be_used_end_the_node_before_a_series_fails(tmp_path, receiver, series):
+    rules = [Rule(settings={"strength": "low"}), Rule(denoise=False), Rule(settings={"strength": "hgih"}), Rule()]
+    node = Running(tmp_path / "queue", receiver.destination, rules=rules)
+    assert store(node.port, series) == [0x0000] * 3
+    node.worker.check = lambda settings: node.worker.start(None, settings)
+    node.worker.does = lambda _: load(Denoiser(), node.worker.settings[-1])
+    with pytest.raises(BioAttError, match="strength is 'hgih'"):
+        node.node.run()
+    assert node.worker.settings == [{}, {"strength": "hgih"}]
+    kept = [name for state in ("receiving", "waiting") for name in names(tmp_path / "queue" / state)]
+    assert names(tmp_path / "queue" / "failed") == [] and len(kept) == 1
+
+
 def test_a_worker_that_dies_is_tried_again_and_then_given_up(node, series):
     node.worker.does = lambda folder: Outcome("again", "the worker ended with code -9")
     store(node.port, series)
@@ -570,6 +626,36 @@ def test_a_receiver_that_refuses_for_too_long_is_given_up(tmp_path, series):
     assert len(names(failed / "result")) == len(names(failed / "source")) == 3
     node.end()
     refusing.server.shutdown()
+
+
+@pytest.mark.parametrize("status", [0x0111, 0xB000])
+def test_an_image_that_the_receiver_holds_already_or_changes_is_delivered(series, status):
+    holding = Receiver(status=status)
+    send(sorted(series.iterdir()), holding.destination, "BIOATT")
+    holding.server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("accepts", "callers", "told"),
+    [
+        (MR, [], "accepts no CT Image Storage; let it take them from BIOATT"),
+        (CT, ["OTHER"], "rejects the association of BIOATT: Calling AE title not recognised"),
+    ],
+)
+def test_why_a_receiver_takes_nothing_is_told(series, accepts, callers, told):
+    other = AE(ae_title="PACS")
+    other.add_supported_context(accepts)
+    other.require_calling_aet = callers
+    server = other.start_server(("127.0.0.1", 0), block=False)
+    with pytest.raises(BioAttError, match=told):
+        send(sorted(series.iterdir()), Destination("PACS", "127.0.0.1", server.server_address[1]), "BIOATT")
+    server.shutdown()
+
+
+@pytest.mark.parametrize(("host", "told"), [("127.0.0.1", "Connection refused"), ("a..b", "its name is not known")])
+def test_why_a_receiver_cannot_be_reached_is_told(series, host, told):
+    with pytest.raises(BioAttError, match=told):
+        send(sorted(series.iterdir()), Destination("PACS", host, free_port()), "BIOATT")
 
 
 def test_a_receiver_of_the_default_transfer_syntax_alone_gets_it(tmp_path, series):
@@ -692,11 +778,12 @@ def test_a_worker_that_is_killed_or_too_slow_is_told(tmp_path, series, settings)
     assert worker.pid is None
 
 
-def test_what_the_workflow_refuses_is_refused_and_a_full_disk_is_not(tmp_path, series, settings):
+def test_what_the_workflow_refuses_is_refused_and_a_full_disk_is_not(tmp_path, series, settings, caplog):
     folder = job_folder(tmp_path / "job", write_ct_series(tmp_path / "made", **SMALL | {"slices": 5}))
     (folder / "source" / "0002.dcm").unlink()
     outcome = denoise_folder(Denoiser(), folder, settings)
     assert outcome.kind == "refused" and "slices are missing" in outcome.why
+    assert "terminating" not in caplog.text  # of Ignite, with the text of any error: it can hold values of a header
 
     def full(source, target, settings):
         raise BioAttError("writing failed") from OSError(28, "No space left on device")
@@ -734,6 +821,7 @@ def serve(capsys, *words):
         (["--send-to", "PACS@127.0.0.1:104", "--rules", "none.json"], "rules none.json cannot be read"),
         (["--send-to", "PACS@127.0.0.1:104", "--ae-title", "A" * 17], "AE title"),
         (["--send-to", "PACS@127.0.0.1:104", "--tls", "no", "no", "no"], "wanted PEM files"),
+        (["--send-to", "PACS@127.0.0.1:104", "--port", "70000"], "a port is 0 to 65535"),
         (["--status"], "is not the queue of a node"),
     ],
 )
@@ -741,6 +829,13 @@ def test_options_that_cannot_be_used_are_one_line(capsys, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     code, said = serve(capsys, "--port", 0, *words)
     assert code == 2 and said.err.startswith("error: ") and told in said.err
+
+
+@pytest.mark.parametrize("words", [["--tries", "0"], ["--max-associations", "0"], ["--min-free", "-1"]])
+def test_numbers_with_which_nothing_would_be_done_are_refused(capsys, words):
+    with pytest.raises(SystemExit) as ended:
+        serve(capsys, *words)
+    assert ended.value.code == 2 and f"argument {words[0]}: wanted " in capsys.readouterr().err
 
 
 def test_a_port_that_is_taken_is_told(capsys, tmp_path, node):

@@ -68,9 +68,8 @@ def denoise_any(
 
 def _run(overrides: dict[str, Any]) -> None:
     keep_freed_memory()
-    engine = logging.getLogger("ignite.engine.engine")  # logs an error that is raised anyway
+    engine = logging.getLogger("ignite.engine.engine")  # made quiet below
     level = engine.level
-    engine.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():  # of libraries, quiet in the workflow alone
             quiet_libraries()

@@ -70,10 +70,16 @@ def _add_completeness(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
-    option("--max-associations", type=int, default=10, metavar="N", help="associations at a time (default: 10)")
+    option("--max-associations", type=_count, default=10, metavar="N", help="associations at a time (default: 10)")
     option("--max-object", type=_positive, default=1024, metavar="MB", help="largest image (default: 1024)")
-    option("--min-free", type=float, default=2.0, metavar="GB", help="refuse images if less disk is free (default: 2)")
-    option("--tries", type=int, default=3, metavar="N", help="attempts for each series (default: 3)")
+    option(
+        "--min-free",
+        type=_not_negative,
+        default=2.0,
+        metavar="GB",
+        help="refuse images if less disk is free (default: 2)",
+    )
+    option("--tries", type=_count, default=3, metavar="N", help="attempts for each series (default: 3)")
     option("--max-minutes", type=_positive, default=60.0, metavar="N", help="time limit for each series (default: 60)")
     option(
         "--send-hours",
@@ -95,6 +101,20 @@ def _positive(text: str) -> float:
     number = float(text)
     if not number > 0:
         raise argparse.ArgumentTypeError("wanted a number above 0")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not number >= 0:
+        raise argparse.ArgumentTypeError("wanted a number not below 0")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("wanted 1 or more")
     return number
 
 

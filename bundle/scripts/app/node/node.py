@@ -80,7 +80,8 @@ class Node:
         callers = options.calling_ae_titles or (options.destination.ae_title,)
         self.receiver = Receiver(self.queue, options.ae_title, callers, options.limits)
         self.port = options.port
-        self._job: Job | None = None
+        self._job: Job | None = None  # of the worker; None while it checks settings
+        self._unchecked = _settings_of(options)
         self._began = 0.0
         self._is_full = False
         self._stop = threading.Event()
@@ -96,22 +97,29 @@ class Node:
         logger.info("%s listens on %s:%d, sends to %s", both.ae_title, both.host, self.port, both.destination)
 
     def run(self) -> None:
-        """Work until `stop`; what is not done then goes on at the next start."""
-        while not self._stop.wait(_TICK_S):
-            try:
-                self.step()
-            except OSError as error:
-                logger.error("the queue cannot be written (%s); tried again", error.strerror)
-                self._stop.wait(self.options.retries.first_s)
-        self.receiver.stop()
-        self._take_back()
-        self.worker.stop()
-        self._sending.join(10)
-        self.queue.close()
+        """Work until `stop`; what is not done then goes on at the next start.
+
+        Raises:
+            BioAttError: no series can be denoised with the node's settings, or those of a rule.
+        """
+        try:
+            while not self._stop.wait(_TICK_S):
+                try:
+                    self.step()
+                except OSError as error:
+                    logger.error("the queue cannot be written (%s); tried again", error.strerror)
+                    self._stop.wait(self.options.retries.first_s)
+        finally:
+            self._stop.set()
+            self.receiver.stop()
+            self._take_back()
+            self.worker.stop()
+            self._sending.join(10)
+            self.queue.close()
 
     def _take_back(self) -> None:
         """Not count the try of a series that an orderly stop interrupts: restarts must not make it fail."""
-        if self.worker.is_busy:
+        if self.worker.is_busy and self._job:
             try:
                 self._job.note(begun=self._job.tries().get("begun", 1) - 1)
             except OSError as error:
@@ -128,9 +136,14 @@ class Node:
             logger.info("series %s: received", name)
         if self.worker.is_busy:
             outcome = self.worker.poll()
-            if outcome is not None:
+            if outcome is not None and self._job:
                 self._end(self._job, outcome)
-        if not self.worker.is_busy:
+            elif outcome is not None and outcome.kind == "refused":  # at the start, before it makes any series fail
+                raise BioAttError(outcome.why)
+        if not self.worker.is_busy and self._unchecked:
+            logger.info("loading network and prior")
+            self.worker.check(self._unchecked.pop())  # those of the first rule last: they stay loaded
+        elif not self.worker.is_busy:
             self._begin_next()
 
     def _begin_next(self) -> None:
@@ -208,6 +221,16 @@ class Node:
             return
         logger.info("series %s: %d images sent to %s", job.name, len(files), destination)
         job.finish(images=len(files), to=str(destination), at=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+
+
+def _settings_of(options: NodeOptions) -> list[dict[str, Any]]:
+    """The settings with which series will be denoised, each once."""
+    found: list[dict[str, Any]] = []
+    for rule in options.rules:
+        one = {**options.settings, **rule.settings}
+        if rule.denoise and one not in found:
+            found.append(one)
+    return found
 
 
 def _told(error: Exception) -> str:

@@ -12,10 +12,14 @@ from typing import Any
 
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
+    HTJ2K,
     JPEG2000,
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLossless,
@@ -44,7 +48,10 @@ TRANSFER_SYNTAXES = [
     JPEGLossless,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     JPEG2000Lossless,
+    HTJ2K,
     JPEG2000,
 ]
 STORAGE_CLASSES = [CT_IMAGE_STORAGE, *sorted(ENHANCED_CT)]
@@ -117,6 +124,8 @@ class Receiver:
             node.add_supported_context(storage_class, TRANSFER_SYNTAXES)
         handlers = [
             (evt.EVT_CONN_OPEN, self._limit),
+            (evt.EVT_REJECTED, self._tell_rejected),
+            (evt.EVT_ACCEPTED, self._tell_useless),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_DATA_RECV, self._count_bytes),
             (evt.EVT_DIMSE_RECV, self._end_message),
@@ -125,8 +134,9 @@ class Receiver:
         ]
         try:
             self._server = node.start_server((host, port), block=False, ssl_context=context, evt_handlers=handlers)
-        except OSError as error:
-            raise BioAttError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port") from error
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or "a port is 0 to 65535"
+            raise BioAttError(f"cannot listen on {host}:{port} ({why}); choose another --port or --host") from error
         return self._server.server_address[1]
 
     def stop(self) -> None:
@@ -174,6 +184,30 @@ class Receiver:
 
         stream.recv = receive
 
+    def _tell_rejected(self, event: evt.Event) -> None:
+        """Log why a caller was rejected: to it, pynetdicom says little, and to us nothing."""
+        asked = event.assoc.requestor.primitive
+        if asked.called_ae_title != self.ae_title:
+            why = f"called {asked.called_ae_title!r}, but this node is {self.ae_title!r}"
+        elif event.assoc.requestor.ae_title not in self.calling_ae_titles:
+            why = "not among those that may call (--accept)"
+        else:
+            why = f"more than {self.limits.associations} associations (--max-associations)"
+        logger.warning("%s rejected: %s", _caller(event), why)
+
+    def _tell_useless(self, event: evt.Event) -> None:
+        """Log that a caller proposed nothing but what cannot be taken: other images, or CT in other encodings."""
+        proposed = event.assoc.requestor.primitive.presentation_context_definition_list
+        proposed = [one for one in proposed if one.abstract_syntax != Verification]
+        if not proposed or {one.abstract_syntax for one in event.assoc.accepted_contexts} & set(STORAGE_CLASSES):
+            return
+        syntaxes = {
+            syntax for one in proposed if one.abstract_syntax in STORAGE_CLASSES for syntax in one.transfer_syntax
+        }
+        what = ", ".join(sorted(UID(one).name for one in syntaxes or {one.abstract_syntax for one in proposed}))
+        wanted = "CT in a transfer syntax that BioAtt reads" if syntaxes else "CT images"
+        logger.warning("%s proposed %s; wanted %s", _caller(event), what, wanted)
+
     def _count_bytes(self, event: evt.Event) -> None:
         peer = self._peer(event.assoc)
         peer.received += len(event.data)
@@ -210,6 +244,12 @@ class Receiver:
         finally:
             file.unlink(missing_ok=True)
         return SUCCESS
+
+
+def _caller(event: evt.Event) -> str:
+    """Who called, for the log."""
+    requestor = event.assoc.requestor
+    return f"{requestor.ae_title!r} at {requestor.address}"
 
 
 def _write(event: evt.Event, file: Any) -> None:

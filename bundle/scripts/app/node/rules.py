@@ -81,7 +81,7 @@ def read_rules(file: Path | None) -> list[Rule]:
     if file is None:
         return [Rule()]
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise BioAttError(f"rules {file} cannot be read ({error}); wanted a JSON list, see docs/node.md") from error
     return make_rules(found, f"rules {file}")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from ...dicom.headers import open_dicom
 from ...errors import BioAttError
+
+#: Status of a receiver that holds the image already (PS3.7 C.5.8); with stable UIDs it is the same one.
+_DUPLICATE = 0x0111
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,9 @@ def send(files: Sequence[Path], destination: Destination, ae_title: str, context
     """Send derived images by one association.
 
     Raises:
-        BioAttError: not all were taken; to be tried again.
+        BioAttError: not all were taken; to be tried again. Says why.
     """
-    from pynetdicom import AE
+    from pynetdicom import AE, evt
     from pynetdicom.status import code_to_category
 
     node = AE(ae_title=ae_title)
@@ -54,16 +58,38 @@ def send(files: Sequence[Path], destination: Destination, ae_title: str, context
         for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
             node.add_requested_context(storage_class, syntax)
     tls = {"tls_args": (context, destination.host)} if context else {}
-    association = node.associate(destination.host, destination.port, ae_title=destination.ae_title, **tls)
+    rejections: list[str] = []
+    handlers = [(evt.EVT_PDU_RECV, lambda event: rejections.append(getattr(event.pdu, "reason_str", "")))]
+    try:
+        association = node.associate(
+            destination.host, destination.port, ae_title=destination.ae_title, evt_handlers=handlers, **tls
+        )
+    except (OSError, UnicodeError) as error:
+        raise BioAttError(f"{destination} cannot be called ({error}); its name is not known") from error
     if not association.is_established:
-        what = "rejects the association" if association.is_rejected else "does not answer"
-        raise BioAttError(f"{destination} {what}")
+        if association.is_rejected:
+            raise BioAttError(f"{destination} rejects the association of {ae_title}: {rejections[-1]}")
+        if association.rejected_contexts:
+            names = ", ".join(sorted({UID(one.abstract_syntax).name for one in association.rejected_contexts}))
+            raise BioAttError(f"{destination} accepts no {names}; let it take them from {ae_title}")
+        raise BioAttError(f"{destination} does not answer{_why_not(destination, context)}")
     try:
         for file in files:
             _send_one(association, file, destination, code_to_category)
     finally:
         if association.is_established:
             association.release()
+
+
+def _why_not(destination: Destination, context: ssl.SSLContext | None) -> str:
+    """What the system says of the connection, which pynetdicom keeps to itself; nothing if there is one now."""
+    try:
+        with socket.create_connection((destination.host, destination.port), timeout=10) as plain:
+            if context:
+                context.wrap_socket(plain, server_hostname=destination.host).close()
+    except OSError as error:
+        return f" ({getattr(error, 'verify_message', '') or error.strerror or error})"
+    return ""
 
 
 def _send_one(association, file, destination, code_to_category) -> None:  # noqa: ANN001
@@ -73,5 +99,5 @@ def _send_one(association, file, destination, code_to_category) -> None:  # noqa
         raise BioAttError(f"{destination} stopped accepting images ({type(error).__name__})") from error
     if "Status" not in status:
         raise BioAttError(f"{destination} aborted the association")
-    if code_to_category(status.Status) not in ("Success", "Warning"):
+    if code_to_category(status.Status) not in ("Success", "Warning") and status.Status != _DUPLICATE:
         raise BioAttError(f"{destination} refused an image with status 0x{status.Status:04X}")

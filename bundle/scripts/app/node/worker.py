@@ -56,6 +56,10 @@ class Worker:
 
     def start(self, folder: Path, settings: Mapping[str, Any]) -> None:
         """Have ``folder/source`` denoised to ``folder/result``."""
+        self._ask(folder, settings)
+
+    def _ask(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
+        """Give the process its work."""
         if self._process is None or not self._process.is_alive():
             context = multiprocessing.get_context("spawn")
             self._pipe, other = context.Pipe()
@@ -67,6 +71,10 @@ class Worker:
             self._pipe.send((folder, dict(settings)))
         except OSError:  # it died just now: `poll` tells
             pass
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Have it load what the settings ask for, without a series; `poll` tells."""
+        self._ask(None, settings)
 
     def poll(self, wait_s: float = 0.0) -> Outcome | None:
         """How the series ended; None while it is at work."""
@@ -102,14 +110,31 @@ class Denoiser:
 
         self._inference = RepeatedInference()
 
+    def load(self, settings: Mapping[str, Any]) -> None:
+        """Load what series with these settings need.
+
+        Raises:
+            BioAttError: none can be denoised with them.
+        """
+        self._inference.load({**settings, "stable_uids": True, "progress": False})
+
     def __call__(self, source: Path, target: Path, settings: Mapping[str, Any]) -> None:
         """Denoise the one series in `source`; its derived series, with stable UIDs, is the folder `target`.
 
         Raises:
             BioAttError: it cannot be denoised.
         """
-        self._inference.load({**settings, "stable_uids": True, "progress": False})
+        self.load(settings)
         self._inference.run({"dataset_dir": str(source), "output_dir": str(target)})
+
+
+def load(denoise: Denoiser, settings: Mapping[str, Any]) -> Outcome:
+    """Load network and prior, and see whether these settings can be used."""
+    try:
+        denoise.load(settings)
+    except Exception as error:
+        return _ended_by(error)
+    return Outcome("done")
 
 
 def denoise_folder(denoise: Denoiser, folder: Path, settings: Mapping[str, Any]) -> Outcome:
@@ -124,12 +149,16 @@ def denoise_folder(denoise: Denoiser, folder: Path, settings: Mapping[str, Any])
         os.rename(made, folder / "result")
         sync_folder(folder)
     except Exception as error:
-        ours = find_bioatt_error(error)
-        if is_about_the_disk(error) or ours is None:
-            told = str(ours) if ours is not None else f"unexpected {type(error).__name__}"
-            return Outcome("again", told)
-        return Outcome("refused", str(ours))
+        return _ended_by(error)
     return Outcome("done")
+
+
+def _ended_by(error: Exception) -> Outcome:
+    """An error as an outcome: ours, or the kind of any other, whose text could hold values of the patient's."""
+    ours = find_bioatt_error(error)
+    if is_about_the_disk(error) or ours is None:
+        return Outcome("again", str(ours) if ours is not None else f"unexpected {type(error).__name__}")
+    return Outcome("refused", str(ours))
 
 
 def run_worker(pipe: Connection, parent: int) -> None:
@@ -148,7 +177,7 @@ def run_worker(pipe: Connection, parent: int) -> None:
             folder, settings = pipe.recv()
         except EOFError:
             return
-        pipe.send(denoise_folder(denoise, folder, settings))
+        pipe.send(denoise_folder(denoise, folder, settings) if folder else load(denoise, settings))
 
 
 def _end_with(parent: int) -> None:
