@@ -122,8 +122,7 @@ def _table(text: str, file: Path) -> list[tuple[str, str, str]]:
             )
         row = dict(zip(names, map(str.strip, cell), strict=False))
         if any(row.values()):
-            series = re.sub(r"^(\d+)\.0$", r"\1", row.get("series", ""))  # a number, in a column with empty cells
-            rows.append((row.get("input", ""), row.get("output", ""), series))
+            rows.append((row.get("input", ""), row.get("output", ""), row.get("series", "")))
     return rows
 
 
