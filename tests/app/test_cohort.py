@@ -71,7 +71,7 @@ def table(study):
 
 def wait_for(found, process=None):
     """What `found` returns, as soon as it is something."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 900
     while time.monotonic() < deadline and (process is None or process.poll() is None):
         if one := found():
             return one
