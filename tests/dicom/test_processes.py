@@ -101,7 +101,7 @@ def test_a_file_that_is_refused_ends_all(tmp_path, two):
 def test_who_stops_to_ask_leaves_nothing_running(tmp_path, two):
     series = select_series(write_ct_series(tmp_path / "in", slices=6))
     several, started = two
-    requests = [(file, (file, {0: i}, series.shape[1:])) for i, file in enumerate(series.files)]
+    requests = [(file, (file, {0: i}, series.shape[1:], False)) for i, file in enumerate(series.files)]
     records = several.each("hu", requests, len(requests))
     next(records)
     records.close()

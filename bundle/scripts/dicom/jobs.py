@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from .child import END
 from .pixels import have_same_hu, read_frames
-from .read import Notes, read_file
+from .read import Notes, Request, read_file
 from .write import write_file
 
 
-def _hu(given: tuple[Path, Mapping[int, int], tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
+def _hu(given: Request) -> Iterator[tuple[int, bytes]]:
     """Index and HU of each slice of a file, see `read_file`; then what was noted of it."""
     notes = Notes()
     for index, hu in read_file(*given, notes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,16 +64,23 @@ class Notes:
 
 
 @quiet_pydicom()
-def read_volume(series: Series, progress: Progress | None = None, processes: FileProcesses | None = None) -> np.ndarray:
+def read_volume(
+    series: Series,
+    progress: Progress | None = None,
+    processes: FileProcesses | None = None,
+    *,
+    bright_padding_as_air: bool = False,
+) -> np.ndarray:
     """HU of a series, float32 `(slices, rows, columns)`, each slice with its own rescale.
 
-    Padding is kept as stored, PixelPaddingValue * slope + intercept, but where that lies above all tissue: there it is
-    the lowest valid HU, so that the network meets air and no bright rim.
+    Padding is kept as stored: its value is PixelPaddingValue * slope + intercept.
 
     Args:
         series: from `find_series` or `select_series`.
         progress: called with (slices done, slices in all).
         processes: read by these, where they are several or isolated; the same HU, bit by bit.
+        bright_padding_as_air: padding above all tissue becomes the lowest valid HU, so that a network meets air and no
+            bright rim.
 
     Raises:
         BioAttError: 2**31 voxels or more, or see `read_frames`.
@@ -86,7 +93,8 @@ def read_volume(series: Series, progress: Progress | None = None, processes: Fil
     volume = np.empty(series.shape, dtype=np.float32)
     files, notes = series.by_file(), Notes()
     apart = processes is not None and processes.count(len(files)) > 0
-    slices = _slices_apart(processes, series, notes) if apart else _slices_here(series, notes)
+    requests = [(file, slices, series.shape[1:], bright_padding_as_air) for file, slices in files.items()]
+    slices = _slices_apart(processes, requests, notes) if apart else _slices_here(requests, notes)
     for done, (index, hu) in enumerate(slices, 1):
         volume[index] = hu
         if progress is not None:
@@ -95,17 +103,21 @@ def read_volume(series: Series, progress: Progress | None = None, processes: Fil
     return volume
 
 
-def _slices_here(series: Series, notes: Notes) -> Iterator[tuple[int, np.ndarray]]:
+Request = tuple[Path, Mapping[int, int], tuple[int, int], bool]  # what `read_file` takes, but the notes
+
+
+def _slices_here(requests: Sequence[Request], notes: Notes) -> Iterator[tuple[int, np.ndarray]]:
     """Index and HU `(rows, columns)` of each slice."""
-    for file, slices in series.by_file().items():
-        yield from read_file(file, slices, series.shape[1:], notes)
+    for request in requests:
+        yield from read_file(*request, notes)
 
 
-def _slices_apart(processes: FileProcesses, series: Series, notes: Notes) -> Iterator[tuple[int, np.ndarray]]:
+def _slices_apart(
+    processes: FileProcesses, requests: Sequence[Request], notes: Notes
+) -> Iterator[tuple[int, np.ndarray]]:
     """The same, by `processes`."""
-    files, shape = series.by_file(), series.shape[1:]
-    requests = ((file, (file, slices, shape)) for file, slices in files.items())
-    for _, index, payload in processes.each("hu", requests, len(files)):
+    shape = requests[0][2]
+    for _, index, payload in processes.each("hu", ((one[0], one) for one in requests), len(requests)):
         if index == END:
             notes.add_json(payload)
         else:
@@ -113,7 +125,7 @@ def _slices_apart(processes: FileProcesses, series: Series, notes: Notes) -> Ite
 
 
 def read_file(
-    file: Path, slices: Mapping[int, int], shape: tuple[int, int], notes: Notes
+    file: Path, slices: Mapping[int, int], shape: tuple[int, int], bright_padding_as_air: bool, notes: Notes
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Index and HU `(rows, columns)` of each frame of a file; see `read_volume`.
 
@@ -130,7 +142,7 @@ def read_file(
         if stored.size > 1 and stored.min() == stored.max():
             empty.append(printable(file.name))
         hu = _hu(stored, *rescale(header, file))
-        if (outside := bright_padding(header, stored)) is not None:
+        if bright_padding_as_air and (outside := bright_padding(header, stored)) is not None:
             hu[outside] = VALID_RANGE_HU[0]
         yield slices[frame], hu
         done += 1
