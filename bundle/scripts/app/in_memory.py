@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import logging
 import math
 import os
 import warnings
@@ -68,14 +67,9 @@ def denoise_any(
 
 def _run(overrides: dict[str, Any]) -> None:
     keep_freed_memory()
-    engine = logging.getLogger("ignite.engine.engine")  # made quiet below
-    level = engine.level
-    try:
-        with warnings.catch_warnings():  # of libraries, quiet in the workflow alone
-            quiet_libraries()
-            run_workflow("inference", ["inference.json"], overrides | {"isolated": True})
-    finally:
-        engine.setLevel(level)
+    with warnings.catch_warnings():  # of libraries, quiet in the workflow alone
+        quiet_libraries()
+        run_workflow("inference", ["inference.json"], overrides | {"isolated": True})
 
 
 @contextmanager

@@ -26,7 +26,7 @@ def padding_mask(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
         bool, of the shape of `stored`, or None where there is no usable padding value, see `padding_limits`.
     """
     limits = padding_limits(dataset)
-    return None if limits is None else (stored >= limits[0]) & (stored <= limits[1])
+    return None if limits is None else _within(stored, limits)
 
 
 def bright_padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
@@ -37,6 +37,10 @@ def bright_padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
     slope, intercept = rescale(dataset, "padding")
     if min(one * slope + intercept for one in limits) < TISSUE_HU[1]:
         return None
+    return _within(stored, limits)
+
+
+def _within(stored: np.ndarray, limits: tuple[int, int]) -> np.ndarray:
     return (stored >= limits[0]) & (stored <= limits[1])
 
 
