@@ -78,6 +78,15 @@ def test_the_parts_of_a_series_add_up(small):
     assert sum(parts) == pytest.approx(series["seconds"])
 
 
+def test_the_path_of_the_series_is_compared_with_stock(small):
+    figures = json.loads((small / "benchmark.json").read_text())
+    series = figures["series"]
+    stock = next(row for row in figures["networks"] if row["name"] == STOCK)
+    expected = stock["seconds_per_slice"] * series["slices"] / series["network_seconds"]
+    assert series["times_as_fast_as_stock"] == pytest.approx(expected)
+    assert f"body is {expected:.1f} times stock RED-CNN" in (small / "benchmark.md").read_text()
+
+
 def test_where_the_system_tells_no_cores_all_count_and_these_tests_are_collected(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert usable_cores() == os.cpu_count()

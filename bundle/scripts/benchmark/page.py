@@ -14,12 +14,15 @@ def to_markdown(figures: dict[str, Any]) -> list[str]:
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     parts = ("read", "prior", "network", "write")
+    times = series["times_as_fast_as_stock"]
+    path = "which with anchoring and the box of the body is"
+    against = "" if times is None else f", {path} {times:.1f} times stock RED-CNN"
     lines = [
         "# Speed",
         "",
         f"A whole {series['source']} series of {series['slices']} slices on {series['device']}: "
         f"{series['seconds']:.1f} s, {series['seconds_per_slice']:.3f} s a slice; "
-        f"{series['around_the_network']:.0%} on top of the network.",
+        f"{series['around_the_network']:.0%} on top of the network{against}.",
         "",
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['instructions']}{gpu}; {machine['system']}; {versions}.",

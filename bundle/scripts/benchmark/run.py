@@ -99,11 +99,24 @@ def run_benchmark(
             "notes": notes,
             "series": time_series(Path(scratch), shape, slices, series),
         }
+    _compare_path(figures)
     with staged_file(folder / "benchmark.json") as file:
         file.write_text(json.dumps(figures, indent=2) + "\n")
     with staged_file(folder / "benchmark.md") as file:
         file.write_text("\n".join([*to_markdown(figures), ""]))
     return figures
+
+
+def _compare_path(figures: dict[str, Any]) -> None:
+    """How many times as fast as stock RED-CNN on whole slices the default path was on the series, box and anchoring in.
+
+    None where the series' slices have another size than the images of the candidates.
+    """
+    series = figures["series"]
+    stock = next(row for row in figures["networks"] if row["name"] == STOCK and row["device"] == series["device"])
+    same = sorted(series["slice_shape"]) == sorted(figures["shape"])
+    seconds = series["network_seconds"] / series["slices"]
+    series["times_as_fast_as_stock"] = stock["seconds_per_slice"] / seconds if same else None
 
 
 def describe_machine() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,14 @@ def time_series(
     inferer, device = evaluator.inferer, evaluator.state.device.type
     inferer.prior_source = prior = _Stopwatch(inferer.prior_source)
     marks: dict[str, float] = {}
-    count = 0
+    size: Sequence[int] = ()
 
     def mark(name: str) -> Callable[..., None]:
         def note(engine: Any) -> None:
-            nonlocal count
+            nonlocal size
             wait(device)
             marks[name] = time.perf_counter()
-            count = engine.state.output["image"].shape[-1] if name == "denoised" else count
+            size = engine.state.output["image"].shape[-3:] if name == "denoised" else size
 
         return note
 
@@ -112,9 +112,11 @@ def time_series(
         workflow.run()
     ended = time.perf_counter()
     network = marks["denoised"] - marks["read"] - prior.seconds
+    *slice_shape, count = size
     return {
         "source": "given" if series else "made",
         "slices": count,
+        "slice_shape": slice_shape,
         "device": device,
         "loading_seconds": loading,
         "read_seconds": check + marks["read"] - began,
