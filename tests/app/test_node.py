@@ -128,10 +128,53 @@ def test_a_series_that_waits_already_is_taken_once(queue, clock):
             put(queue, "1.2", instance, association)
         queue.end_association(association, released=True)
         queue.take_complete(when)
+        queue.jobs()[0].note(begun=1)
     assert names(queue.receiving) == ["1.2"]  # the third differs: it waits for its turn
     queue.jobs()[0].finish(images=1)
     assert queue.take_complete(when) == ["1.2"]
     assert names(queue.waiting / "1.2" / "source") == ["1.dcm", "2.dcm"]
+
+
+def test_what_comes_late_joins_a_series_that_waits(queue):
+    when = Completeness(at_release=True)
+    for association, instance in ((1, "1"), (2, "2")):
+        put(queue, "1.2", instance, association)
+        queue.end_association(association, released=True)
+        assert queue.take_complete(when) == ["1.2"]
+    assert names(queue.waiting / "1.2" / "source") == ["1.dcm", "2.dcm"]
+    assert names(queue.receiving) == names(queue.scratch) == []
+
+
+def test_an_image_that_comes_again_with_other_content_is_told(queue, caplog):
+    put(queue, "1.2", "1.2.1")
+    put(queue, "1.2", "1.2.1")
+    assert caplog.text == ""
+    put(queue, "1.2", "1.2.1", content=b"other")
+    assert "series 1.2: 1.2.1 came again with other content" in caplog.text
+    assert (queue.receiving / "1.2" / "source" / "1.2.1.dcm").read_bytes() == b"other"
+
+
+@pytest.mark.parametrize("goes_on", [2, 3])
+def test_what_broke_off_is_not_made_whole_by_a_parallel_association(queue, clock, tmp_path, goes_on):
+    put(queue, "1.2", "1.2.1", association=1)
+    put(queue, "1.2", "1.2.2", association=2)
+    queue.end_association(1, released=False)
+    if goes_on == 3:  # it is sent again
+        put(queue, "1.2", "1.2.1", association=3)
+    for association in {2, goes_on}:
+        queue.end_association(association, released=True)
+    assert (queue.receiving / "1.2" / ".open").exists() == (goes_on == 2)
+    clock.now = 10.0
+    assert bool(queue.take_complete(Completeness(at_release=True, patience_s=100.0))) == (goes_on == 3)
+
+
+def test_a_clock_that_is_set_holds_nothing_and_gives_up_nothing(queue, clock):
+    put(queue, "1.2", "1")
+    clock.now = 100.0
+    queue.take_complete(Completeness())
+    (job,) = queue.jobs()
+    job.note(next=1000.0)
+    assert [job.is_due(now, 300.0) for now in (699.0, 701.0, 999.0, 1000.0)] == [True, False, False, True]
 
 
 @pytest.mark.parametrize("uid", ["", "../../etc", "..", "1.2/3", "1" * 65, "1.2\n"])
@@ -221,6 +264,7 @@ def test_derived_images_localizers_and_other_modalities_are_left_out(tmp_path):
         ([], "wanted a list"),
         ([{"when": {"Kernel": "B"}}], "Kernel is no DICOM keyword"),
         ([{"when": {"SliceThickness": [1]}}], "wanted a regular expression"),
+        ([{"when": {"SliceThickness": [2, 0]}}], r"wanted a regular expression, or .LOWEST, HIGHEST."),
         ([{"when": {"SeriesDescription": "("}}], "wanted a regular expression"),
         ([{"what": 1}], "what"),
         ([{"denoise": "no"}], "denoise"),
@@ -666,7 +710,10 @@ def test_a_receiver_of_the_default_transfer_syntax_alone_gets_it(tmp_path, serie
     plain.server.shutdown()
 
 
-@pytest.mark.parametrize("text", ["PACS", "PACS@host", "@h:1", "PACS@h:0", "PACS@h:70000", "A" * 17 + "@h:1"])
+@pytest.mark.parametrize(
+    "text",
+    ["PACS", "PACS@host", "@h:1", " @h:1", "PACS@h:0", "PACS@h:70000", "A" * 17 + "@h:1", "P\u00c4CS@h:1", "P\nS@h:1"],
+)
 def test_a_wrong_destination_is_told(text):
     with pytest.raises(BioAttError, match="wanted AE@HOST:PORT"):
         Destination.parse(text)
@@ -710,14 +757,15 @@ def tls(folder, name="node"):
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
-def test_tls_both_ways_and_no_caller_without_a_certificate(tmp_path, series, certificates):
+def test_tls_both_ways_and_no_caller_without_a_certificate(tmp_path, series, certificates, caplog):
     secure = Receiver(context=tls(certificates).context(server=True))
     node = Running(tmp_path / "queue", secure.destination, tls=tls(certificates), send_tls=True)
     assert store(node.port, series, context=tls(certificates).context(server=False)) == [0x0000] * 3
     node.steps_until(lambda: len(secure.got) == 3)
     assert not associate(node.port).is_established
+    assert "a caller at 127.0.0.1 failed in TLS" in caplog.text
     stranger = associate(node.port, context=tls(certificates, "stranger").context(server=False))
-    until(lambda: not stranger.is_established)
+    until(lambda: not stranger.is_established and "self-signed certificate" in caplog.text)
     node.end()
     secure.server.shutdown()
 
@@ -831,7 +879,10 @@ def test_options_that_cannot_be_used_are_one_line(capsys, tmp_path, monkeypatch,
     assert code == 2 and said.err.startswith("error: ") and told in said.err
 
 
-@pytest.mark.parametrize("words", [["--tries", "0"], ["--max-associations", "0"], ["--min-free", "-1"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--tries", "0"], ["--max-associations", "0"], ["--min-free", "-1"], ["--min-free", "inf"], ["--patience", "nan"]],
+)
 def test_numbers_with_which_nothing_would_be_done_are_refused(capsys, words):
     with pytest.raises(SystemExit) as ended:
         serve(capsys, *words)

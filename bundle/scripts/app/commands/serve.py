@@ -99,16 +99,13 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
 
 def _positive(text: str) -> float:
     number = float(text)
-    if not number > 0:
-        raise argparse.ArgumentTypeError("wanted a number above 0")
+    if not 0 < number < 1e9:
+        raise argparse.ArgumentTypeError("wanted a number above 0 and below 1e9")
     return number
 
 
 def _not_negative(text: str) -> float:
-    number = float(text)
-    if not number >= 0:
-        raise argparse.ArgumentTypeError("wanted a number not below 0")
-    return number
+    return _positive(text) if float(text) else 0.0
 
 
 def _count(text: str) -> int:

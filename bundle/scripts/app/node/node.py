@@ -30,7 +30,7 @@ class Retries:
 
     Args:
         denoise: times that a series is begun; a worker that dies counts, a series that is refused is not tried again.
-        send_s: seconds from the first try to send a series to giving it up.
+        send_s: seconds of waiting between tries to send a series, in all, after which it is given up; no clock counts.
         first_s, longest_s: seconds to the second try, doubled for each further one, and at most.
         job_s: seconds that the worker may take for a series.
     """
@@ -147,8 +147,7 @@ class Node:
             self._begin_next()
 
     def _begin_next(self) -> None:
-        now = time.time()
-        job = next((one for one in self.queue.jobs() if one.is_to_denoise and one.is_due(now)), None)
+        job = next((one for one in self.queue.jobs() if one.is_to_denoise and self._is_due(one)), None)
         if job is None or not self._has_room(job):
             return
         try:
@@ -168,6 +167,9 @@ class Node:
         logger.info("series %s: denoising by %s, try %d", job.name, choice.why, tries)
         self._job, self._began = job, time.monotonic()
         self.worker.start(job.folder, {**self.options.settings, **choice.settings})
+
+    def _is_due(self, job: Job) -> bool:
+        return job.is_due(time.time(), self.options.retries.longest_s)
 
     def _has_room(self, job: Job) -> bool:
         """Whether its result fits on the disk; a disk that others fill must not use up the tries of what waits.
@@ -198,7 +200,7 @@ class Node:
         while not self._stop.wait(_TICK_S):
             try:
                 for job in self.queue.jobs():
-                    if job.result.exists() and (job.is_due(time.time()) or "sends" not in job.tries()):
+                    if job.result.exists() and (self._is_due(job) or "sends" not in job.tries()):
                         self._send_one(job)
             except OSError as error:
                 logger.error("the queue cannot be written (%s); tried again", error.strerror)
@@ -210,14 +212,14 @@ class Node:
         try:
             send(files, destination, self.options.ae_title, self._send_context)
         except Exception as error:  # whatever a peer does must not end this thread
-            known, now = job.tries(), time.time()
-            first, sends = known.get("first_sent", now), known.get("sends", 0) + 1
-            if now - first > retries.send_s:
+            known = job.tries()
+            sends, waited = known.get("sends", 0) + 1, known.get("waited", 0.0)
+            if waited > retries.send_s:
                 job.fail(f"sent {sends} times: {_told(error)}")
                 return
             pause = retries.pause_s(sends)
             logger.warning("series %s: %s; again in %g s", job.name, _told(error), pause)
-            job.note(sends=sends, first_sent=first, next=now + pause, why=_told(error))
+            job.note(sends=sends, waited=waited + pause, next=time.time() + pause, why=_told(error))
             return
         logger.info("series %s: %d images sent to %s", job.name, len(files), destination)
         job.finish(images=len(files), to=str(destination), at=time.strftime("%Y-%m-%dT%H:%M:%S%z"))

@@ -159,8 +159,11 @@ def _is_condition(wanted: Any) -> bool:
             return bool(re.compile(wanted))
         except re.error:
             return False
-    numbers = isinstance(wanted, list) and len(wanted) == 2
-    return numbers and all(one is None or isinstance(one, int | float) and not isinstance(one, bool) for one in wanted)
+    if not isinstance(wanted, list) or len(wanted) != 2:
+        return False
+    bounds = [one for one in wanted if one is not None]
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in bounds)
+    return numbers and bounds == sorted(bounds)
 
 
 def _holds(wanted: str | Sequence[float | None], value: str) -> bool:

@@ -49,7 +49,7 @@ class Completeness:
 class _Arrival:
     last_s: float
     open: set[int] = field(default_factory=set)
-    broken: bool = False
+    broken: int = 0  # an association was aborted; one of a higher number must be released before all is well again
 
     def waits_s(self, when: Completeness) -> float | None:
         """Seconds from the last image to complete; None while its association must end first."""
@@ -111,7 +111,7 @@ class StorageQueue:
             raise BioAttError(f"queue {self.root} cannot be made ({error.strerror}); choose another folder") from error
         now = self._clock()
         for folder in self.receiving.iterdir():
-            self._arrivals[folder.name] = _Arrival(now, broken=(folder / _OPEN).exists())
+            self._arrivals[folder.name] = _Arrival(now, broken=-1 if (folder / _OPEN).exists() else 0)
 
     def close(self) -> None:
         """Let another node have it."""
@@ -152,7 +152,10 @@ class StorageQueue:
                 sync_folder(self.receiving)
                 arrival.open.add(association)
             self._arrivals[series_uid] = arrival  # now that it has a folder, which a full disk may not give
-            os.replace(file, folder / "source" / f"{instance_uid}.dcm")
+            target = folder / "source" / f"{instance_uid}.dcm"
+            if target.exists() and not filecmp.cmp(file, target, shallow=False):
+                logger.warning("series %s: %s came again with other content, which counts", series_uid, instance_uid)
+            os.replace(file, target)
             sync_folder(folder / "source")
             arrival.last_s = self._clock()
 
@@ -161,9 +164,12 @@ class StorageQueue:
         with self._guard:
             for uid, arrival in self._arrivals.items():
                 if association in arrival.open:
+                    if not released:
+                        arrival.broken = max(arrival.open)
+                    elif association > arrival.broken:
+                        arrival.broken = 0
                     arrival.open.discard(association)
-                    arrival.broken = not released
-                    if released and not arrival.open:
+                    if not arrival.broken and not arrival.open:
                         (self.receiving / uid / _OPEN).unlink(missing_ok=True)
 
     def take_complete(self, when: Completeness) -> list[str]:
@@ -203,12 +209,13 @@ class StorageQueue:
         shutil.rmtree(grave, ignore_errors=True)
 
     def _move(self, uid: str, arrival: _Arrival) -> bool:
-        """Move a received series on; False while one of its UID still waits."""
+        """Move a received series on, to the rest of it if that waits; False while work on that has begun."""
         folder, target = self.receiving / uid, self.waiting / uid
         if not any((folder / "source").glob("*.dcm")):  # a kill came before its first image
             self.discard(folder)
             return True
-        if target.exists():
+        waits = Job(self, target)
+        if waits.result.exists() or waits.tries().get("begun"):
             if not _same_files(folder / "source", target / "source"):
                 return False
             logger.info("series %s: received again, the same files as those waiting", uid)
@@ -216,6 +223,12 @@ class StorageQueue:
             return True
         if arrival.broken:
             logger.warning("series %s: its association was aborted and it was not sent again; taken as it is", uid)
+        if target.exists():
+            for file in (folder / "source").iterdir():
+                os.replace(file, target / "source" / file.name)
+            sync_folder(target / "source")
+            self.discard(folder)
+            return True
         (folder / _OPEN).unlink(missing_ok=True)
         os.rename(folder, target)
         sync_folder(self.waiting)
@@ -261,9 +274,9 @@ class Job:
         with synced(self.folder / "tries.json", self.queue.new_file()) as file:
             file.write(json.dumps(self.tries() | known).encode())
 
-    def is_due(self, now: float) -> bool:
-        """Whether it may be tried now; `now` is of `time.time`."""
-        return self.tries().get("next", 0) <= now
+    def is_due(self, now: float, longest_s: float) -> bool:
+        """Whether it may be tried now, of `time.time`; a clock that was set back makes it wait `longest_s` at most."""
+        return not 0 < self.tries().get("next", 0) - now <= longest_s
 
     def fail(self, why: str) -> None:
         """Put it among the failed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BioAttError
+
+logger = logging.getLogger(__name__)
 
 _HANDSHAKE_S = 5.0
 
@@ -42,10 +45,13 @@ class _ServerContext(ssl.SSLContext):
     """Ends a handshake that takes too long: the others wait for it, as pynetdicom accepts callers one by one."""
 
     def wrap_socket(self, sock: socket.socket, *words: Any, **options: Any) -> ssl.SSLSocket:
+        caller = sock.getpeername()[0]
         sock.settimeout(_HANDSHAKE_S)
         try:
             wrapped = super().wrap_socket(sock, *words, **options)
-        except OSError:
+        except OSError as error:
+            why = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error.strerror or error
+            logger.warning("a caller at %s failed in TLS: %s", caller, why)
             sock.close()
             raise
         wrapped.settimeout(None)
