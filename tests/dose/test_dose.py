@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scripts.dose import DoseSimulator, ParallelBeam, added_noise_sinogram, calibrate_on_series, calibrate_photons
+from scripts.dose import DoseSimulator, ParallelBeam, added_noise_sinogram, calibrate_on_series
 from scripts.dose.filters import WINDOWS, filter_response, filter_window
 from scripts.dose.geometry import inscribed_circle
 from scripts.dose.image_noise import flat_soft_tissue, noise_sd_hu
@@ -389,7 +389,7 @@ def test_calibrated_photons_explain_the_noise_of_the_slice(seed, trial_photons):
     noisy = DoseSimulator(geometry=GEOMETRY, photons=1e5, electronic_sd=0.0).low_dose(clean, 0.5, rng(seed))
     mask = flat_soft_tissue(noisy)
     trial = DoseSimulator(geometry=GEOMETRY, photons=trial_photons, electronic_sd=0.0)
-    found = calibrate_photons(trial, noisy, lambda image: noise_sd_hu(image, mask), rng(seed + 10))
+    found = calibrate_on_series(trial, [noisy])
     added = found.low_dose(noisy, 0.5, rng(seed + 20)) - noisy
     assert noise_sd_hu(added, mask) == pytest.approx(noise_sd_hu(noisy, mask), rel=0.15)
     assert noise_sd_hu(added, mask) == pytest.approx(noise_sd_hu(noisy - clean, mask), rel=0.15)
@@ -397,17 +397,16 @@ def test_calibrated_photons_explain_the_noise_of_the_slice(seed, trial_photons):
 
 
 def test_calibration_keeps_the_electronic_noise_out_of_the_trial():
-    image, measure = cylinder_hu(280.0, 40.0), lambda image: float(image[RADIUS < 40].std()) or 20.0
     quiet, loud = (DoseSimulator(geometry=GEOMETRY, photons=1e5, electronic_sd=sd) for sd in (0.0, 500.0))
-    found = [calibrate_photons(simulator, image, measure, rng()) for simulator in (quiet, loud)]
+    noisy = quiet.low_dose(cylinder_hu(280.0, 40.0), 0.5, rng())
+    found = [calibrate_on_series(simulator, [noisy]) for simulator in (quiet, loud)]
     assert found[0].photons == found[1].photons
     assert found[1].electronic_sd == 500.0
 
 
-@pytest.mark.parametrize("sd", [0.0, -1.0, float("nan")])
-def test_slice_without_noise_cannot_be_calibrated_on(sd):
+def test_slice_without_noise_cannot_be_calibrated_on():
     with pytest.raises(ValueError, match="must have measurable noise, got an SD of"):
-        calibrate_photons(DoseSimulator(geometry=GEOMETRY), cylinder_hu(), lambda _: sd, rng())
+        calibrate_on_series(DoseSimulator(geometry=GEOMETRY), [np.full((N, N), 40.0)])
 
 
 def test_photons_of_a_series_are_the_median_over_its_slices():

@@ -2,4 +2,4 @@
 
 from .geometry import ParallelBeam
 from .matching import NoiseMatch, match_noise
-from .simulate import DoseSimulator, added_noise_sinogram, calibrate_on_series, calibrate_photons, modulated
+from .simulate import DoseSimulator, added_noise_sinogram, calibrate_on_series, modulated

@@ -11,7 +11,7 @@ protocols, J Comput Assist Tomogr 36 (2012) 477.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,7 +96,7 @@ class DoseSimulator:
     """Makes low-dose slices from full-dose ones.
 
     Args:
-        photons: N0 at full dose; `calibrate_photons` finds it from the noise of the series.
+        photons: N0 at full dose; `calibrate_on_series` finds it from the noise of the series.
         electronic_sd: SD of the electronic noise in photons.
 
     Example::
@@ -147,34 +147,6 @@ class DoseSimulator:
         return float(np.mean(dose_fraction * self.photons_of_an_element * np.exp(-line_integrals) < fewest))
 
 
-def calibrate_photons(
-    simulator: DoseSimulator,
-    full_hu: np.ndarray,
-    measure_sd_hu: Callable[[np.ndarray], float],
-    generator: np.random.Generator,
-    filter_name: str = "hann",
-) -> DoseSimulator:
-    """Return `simulator` with the photons that explain the noise that the full-dose slice has.
-
-    Half the dose adds just the variance that is there already, and quantum noise goes as one over the square root
-    of the photons: one trial reconstruction tells.
-
-    Args:
-        simulator: its `photons` are the trial's.
-        full_hu: square slice in HU, (N, N).
-        measure_sd_hu: measures the noise of an image (N, N), in HU; asked of the slice and of the trial's noise.
-
-    Raises:
-        ValueError: the measured noise is not a positive number.
-    """
-    own = measure_sd_hu(full_hu)
-    if not own > 0.0:
-        raise ValueError(f"the slice must have measurable noise, got an SD of {own} HU")
-    quantum = replace(simulator, electronic_sd=0.0)
-    added = quantum.low_dose(full_hu, 0.5, generator, filter_name) - full_hu
-    return replace(simulator, photons=simulator.photons * (measure_sd_hu(added) / own) ** 2)
-
-
 def calibration_slices(count: int) -> list[int]:
     """Indices of the slices that speak for a series of `count`: nine at most, evenly spread."""
     return np.unique(np.linspace(0, count - 1, CALIBRATION_SLICES).astype(int)).tolist()
@@ -188,24 +160,29 @@ def calibrate_on_series(
 ) -> DoseSimulator:
     """Return `simulator` with the photons that explain the noise of a series: the median over `calibration_slices`.
 
+    Half the dose adds just the variance that is there already, and quantum noise goes as one over the square root
+    of the photons: one trial reconstruction of each slice tells.
+
     Args:
         simulator: its `photons` are the trial's.
         slices_hu: square slices (N, N) in HU; only those needed are taken.
         tube_current: of each slice, relative to that of the photons wanted; the same for all if not given.
 
     Raises:
-        ValueError: no slice shows enough flat soft tissue to measure its noise in.
+        ValueError: no slice shows enough flat soft tissue to measure its noise in, or one has no noise.
     """
-    photons = []
+    quantum, photons = replace(simulator, electronic_sd=0.0), []
     for i in calibration_slices(len(slices_hu)):
         full_hu = slices_hu[i]
         mask = flat_soft_tissue(full_hu)
-        if mask.any():
-            generator = np.random.default_rng(0)
-            measured = calibrate_photons(
-                simulator, full_hu, lambda x, m=mask: noise_sd_hu(x, m), generator, filter_name
-            )
-            photons.append(measured.photons / (1.0 if tube_current is None else tube_current[i]))
+        if not mask.any():
+            continue
+        own = noise_sd_hu(full_hu, mask)
+        if not own > 0.0:
+            raise ValueError(f"a slice must have measurable noise, got an SD of {own} HU")
+        added = noise_sd_hu(quantum.low_dose(full_hu, 0.5, np.random.default_rng(0), filter_name) - full_hu, mask)
+        current = 1.0 if tube_current is None else tube_current[i]
+        photons.append(simulator.photons * (added / own) ** 2 / current)
     if not photons:
         raise ValueError("no slice shows enough flat soft tissue to measure its noise in")
     return replace(simulator, photons=float(np.median(photons)))
