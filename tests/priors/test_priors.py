@@ -177,10 +177,11 @@ class TestCompact:
         (compact(make_slices(1), keys_of(1)) * weight).sum().backward()  # refused for inference tensors
         torch.testing.assert_close(weight.grad.sum(), torch.tensor(1.0))
 
-    def test_batches_do_not_change_priors(self, compact):
+    def test_batches_do_not_change_priors(self, compact, monkeypatch):
         slices = make_slices(5)
-        small = make_prior("compact", batch_size=2)
-        torch.testing.assert_close(small(slices, keys_of(5)), compact(slices, keys_of(5)))
+        whole = compact(slices, keys_of(5))
+        monkeypatch.setattr("scripts.priors.clip.BATCH_SIZE", 2)
+        torch.testing.assert_close(compact(slices, keys_of(5)), whole)
 
     def test_equals_open_clip_by_hand(self, compact, bundle_root):
         import open_clip
@@ -233,10 +234,6 @@ class TestCompact:
             make_prior("compact", preparation="minmax")(slices, keys_of(1)), compact(slices, keys_of(1))
         )
 
-    def test_models_dir_is_used(self, tmp_path):
-        with pytest.raises(BioAttError, match="no such folder .*prior"):
-            make_prior("compact", models_dir=tmp_path)
-
     def test_unknown_words_are_refused(self):
         with pytest.raises(BioAttError, match="does not know heart"):
             make_prior("compact", descriptors=("heart", "liver"))
@@ -252,7 +249,6 @@ class TestCompact:
         [
             ({"preparation": "log"}, "one of window, minmax, got 'log'"),
             ({"window_hu": (240.0, -160.0)}, "lower < upper"),
-            ({"batch_size": 0}, "batch_size"),
             ({"device": "nowhere"}, "device 'nowhere' is not one"),
             ({"descriptors": ()}, "descriptors is empty"),
         ],
@@ -370,7 +366,7 @@ class TestBiomedClipLayout:
     def test_priors_equal_open_clip_by_hand(self, biomedclip_layout, monkeypatch, offline):
         import open_clip
 
-        source = ClipPrior(f"local-dir:{biomedclip_layout}", preparation="minmax", batch_size=1)
+        source = ClipPrior(f"local-dir:{biomedclip_layout}", preparation="minmax")
         slices = make_slices(2)
         prior = source(slices, keys_of(2))
         assert prior.shape == (2, 11)

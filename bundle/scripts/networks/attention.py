@@ -42,14 +42,13 @@ class PriorAttention(Attention):
 
     Args:
         num_descriptors: K, how many descriptors the prior has.
-        kernel_size: odd width of the convolution in pixels.
 
     Source: BioAtt, arXiv 2504.01662, prior attention block (bias-free 7x7 convolution, zero padding).
     """
 
-    def __init__(self, num_descriptors: int = 11, kernel_size: int = 7) -> None:
+    def __init__(self, num_descriptors: int = 11) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, num_descriptors, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = nn.Conv2d(2, num_descriptors, 7, padding=3, bias=False)
 
     def maps(self, x: Tensor) -> Tensor:
         """Attention maps A in (0, 1), (B, K, H, W), before the prior weights them."""
@@ -70,8 +69,8 @@ class SpatialAttention(PriorAttention):
     A baseline in the paper's tables.
     """
 
-    def __init__(self, kernel_size: int = 7) -> None:
-        super().__init__(1, kernel_size)
+    def __init__(self) -> None:
+        super().__init__(1)
 
     def weigh(self, maps: Tensor, prior: Tensor) -> Tensor:
         """The map itself: there is nothing to weigh."""
@@ -83,19 +82,18 @@ class ChannelAttention(Attention):
 
     ::
 
-        x (B, C, H, W) --mean over H, W--> (B, C) --linear C/r, ReLU, linear C, sigmoid--> w;  x * w
+        x (B, C, H, W) --mean over H, W--> (B, C) --linear C/16, ReLU, linear C, sigmoid--> w;  x * w
 
     Args:
-        channels: C.
-        reduction: r; the paper's baseline uses 16. At least one hidden unit is kept.
+        channels: C; of fewer than 16, one hidden unit is kept.
 
     Source: Hu et al., Squeeze-and-Excitation Networks, CVPR 2018, equations 2 to 4; bias-free linear layers, as
     in the BioAtt authors' code.
     """
 
-    def __init__(self, channels: int, reduction: int = 16) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        hidden = max(1, channels // reduction)
+        hidden = max(1, channels // 16)
         self.fc = nn.Sequential(
             nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False), nn.Sigmoid()
         )

@@ -58,24 +58,22 @@ class Recipe:
     sha256: str = ""
 
 
+def _mapping(value: Any) -> dict[str, Any] | None:
+    return None if value is None else dict(value.items())
+
+
 def _window(value: Any) -> tuple[float, float]:
     lower, upper = map(float, value)
     return lower, upper
 
 
-#: How each field is taken from JSON.
+#: How fields that are no text are taken from JSON.
 _CONVERT: dict[str, Callable[[Any], Any]] = {
-    "network_def": lambda value: value if value is None else dict(value.items()),
+    "network_def": _mapping,
     "descriptors": lambda value: tuple(map(str, value)),
-    "prior": str,
-    "prior_digest": str,
-    "prior_preparation": str,
     "prior_window_hu": _window,
-    "prior_form": str,
     "prior_temperature": float,
-    "scope": lambda value: value if value is None else dict(value.items()),
-    "version": str,
-    "sha256": str,
+    "scope": _mapping,
 }
 
 
@@ -112,7 +110,7 @@ def read_recipe(weights: str | os.PathLike[str]) -> Recipe:
 def _parse(path: Path) -> Recipe:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        return Recipe(**{name: _CONVERT[name](value) for name, value in fields.items()})
+        return Recipe(**{name: _CONVERT.get(name, str)(value) for name, value in fields.items()})
     except (OSError, AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise BioAttError(
             f"{path} is not a recipe of weights ({error}); copy it again from where they are from"

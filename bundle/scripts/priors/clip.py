@@ -22,6 +22,7 @@ from .sources import DESCRIPTORS, SliceKey, check_descriptors, check_slices, dig
 BIOMEDCLIP = "hf-hub:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224"
 PREPARATIONS = ("window", "minmax")
 FORMS = ("vector", "dense")
+BATCH_SIZE = 16  # slices per forward pass of the image tower
 
 
 class ClipPrior:
@@ -66,7 +67,6 @@ class ClipPrior:
         window_hu: tuple[float, float] = WINDOWS_HU["abdomen"],
         form: str = "vector",
         device: str | torch.device = "cpu",
-        batch_size: int = 16,
         label: str = "",
     ) -> None:
         self.name = name
@@ -76,9 +76,7 @@ class ClipPrior:
         self.form = form
         words = _preparation_in_words(preparation, window_hu)
         self.model = f"{label or 'open_clip model ' + name}, {words}{', dense' if form == 'dense' else ''}"
-        if batch_size < 1:
-            raise BioAttError(f"batch_size of a prior must be 1 or more, got {batch_size}; write e.g. 16")
-        self._preparation, self._window_hu, self._batch_size = preparation, window_hu, batch_size
+        self._preparation, self._window_hu = preparation, window_hu
         self._device = find_device(device)
         self._network, self._preprocess, tokenizer = load_clip(name)
         tokens = tokenizer(list(self.descriptors))
@@ -91,8 +89,8 @@ class ClipPrior:
         """Return priors `(n, K)`, or dense `(n, K, h, w)`, of HU slices `(n, H, W)`; `keys` only name a slice."""
         count = check_slices(slices_hu, keys)
         rows = []
-        for start in range(0, count, self._batch_size):
-            batch = slices_hu[start : start + self._batch_size].detach().to("cpu", torch.float32)
+        for start in range(0, count, BATCH_SIZE):
+            batch = slices_hu[start : start + BATCH_SIZE].detach().to("cpu", torch.float32)
             for key, image in zip(keys[start:], batch, strict=False):
                 if not torch.isfinite(image).all():
                     raise BioAttError(f"{key} holds values that are not finite; correct the image before denoising it")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,8 +34,6 @@ def make_prior(
     form: str = "vector",
     temperature: float = 1.0,
     device: str | torch.device = "cpu",
-    batch_size: int = 16,
-    models_dir: str | os.PathLike[str] | None = None,
     recipe: Recipe | None = None,
 ) -> PriorSource:
     """Make the source of priors that a string names.
@@ -50,8 +47,6 @@ def make_prior(
         form: ``vector``, one prior for a slice, or ``dense``, one at each place of it (only a CLIP sees places).
         temperature: see `TemperedPrior`; 1 leaves priors as they are.
         device: where a CLIP runs.
-        batch_size: slices per forward pass of a CLIP.
-        models_dir: the folder that holds ``prior``; by default the bundle's ``models``.
         recipe: of the weights that get the priors; None asks nothing. Another prior than theirs is told in the log.
 
     Raises:
@@ -70,7 +65,7 @@ def make_prior(
             recipe, prior, descriptors, preparation=preparation, window_hu=window_hu, form=form, temperature=temperature
         )
     if prior in ("compact", "biomedclip") or re.match(r"(hf-hub|local-dir):.", prior):
-        name, label = _find_clip(prior, descriptors, models_dir)
+        name, label = _find_clip(prior, descriptors)
         source: PriorSource = ClipPrior(
             name,
             descriptors=descriptors,
@@ -78,7 +73,6 @@ def make_prior(
             window_hu=window_hu,
             form=form,
             device=device,
-            batch_size=batch_size,
             label=label,
         )
         folder = prior.removeprefix("local-dir:")
@@ -131,7 +125,7 @@ def _without_clip(prior: str, descriptors: Sequence[str]) -> PriorSource:
     raise BioAttError(f"unknown prior {prior!r}; use one of {PRIORS}")
 
 
-def _find_clip(prior: str, descriptors: Sequence[str], models_dir: str | os.PathLike[str] | None) -> tuple[str, str]:
+def _find_clip(prior: str, descriptors: Sequence[str]) -> tuple[str, str]:
     """The name open_clip reads, and the model in words: a folder is told by its name, not by its whole path."""
     if prior == "biomedclip" or prior == BIOMEDCLIP:
         return BIOMEDCLIP, "BiomedCLIP"
@@ -145,5 +139,4 @@ def _find_clip(prior: str, descriptors: Sequence[str], models_dir: str | os.Path
             f"the compact prior model does not know {', '.join(unknown)}; it was trained on {', '.join(DESCRIPTORS)} "
             "only; use these, or biomedclip"
         )
-    models = Path(models_dir) if models_dir is not None else Path(__file__).parents[2] / "models"
-    return f"local-dir:{models / 'prior'}", COMPACT_LABEL
+    return f"local-dir:{Path(__file__).parents[2] / 'models' / 'prior'}", COMPACT_LABEL
