@@ -71,19 +71,14 @@ def _is_result(file: Path) -> bool:
     """Whether a file is one of a derived series, a volume or the record beside it, or the values of such a header."""
     name = file.name.lower()
     if _DERIVED.fullmatch(name):
-        return _names_bioatt(file)
+        head = _head(file)  # group 0018 stands near the beginning
+        return head[128:132] == b"DICM" and MANUFACTURER.encode() in head
     if name.endswith(".json"):
         return file.with_suffix("").is_file() and _is_record(file, file.with_suffix("").name)
     for values, header in _HEADERS.items():
         if name.endswith(values):
             file = file.with_name(file.name[: -len(values)] + header)
     return _is_record(file.with_name(f"{file.name}.json"), file.name)
-
-
-def _names_bioatt(file: Path) -> bool:
-    """Whether a DICOM file names BioAtt near its beginning, where group 0018 stands."""
-    head = _head(file)
-    return head[128:132] == b"DICM" and MANUFACTURER.encode() in head
 
 
 def _head(file: Path) -> bytes:

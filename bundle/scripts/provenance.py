@@ -100,13 +100,11 @@ class Provenance(Derivation):
 
     def sentence(self) -> str:
         """See `Derivation`."""
+        outside = self.outside_scope and f"Outside what the weights were trained on: {self.outside_scope}. "
         return (
             f"Denoised by {self.bundle} {self.version}, {self.network}, weights sha256 {self.weights_sha256[:16]}, "
-            f"prior {self.prior_model}, strength {self.strength}. {self._warning()}{NOT_FOR_DIAGNOSIS}"
+            f"prior {self.prior_model}, strength {self.strength}. {outside}{NOT_FOR_DIAGNOSIS}"
         )
-
-    def _warning(self) -> str:
-        return f"Outside what the weights were trained on: {self.outside_scope}. " if self.outside_scope else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,8 @@ def begin() -> None:
         BioAttError: an override that no config knows, or a switch that is neither True nor False.
     """
     quiet_libraries()
-    if not _is_monai_bundle(sys.argv[0] if sys.argv else ""):
+    program = Path(sys.argv[0] if sys.argv else "")
+    if program.parts[-3:] != ("monai", "bundle", "__main__.py"):
         return
     keep_freed_memory()
     sys.excepthook = _one_line_excepthook
@@ -376,10 +377,6 @@ def _one_line_excepthook(kind: type[BaseException], error: BaseException, trace:
         return
     print(f"error: {ours}", file=sys.stderr, flush=True)
     raise SystemExit(2)  # Python ends with this code when the hook raises it
-
-
-def _is_monai_bundle(program: str) -> bool:
-    return Path(program).parts[-3:] == ("monai", "bundle", "__main__.py")
 
 
 def _options(arguments: Sequence[str]) -> dict[str, str]:

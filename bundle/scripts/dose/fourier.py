@@ -49,7 +49,9 @@ class FourierSlices:
         middle = pixels // 2 * detectors_per_pixel
         self.element_place = (np.arange(pixels * detectors_per_pixel) - middle) % self.elements
         self.beta = np.pi * math.sqrt((KERNEL_CELLS * (1 - 0.5 / OVERSAMPLING)) ** 2 - 0.8)
-        apodisation = self._kernel_transform((np.arange(pixels) - pixels // 2) / self.padded)
+        share = (np.arange(pixels) - pixels // 2) / self.padded
+        root = np.sqrt(self.beta**2 - (np.pi * KERNEL_CELLS * share) ** 2)
+        apodisation = KERNEL_CELLS * np.sinh(root) / root  # the transform of the kernel
         self.apodisation = np.outer(apodisation, apodisation).astype(np.float32)
         self.interpolation = self._interpolation(angles_rad)
 
@@ -101,8 +103,3 @@ class FourierSlices:
         inside = (1 - (2 / KERNEL_CELLS * (position - lines)) ** 2).clip(min=0.0)
         weights = np.i0(self.beta * np.sqrt(inside))
         return (lines.astype(np.int32) % self.padded), weights.astype(np.float32)
-
-    def _kernel_transform(self, share: np.ndarray) -> np.ndarray:
-        """Transform of the kernel at `share` pixels of the padded width."""
-        root = np.sqrt(self.beta**2 - (np.pi * KERNEL_CELLS * share) ** 2)
-        return KERNEL_CELLS * np.sinh(root) / root

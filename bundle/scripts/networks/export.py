@@ -72,9 +72,11 @@ def load_exported(path: str | os.PathLike[str], threads: int = 0) -> Runner:
 
 
 def _write(network: nn.Module, file: Path, record: dict[str, str]) -> None:
+    padding = copy.deepcopy(network)  # by indices: how much `F.pad` pads would be fixed to the example's size
+    padding.pad = partial(_grow, multiple=network.multiple, smallest=network.smallest_side)
     with torch.no_grad():
         program = torch.onnx.export(
-            _with_free_padding(network),
+            padding,
             _example(network),
             dynamo=True,
             verbose=False,
@@ -88,14 +90,7 @@ def _write(network: nn.Module, file: Path, record: dict[str, str]) -> None:
     program.save(str(file), external_data=False)
 
 
-def _with_free_padding(network: nn.Module) -> nn.Module:
-    """A copy that pads by indices: how much `F.pad` pads would be fixed to the example's size."""
-    copied = copy.deepcopy(network)
-    copied.pad = partial(_grow, multiple=copied.multiple, smallest=copied.smallest_side)
-    return copied
-
-
-def _grow(image: Tensor, multiple: int = 1, smallest: int = 1) -> Tensor:
+def _grow(image: Tensor, multiple: int, smallest: int) -> Tensor:
     """`image` (B, C, H, W) padded by replication at the right and lower side, as the networks do it."""
     for axis in (-2, -1):
         side = image.shape[axis]

@@ -50,7 +50,13 @@ def load_reference_checkpoint(path_or_state_dict: str | os.PathLike[str] | Mappi
 
 def from_reference(state: Mapping[str, Tensor], attention: str) -> dict[str, Tensor]:
     """Rename the authors' keys to ours."""
-    return {_rename(key, _RENAMED[attention]): value for key, value in state.items()}
+    renamed = _RENAMED[attention]
+
+    def ours(key: str) -> str:
+        prefix = next((one for one in renamed if key.startswith(one)), "")
+        return renamed.get(prefix, "") + key.removeprefix(prefix)
+
+    return {ours(key): value for key, value in state.items()}
 
 
 def _recognise(state: Mapping[str, Tensor], name: str) -> tuple[str, int]:
@@ -67,10 +73,3 @@ def _filters(state: Mapping[str, Tensor], key: str, name: str) -> int:
     if len(shape) != 4 or 0 in shape:
         raise BioAttError(f"{name}: {key} has shape {shape}, wanted (filters, inputs, h, w); give an intact checkpoint")
     return shape[0]
-
-
-def _rename(key: str, prefixes: Mapping[str, str]) -> str:
-    for old, new in prefixes.items():
-        if key.startswith(old):
-            return new + key.removeprefix(old)
-    return key

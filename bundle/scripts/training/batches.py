@@ -218,17 +218,13 @@ class _Pool:
         self.realisations = torch.tensor([len(lows) for _, lows, _ in loaded])
         self.centres = torch.from_numpy(np.concatenate(centres))
         self.starts = torch.tensor(starts)
-        self.cumulative = _even_shares([pair.patient for pair in pairs]).cumsum(0)
+        slices = Counter(pair.patient for pair in pairs)
+        shares = [1.0 / slices[pair.patient] / len(slices) for pair in pairs]  # every patient is as likely as any other
+        self.cumulative = torch.tensor(shares, dtype=torch.float64).cumsum(0)
 
 
 def _generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
-
-
-def _even_shares(patients: Sequence[str]) -> Tensor:
-    """Probability of each slice when every patient is as likely as any other, (slices,)."""
-    counts = Counter(patients)
-    return torch.tensor([1.0 / counts[patient] for patient in patients], dtype=torch.float64) / len(counts)
 
 
 def _stack_priors(priors: Sequence[Tensor]) -> Tensor:
@@ -302,7 +298,8 @@ def _cut(pool: _Pool, drawn: dict[str, Tensor], batches: PatchBatches) -> dict[s
     height, width = batches.patch_shape
     full, noise, places = _source(pool, drawn, batches)
     images = _filtered(torch.stack([full, noise], 1), drawn["filter_gain"], drawn["filter_sd"])
-    images = F.grid_sample(images, places / _half_side(images), align_corners=True, padding_mode="border")
+    half_side = (images.shape[-1] - 1) / 2.0
+    images = F.grid_sample(images, places / half_side, align_corners=True, padding_mode="border")
     full, noise = images[:, 0], images[:, 1]
     gain = drawn["gain"][:, None, None]
     alpha_squared = pool.alpha_squared[drawn["item"], drawn["first"]][:, None, None]
@@ -322,10 +319,6 @@ def _cut(pool: _Pool, drawn: dict[str, Tensor], batches: PatchBatches) -> dict[s
         [hu_to_network(target), hu_to_network(structure) - hu_to_network(0.0), weight.expand_as(low)], 1
     )
     return {"image": shown[:, None], "label": label, "prior": torch.cat([prior, prior[:probed]])}
-
-
-def _half_side(images: Tensor) -> float:
-    return (images.shape[-1] - 1) / 2.0
 
 
 def _source(pool: _Pool, drawn: dict[str, Tensor], batches: PatchBatches) -> tuple[Tensor, Tensor, Tensor]:

@@ -242,10 +242,8 @@ class _Cache:
         """The pairs of one study at the slice indices (full, low), inferior to superior."""
         paths = [self.maker.path(study, *pair) for pair in indices]
         found, facts = [], facts_of_study(study)
-        with (
-            _told_without_names(study),
-            bar(len(paths), f"priors {study.patient}", not all(map(self._has_prior, paths))) as advance,
-        ):
+        are_missing = not all(self._prior_path(path).exists() for path in paths)
+        with _told_without_names(study), bar(len(paths), f"priors {study.patient}", are_missing) as advance:
             noise = "" if study.low or not paths else str(self.maker.match(study))
             for path, (full, low) in zip(paths, indices, strict=True):
                 found.append(self._with_prior(study, path, low if study.low else full, facts, noise))
@@ -290,9 +288,6 @@ class _Cache:
 
     def _prior_path(self, path: Path) -> Path:
         return path.with_suffix(f".{self.prior_source.digest[:16]}.prior.npy")
-
-    def _has_prior(self, path: Path) -> bool:
-        return self._prior_path(path).exists()
 
 
 def _volume(stack: Stack, dose: str) -> RadiologicalSlices:
