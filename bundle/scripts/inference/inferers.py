@@ -25,6 +25,8 @@ from .body import body_box, crop, fade, occupied_blocks
 from .restoring import restored
 
 logger = logging.getLogger(__name__)
+Network = Callable[..., Tensor]  # of image and prior
+Spacing = tuple[float, float]  # of rows and of columns, in mm
 #: Above it lies soft tissue, whose noise is the measure of what is restored.
 TISSUE_HU = -300.0
 
@@ -87,7 +89,7 @@ class SlicePriorInferer(Inferer):
         self.progress = progress
         self.priors: Tensor | None = None
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: Network, *args: Any, **kwargs: Any) -> Tensor:
         """Denoise `inputs` (B, 1, H, W, slices), in HU, slices from inferior to superior.
 
         Returns:
@@ -125,13 +127,7 @@ class SlicePriorInferer(Inferer):
             return MetaTensor(result, meta=inputs.meta, applied_operations=inputs.applied_operations)
         return result
 
-    def _denoise(
-        self,
-        stack: Tensor,
-        prior: Tensor | None,
-        network: Callable[..., Tensor],
-        spacing_mm: tuple[float, float] | None,
-    ) -> Tensor:
+    def _denoise(self, stack: Tensor, prior: Tensor | None, network: Network, spacing_mm: Spacing | None) -> Tensor:
         """Denoise slices (n, H, W), in smaller batches from then on where the memory of the GPU does not hold them."""
         done: list[Tensor] = []
         while (start := sum(map(len, done))) < len(stack):
@@ -144,11 +140,7 @@ class SlicePriorInferer(Inferer):
         return done[0] if len(done) == 1 else torch.cat(done)
 
     def _denoise_batch(
-        self,
-        stack: Tensor,
-        prior: Tensor | None,
-        network: Callable[..., Tensor],
-        spacing_mm: tuple[float, float] | None,
+        self, stack: Tensor, prior: Tensor | None, network: Network, spacing_mm: Spacing | None
     ) -> Tensor:
         """Denoise slices (n, H, W) at once and restore the pixels excluded from denoising."""
         image, inside = network_input(stack)
@@ -176,12 +168,7 @@ class SlicePriorInferer(Inferer):
         return result
 
     def _run(
-        self,
-        image: Tensor,
-        prior: Tensor | None,
-        inside: Tensor,
-        network: Callable[..., Tensor],
-        spacing_mm: tuple[float, float] | None,
+        self, image: Tensor, prior: Tensor | None, inside: Tensor, network: Network, spacing_mm: Spacing | None
     ) -> Tensor:
         """What the network makes of `image` (n, 1, H, W), anchored; (n, H, W); both in network range."""
         low = find_precision(self.precision, image.device) == "bf16"
@@ -230,7 +217,7 @@ def _finite(slices: Tensor) -> Tensor:
 
 
 def finish(
-    image: Tensor, denoised: Tensor, inside: Tensor, spacing_mm: tuple[float, float] | None, strength: Strength | None
+    image: Tensor, denoised: Tensor, inside: Tensor, spacing_mm: Spacing | None, strength: Strength | None
 ) -> Tensor:
     """What a user is given of a network's output: clipped and, if there is a strength, anchored and restored.
 
@@ -260,7 +247,7 @@ def _in_valid_range(image: Tensor) -> Tensor:
     return image.clamp(*(hu_to_network(limit) for limit in VALID_RANGE_HU))
 
 
-def _anchor_spacing(meta: dict[str, Any], item: int, strength: Strength) -> tuple[float, float]:
+def _anchor_spacing(meta: dict[str, Any], item: int, strength: Strength) -> Spacing:
     """Spacing of rows and columns in mm, of a volume (H, W, slices), by its affine; a batch has one for each item.
 
     Warns of pixels so coarse that the anchor leaves nothing to the network.
@@ -290,7 +277,7 @@ class AutocastInferer(SimpleInferer):
         super().__init__()
         self.precision = "bf16" if bf16 else "fp32"
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: Network, *args: Any, **kwargs: Any) -> Tensor:
         """Return ``network(inputs, prior)`` for `inputs` (B, 1, H, W) and ``args = (prior,)``."""
         low = find_precision(self.precision, inputs.device) == "bf16"
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=low):
@@ -310,7 +297,7 @@ class AnchoredInferer(AutocastInferer):
         self.precision = precision
         self.strength = as_strength(strength)
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: Network, *args: Any, **kwargs: Any) -> Tensor:
         """Return the anchored output for `inputs` (B, 1, H, W) and ``args = (prior, spacing_mm)``, spacing (B, 2)."""
         *others, spacings = args
         output = super().__call__(inputs, network, *others, **kwargs)
