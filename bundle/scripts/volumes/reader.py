@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,16 @@ class SeriesReader(ImageReader):
         known: KnownSeries | None = None,
     ) -> None:
         super().__init__()
-        self.series = str(series)  # MONAI's command line reads a SeriesNumber as a number
-        self.assume_hu = assume_hu
-        self.allow_gaps = allow_gaps
-        self.one_scan = one_scan
-        self.progress = progress
-        self.processes = processes
-        self.known = known
+        self._load = partial(
+            load_volume,
+            series=str(series),  # MONAI's command line reads a SeriesNumber as a number
+            assume_hu=assume_hu,
+            allow_gaps=allow_gaps,
+            one_scan=one_scan,
+            progress=progress,
+            processes=processes,
+            known=known,
+        )
 
     def verify_suffix(self, filename: Sequence[os.PathLike | str] | os.PathLike | str) -> bool:
         """Every path may be tried: DICOM files need no suffix."""
@@ -57,17 +61,7 @@ class SeriesReader(ImageReader):
 
     def read(self, data: Sequence[os.PathLike | str] | os.PathLike | str, **kwargs: Any) -> Volume:
         """Read the one path in `data`."""
-        path = data if isinstance(data, (str, os.PathLike)) else data[0]
-        return load_volume(
-            path,
-            series=self.series,
-            assume_hu=self.assume_hu,
-            allow_gaps=self.allow_gaps,
-            one_scan=self.one_scan,
-            progress=self.progress,
-            processes=self.processes,
-            known=self.known,
-        )
+        return self._load(data if isinstance(data, (str, os.PathLike)) else data[0])
 
     def get_data(self, img: Volume) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the array and the meta data that LoadImaged makes a MetaTensor of."""

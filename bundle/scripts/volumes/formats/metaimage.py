@@ -87,8 +87,6 @@ def write(source: str | os.PathLike[str], hu: np.ndarray, target: str | os.PathL
 
 def _header(path: str | os.PathLike[str]) -> Any:
     """What SimpleITK reads without the values."""
-    if not Path(path).is_file():
-        raise BioAttError(f"input {path} does not exist; name a MetaImage or NRRD file")
     reader = _simple_itk().ImageFileReader()
     reader.SetFileName(os.fspath(path))
     try:
@@ -146,14 +144,7 @@ def _check_data_is_here(path: Path, entries: dict[str, str]) -> None:
 
 
 def _check_size(path: Path, entries: dict[str, str], begin: int, size: int) -> None:
-    """Refuse a file that does not hold all its values.
-
-    Args:
-        path: the file.
-        entries: of its header.
-        begin: where values would begin in it.
-        size: bytes of all values, as they are when they are not compressed.
-    """
+    """Refuse a file that does not hold all its values, `size` bytes from `begin` on if they are not compressed."""
     data = _data_of(path, entries)
     is_raw = entries.get("encoding", "raw") == "raw" and entries.get("compresseddata", "false").lower() == "false"
     if data is None or not is_raw or "byte skip" in entries:
