@@ -154,10 +154,10 @@ CASES = {
 
 
 def derive(source, target, change=lambda volume: volume, provenance=PROVENANCE, **kwargs):
-    """Read, change and write a series; return the one written, with the summary."""
+    """Read, change and write a series; return the one written."""
     series = select_series(source, tell=False, allow_gaps=True)
-    summary = write_derived_series(series, change(read_volume(series)), target, provenance, **kwargs)
-    return select_series(target, tell=False, allow_gaps=True), summary
+    write_derived_series(series, change(read_volume(series)), target, provenance, **kwargs)
+    return select_series(target, tell=False, allow_gaps=True)
 
 
 def complaints(file):

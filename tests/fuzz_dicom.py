@@ -21,6 +21,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.uid import RLELossless
 from scripts.dicom import find_series, read_volume, write_derived_series
+from scripts.dicom.headers import is_enhanced
 from scripts.dicom.phantom import write_ct_series
 from scripts.dicom.transcode import set_element
 from scripts.errors import BioAttError
@@ -284,7 +285,7 @@ def _differences(file, volume, back, series):
         if not (fits | clipped).all():
             return "the derived series reads back to other HU"
         if (
-            series.is_enhanced
+            is_enhanced(dataset)
             or dataset.BitsStored != dataset.BitsAllocated
             or "TransferSyntaxUID" not in dataset.file_meta
         ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 #: What the system says about a path that somebody named, or that lies below one; all else is a fault of ours.
 _ABOUT_A_PATH = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EROFS}
@@ -64,6 +64,12 @@ def exit_code(work: Callable[[], int | None]) -> int:
 def printable(words: object) -> str:
     """`words` without line breaks, control characters and what could not be decoded: safe to show."""
     return "".join(letter if letter.isprintable() and letter != "\ufffd" else " " for letter in str(words)).strip()
+
+
+def first_few(words: Sequence[str], separator: str = ", ") -> str:
+    """The first five of `words`, and how many more there are: as much as a message of one line holds."""
+    more = len(words) - 5
+    return separator.join(words[:5]) + (f" and {more} more" if more > 0 else "")
 
 
 class KeptWarnings(logging.Handler):

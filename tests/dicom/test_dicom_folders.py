@@ -155,7 +155,7 @@ def test_an_enhanced_image_reads_like_its_single_frames(tmp_path, per_frame, ord
     enhanced, series = select_series(file), select_series(single)
     np.testing.assert_array_equal(read_volume(enhanced), read_volume(series))
     np.testing.assert_allclose(enhanced.affine, series.affine)
-    assert enhanced.is_enhanced and set(enhanced.files) == {file} and len(set(enhanced.slice_names)) == 4
+    assert enhanced.is_multiframe and set(enhanced.files) == {file} and len(set(enhanced.slice_names)) == 4
     assert (enhanced.kernel, enhanced.description, enhanced.slice_thickness_mm) == ("B30", "Body 0", 3.0)
     if order:
         assert enhanced.frames == tuple(np.argsort(order))

@@ -140,7 +140,7 @@ def test_a_localizer_within_an_enhanced_image_is_left_out_and_told(tmp_path, cap
     kept = [i for i in range(5) if i not in at_frames]
     assert list(series.frames) == kept
     np.testing.assert_array_equal(read_volume(series), read_volume(select_series(single))[kept])
-    derived, _ = derive(file, tmp_path / "out", lambda volume: volume + 1)
+    derived = derive(file, tmp_path / "out", lambda volume: volume + 1)
     image = pydicom.dcmread(derived.files[0])
     assert image.NumberOfFrames == len(kept) == len(image.PerFrameFunctionalGroupsSequence)
     named = [one.DerivationImageSequence[0].SourceImageSequence[0] for one in image.PerFrameFunctionalGroupsSequence]

@@ -407,8 +407,8 @@ def test_padding_that_the_bits_cannot_hold_is_ignored(tmp_path):
 
 def test_progress_counts_slices(tmp_path):
     calls = []
-    read_volume(select_series(write_ct_series(tmp_path)), lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    read_volume(select_series(write_ct_series(tmp_path)), calls.append)
+    assert calls == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("uid", sorted(set(AllTransferSyntaxes)), ids=lambda uid: UID(uid).name)

@@ -35,7 +35,7 @@ CHANGED = set(
 def derived_dataset(tmp_path, **kwargs):
     """Source and derived dataset of a series of one slice."""
     source = write_ct_series(tmp_path / "in", slices=1, **kwargs)
-    series, _ = derive(source, tmp_path / "out")
+    series = derive(source, tmp_path / "out")
     return pydicom.dcmread(source / "0001.dcm"), pydicom.dcmread(series.files[0])
 
 
@@ -48,18 +48,18 @@ def checksums(folder):
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.name)
-def test_hu_and_geometry_come_back_exactly_and_the_source_is_untouched(tmp_path, syntax, signed):
+def test_hu_and_geometry_come_back_exactly_and_the_source_is_untouched(tmp_path, syntax, signed, caplog):
     padding = -2000 if signed else 63536
     source = write_ct_series(
         tmp_path / "in", transfer_syntax=syntax, signed=signed, padding=padding, reversed_order=True
     )
     before = checksums(source)
-    series, summary = derive(source, tmp_path / "out")
+    series = derive(source, tmp_path / "out")
     original = select_series(source)
     np.testing.assert_array_equal(read_volume(series), read_volume(original))
     np.testing.assert_array_equal(series.affine, original.affine)
     assert checksums(source) == before
-    assert summary.slices == 4 and summary.clipped_pixels == 0 and summary.rescaled_slices == 0
+    assert "clipped" not in caplog.text and "16-bit" not in caplog.text
     assert [file.name for file in series.files] == ["0001.dcm", "0002.dcm", "0003.dcm", "0004.dcm"]
     assert sorted(tmp_path.iterdir()) == [tmp_path / "in", tmp_path / "out"]
     assert len(list((tmp_path / "out").iterdir())) == 4
@@ -113,7 +113,7 @@ def test_words_of_other_encodings_are_put_in_order(tmp_path, syntax):
 
 def test_identity_and_derivation_are_those_of_a_derived_image(tmp_path):
     source = write_ct_series(tmp_path / "in")
-    series, summary = derive(source, tmp_path / "out")
+    series = derive(source, tmp_path / "out")
     originals = {pydicom.dcmread(file).SOPInstanceUID for file in source.iterdir()}
     uids = set()
     for file in series.files:
@@ -121,7 +121,7 @@ def test_identity_and_derivation_are_those_of_a_derived_image(tmp_path):
         uids.add(derived.SOPInstanceUID)
         assert derived.file_meta.MediaStorageSOPInstanceUID == derived.SOPInstanceUID
         assert derived.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
-        assert derived.SeriesInstanceUID == summary.series_instance_uid
+        assert derived.SeriesInstanceUID == series.series_instance_uid
         assert list(derived.ImageType) == ["DERIVED", "PRIMARY", "AXIAL"]
         assert derived.DerivationDescription == PROVENANCE.sentence()
         step = derived.DerivationCodeSequence[0]
@@ -143,7 +143,7 @@ def test_identity_and_derivation_are_those_of_a_derived_image(tmp_path):
         assert abs((datetime.now() - made).total_seconds()) < 600
         assert "LossyImageCompression" not in derived
     assert len(uids) == 4 and not uids & originals
-    assert summary.series_instance_uid != select_series(source).series_instance_uid
+    assert series.series_instance_uid != select_series(source).series_instance_uid
 
 
 def test_codes_mean_what_they_say(tmp_path):
@@ -165,7 +165,7 @@ def test_codes_mean_what_they_say(tmp_path):
 def test_highdicom_places_the_derived_series_where_the_source_is(tmp_path):
     highdicom = pytest.importorskip("highdicom")
     source = write_ct_series(tmp_path / "in", patient_position="FFP", slices=5)
-    series, _ = derive(source, tmp_path / "out")
+    series = derive(source, tmp_path / "out")
     ours, theirs = (
         highdicom.get_volume_from_series([pydicom.dcmread(file) for file in files])
         for files in (series.files, sorted(source.iterdir()))
@@ -223,7 +223,7 @@ def test_private_elements_go_from_a_sequence_that_was_written_as_un(tmp_path):
 
     source = write_ct_series(tmp_path / "in", slices=1, modify=modify)
     assert b"DOE^JANE" in (source / "0001.dcm").read_bytes()
-    series, _ = derive(source, tmp_path / "out")
+    series = derive(source, tmp_path / "out")
     assert b"DOE^JANE" not in series.files[0].read_bytes()
     derived = pydicom.dcmread(series.files[0])
     assert derived.ReferencedImageSequence[0].ReferencedSOPInstanceUID == "1.2.3.4"
@@ -253,7 +253,7 @@ def test_a_second_denoising_is_told(tmp_path, caplog):
     derive(source, tmp_path / "once")
     select_series(tmp_path / "once")
     assert caplog.text == ""  # to read a result again is no fault
-    series, _ = derive(tmp_path / "once", tmp_path / "twice")
+    series = derive(tmp_path / "once", tmp_path / "twice")
     derived = pydicom.dcmread(series.files[0])
     assert derived.DerivationDescription.count("Denoised by") == 2
     purposes = [one.PurposeOfReferenceCodeSequence[0].CodeValue for one in derived.ContributingEquipmentSequence]
@@ -382,21 +382,21 @@ def test_values_that_break_their_representation_are_copied(tmp_path):
 
 
 @pytest.mark.parametrize("slope, intercept, bits", [(0.25, -1024.0, 16), (1.0, -8192.0, 16), (1.0, -1024.0, 12)])
-def test_a_fine_rescale_is_kept_and_values_are_rounded(tmp_path, slope, intercept, bits):
+def test_a_fine_rescale_is_kept_and_values_are_rounded(tmp_path, slope, intercept, bits, caplog):
     source = write_ct_series(tmp_path / "in", slope=slope, intercept=intercept, bits_stored=bits)
-    series, summary = derive(source, tmp_path / "out", lambda volume: volume + 0.4 * slope)
+    series = derive(source, tmp_path / "out", lambda volume: volume + 0.4 * slope)
     np.testing.assert_array_equal(read_volume(series), read_volume(select_series(source)))
     derived = pydicom.dcmread(series.files[0])
     assert (derived.RescaleSlope, derived.RescaleIntercept, derived.BitsStored) == (slope, intercept, bits)
-    assert derived.HighBit == bits - 1 and summary.rescaled_slices == 0
-    up, _ = derive(source, tmp_path / "up", lambda volume: volume + 0.6 * slope)
+    assert derived.HighBit == bits - 1 and "stored as signed 16-bit HU" not in caplog.text
+    up = derive(source, tmp_path / "up", lambda volume: volume + 0.6 * slope)
     np.testing.assert_array_equal(read_volume(up), read_volume(series) + np.float32(slope))
 
 
 def test_a_coarse_rescale_becomes_hu_in_16_bits(tmp_path, caplog):
     source = write_ct_series(tmp_path / "in", slope=4.0, bits_stored=12, padding=4095, noise_sd=40)
     change = np.random.default_rng(0).uniform(-3, 3, (4, 48, 64))
-    series, summary = derive(source, tmp_path / "out", lambda volume: volume + change)
+    series = derive(source, tmp_path / "out", lambda volume: volume + change)
     before, after = read_volume(select_series(source)), read_volume(series)
     padded = before == 4095 * 4.0 - 1024
     assert padded.any()
@@ -406,7 +406,7 @@ def test_a_coarse_rescale_becomes_hu_in_16_bits(tmp_path, caplog):
     assert (derived.BitsAllocated, derived.BitsStored, derived.HighBit, derived.PixelRepresentation) == (16, 16, 15, 1)
     assert (derived.RescaleSlope, derived.RescaleIntercept) == (1, 0)
     assert derived.PixelPaddingValue == stored[0, 0] == 4095 * 4 - 1024
-    assert summary.rescaled_slices == 4 and "4 slices stored as signed 16-bit HU" in caplog.text
+    assert "4 slices stored as signed 16-bit HU" in caplog.text
 
 
 @pytest.mark.parametrize("signed, low, high", [(False, 0, 4095), (True, -2048, 2047)])
@@ -418,19 +418,19 @@ def test_values_beyond_the_bits_are_clipped_and_counted(tmp_path, signed, low, h
         volume[0, 0, 0], volume[1, 2, 3], volume[3, 4, 5] = -9000, 9000, 8000
         return volume
 
-    series, summary = derive(source, tmp_path / "out", change)
+    series = derive(source, tmp_path / "out", change)
     volume = read_volume(series)
     assert volume[0, 0, 0] == low - 1024 and volume[1, 2, 3] == volume[3, 4, 5] == high - 1024
-    assert summary.clipped_pixels == 3 and "3 pixels were clipped" in caplog.text
+    assert "3 pixels were clipped" in caplog.text
 
 
-def test_padding_is_restored_whatever_the_volume_says(tmp_path):
+def test_padding_is_restored_whatever_the_volume_says(tmp_path, caplog):
     source = write_ct_series(tmp_path / "in", signed=True, padding=-2000)
-    series, summary = derive(source, tmp_path / "out", np.zeros_like)
+    series = derive(source, tmp_path / "out", np.zeros_like)
     for file, original in zip(series.files, select_series(source).files, strict=True):
         before, after = read_slice(original)[0], read_slice(file)[0]
         np.testing.assert_array_equal(after, np.where(before == -2000, -2000, 1024))
-    assert summary.clipped_pixels == 0
+    assert "clipped" not in caplog.text
 
 
 def test_once_lossy_stays_lossy(tmp_path):
@@ -509,8 +509,8 @@ def test_nothing_of_the_patient_is_logged(tmp_path, caplog):
 
 def test_progress_counts_slices(tmp_path):
     calls = []
-    derive(write_ct_series(tmp_path / "in"), tmp_path / "out", progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    derive(write_ct_series(tmp_path / "in"), tmp_path / "out", progress=calls.append)
+    assert calls == [1, 1, 1, 1]
 
 
 def uids(folder):
@@ -649,8 +649,11 @@ def test_a_stop_while_writing_leaves_the_old_series(tmp_path):
     derive(source, tmp_path / "out")
     before = checksums(tmp_path / "out")
 
-    def stop(done, total):
-        if done == 3:
+    left = [1, 1, 1]
+
+    def stop(count):
+        left.pop()
+        if not left:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -669,7 +672,8 @@ def die(*arguments, **options):
 source, target, moment = sys.argv[1:]
 options = {}
 if moment == "writing":
-    options["progress"] = lambda done, total: done == 3 and die()
+    left = [1, 1, 1]
+    options["progress"] = lambda count: left.pop() and not left and die()
 elif moment == "before the move":
     options["complete"] = die
 elif moment == "after the move":
@@ -700,7 +704,7 @@ def test_a_process_that_is_killed_leaves_the_old_or_the_new_series(tmp_path, mom
     assert len(left) == (overwrites or moment != "after the move")
     assert all(path.name.startswith(".out.partial-") for path in left)
     assert len(find_series(tmp_path)) == 1 + target.exists()  # what was left is not seen by the next run
-    series, _ = derive(source, target, lambda volume: volume + 9, overwrite=True)
+    series = derive(source, target, lambda volume: volume + 9, overwrite=True)
     np.testing.assert_array_equal(read_volume(series), hu + 9)
 
 

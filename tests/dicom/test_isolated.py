@@ -91,9 +91,9 @@ def children():
 def test_the_volume_is_the_same_bit_by_bit(tmp_path, syntax):
     series = select_series(write_ct_series(tmp_path / "in", slices=4, slope=0.7, transfer_syntax=syntax))
     told = []
-    volume = read_volume_isolated(series, lambda done, total: told.append((done, total)))
+    volume = read_volume_isolated(series, told.append)
     np.testing.assert_array_equal(volume, read_volume(series))
-    assert volume.dtype == np.float32 and told == [(i, 4) for i in (1, 2, 3, 4)]
+    assert volume.dtype == np.float32 and told == [1, 1, 1, 1]
 
 
 def test_frames_of_an_enhanced_image_come_too(tmp_path):

@@ -11,4 +11,4 @@ from .processes import FileProcesses
 from .read import MAX_VOXELS, read_volume
 from .rules import DerivedRules
 from .series import Series
-from .write import WriteSummary, check_stable_uids, write_derived_series
+from .write import check_stable_uids, write_derived_series

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..errors import first_few
 from .folder import Loss
 from .headers import label
 from .slices import Image
 
 _KEYWORDS = ("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber")
-_NAMED = 5
 _MOST_PARTS = 1 << 16  # US; of a damaged number none is believed
 
 
@@ -28,6 +28,6 @@ def lost_parts(images: Sequence[Image]) -> list[Loss]:
         missing = [str(number) for number in range(1, totals[uid] + 1) if number not in parts]
         if missing:
             number, one = next(iter(parts.items()))
-            what = f"is part {number} of a concatenation of {totals[uid]}, without {', '.join(missing[:_NAMED])}"
-            losses.append(Loss(one.file, what + (" and more" if len(missing) > _NAMED else "")))
+            what = f"is part {number} of a concatenation of {totals[uid]}, without {first_few(missing)}"
+            losses.append(Loss(one.file, what))
     return losses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -54,8 +55,7 @@ def describe(derived: Dataset, source: Dataset, file: Path, run: Run, frames: Se
     if "PerFrameFunctionalGroupsSequence" in derived:
         keep_frames(derived, frames)
     for keyword in _UNTRUE:
-        if keyword in derived:
-            del derived[keyword]
+        derived.pop(keyword, None)
     _remove_untrue(derived)
     _remove_from_overlays(derived)
     if not run.rules.keep_private:
@@ -139,10 +139,8 @@ def _image_type(source: str) -> list[str]:
 def _set_times(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
     """Dates and times of series, content and instance, in the time zone that the source names, else the local one."""
     now = run.now
-    try:
+    with suppress(ValueError):
         now = now.astimezone(datetime.strptime(label(source, "TimezoneOffsetFromUTC", file), "%z").tzinfo)
-    except ValueError:
-        pass
     for what in ("Series", "Content", "InstanceCreation"):
         set_element(derived, f"{what}Date", "DA", now.strftime("%Y%m%d"))
         set_element(derived, f"{what}Time", "TM", now.strftime("%H%M%S.%f"))
@@ -157,8 +155,7 @@ def _set_derivation(derived: Dataset, source: Dataset, file: Path, run: Run, fra
     own = derived["PerFrameFunctionalGroupsSequence"].value
     earlier = [one.get("DerivationImageSequence", []) for one in shared]
     for groups in shared:
-        if "DerivationImageSequence" in groups:  # shared or of each frame, never both (PS3.3 C.7.6.16.1.1)
-            del groups["DerivationImageSequence"]
+        groups.pop("DerivationImageSequence", None)  # shared or of each frame, never both (PS3.3 C.7.6.16.1.1)
     for groups in [*shared, *own]:
         for item in groups.get("CTImageFrameTypeSequence", []):
             set_element(item, "FrameType", "CS", _image_type(label(item, "FrameType", file)))
@@ -172,12 +169,9 @@ def _set_derivation(derived: Dataset, source: Dataset, file: Path, run: Run, fra
 
 def _evidence(source: Dataset, file: Path) -> Dataset:
     """Study, series and instance of the source (PS3.3 C.8.15.2), which an enhanced image names once for all frames."""
-    series, study = Dataset(), Dataset()
-    series.SeriesInstanceUID = label(source, "SeriesInstanceUID", file)
-    series.ReferencedSOPSequence = [_reference(source, file)]
-    study.StudyInstanceUID = label(source, "StudyInstanceUID", file)
-    study.ReferencedSeriesSequence = [series]
-    return study
+    uid = label(source, "SeriesInstanceUID", file)
+    series = _item(SeriesInstanceUID=uid, ReferencedSOPSequence=[_reference(source, file)])
+    return _item(StudyInstanceUID=label(source, "StudyInstanceUID", file), ReferencedSeriesSequence=[series])
 
 
 def _set_source(place: Dataset, source: Dataset, file: Path, run: Run, frame: int | None = None) -> None:
@@ -199,15 +193,17 @@ def _set_source(place: Dataset, source: Dataset, file: Path, run: Run, frame: in
 def _set_equipment(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
     """Add the scanner, where it is not there yet, and the bundle to what contributed to the image (PS3.3 C.12.1)."""
     provenance = run.provenance
-    device = Dataset()
-    device.Manufacturer = MANUFACTURER
-    device.ManufacturerModelName = plain(provenance.bundle, 64)
-    device.SoftwareVersions = plain(provenance.version, 64)
-    device.ContributionDateTime = run.now.strftime("%Y%m%d%H%M%S.%f%z")
-    device.ContributionDescription = plain(provenance.contribution(), 1024)
-    device.PurposeOfReferenceCodeSequence = [_code("109102", "Processing Equipment")]
+    device = _item(
+        Manufacturer=MANUFACTURER,
+        ManufacturerModelName=plain(provenance.bundle, 64),
+        SoftwareVersions=plain(provenance.version, 64),
+        ContributionDateTime=run.now.strftime("%Y%m%d%H%M%S.%f%z"),
+        ContributionDescription=plain(provenance.contribution(), 1024),
+        PurposeOfReferenceCodeSequence=[_code("109102", "Processing Equipment")],
+    )
     earlier = items(derived, "ContributingEquipmentSequence", file)  # those that worked on the source stay
-    if not any(_has_purpose(one, _ACQUISITION[0]) for one in earlier):
+    purposes = [code.get("CodeValue") for one in earlier for code in one.get("PurposeOfReferenceCodeSequence", [])]
+    if _ACQUISITION[0] not in purposes:
         scanner = Dataset()
         for keyword, vr in _EQUIPMENT.items():
             value = label(source, keyword, file)
@@ -232,17 +228,12 @@ def was_denoised(header: Dataset) -> bool:
     )
 
 
-def _has_purpose(item: Dataset, code_value: str) -> bool:
-    return any(code.get("CodeValue") == code_value for code in item.get("PurposeOfReferenceCodeSequence", []))
-
-
 def _add_reference(derived: Dataset, source: Dataset, file: Path) -> None:
     """Name the source among the instances that the image refers to, where the source has such a list (PS3.3 C.12.2)."""
     if "ReferencedSeriesSequence" not in derived or not label(source, "SOPInstanceUID", file):
         return
-    series = Dataset()
-    series.SeriesInstanceUID = label(source, "SeriesInstanceUID", file)
-    series.ReferencedInstanceSequence = [_reference(source, file)]
+    uid = label(source, "SeriesInstanceUID", file)
+    series = _item(SeriesInstanceUID=uid, ReferencedInstanceSequence=[_reference(source, file)])
     others = items(derived, "ReferencedSeriesSequence", file)
     set_element(derived, "ReferencedSeriesSequence", "SQ", [*others, series])
 
@@ -266,15 +257,16 @@ def _set_lossy(derived: Dataset, source: Dataset, file: Path) -> None:
 
 def _reference(source: Dataset, file: Path) -> Dataset:
     """An item that names the source instance (PS3.3 10.8)."""
-    item = Dataset()
-    item.ReferencedSOPClassUID = label(source, "SOPClassUID", file)
-    item.ReferencedSOPInstanceUID = label(source, "SOPInstanceUID", file)
-    return item
+    keywords = ("SOPClassUID", "SOPInstanceUID")
+    return _item(**{f"Referenced{keyword}": label(source, keyword, file) for keyword in keywords})
 
 
 def _code(value: str, meaning: str) -> Dataset:
+    return _item(CodeValue=value, CodingSchemeDesignator="DCM", CodeMeaning=meaning)
+
+
+def _item(**elements: object) -> Dataset:
     item = Dataset()
-    item.CodeValue = value
-    item.CodingSchemeDesignator = "DCM"
-    item.CodeMeaning = meaning
+    for keyword, value in elements.items():
+        setattr(item, keyword, value)
     return item

@@ -10,7 +10,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
 from ..errors import BioAttError
-from .headers import has_frames, is_enhanced, items, label, numbers, text, value, whole_number
+from .headers import is_enhanced, items, label, numbers, text, value, whole_number
 
 MAX_FRAMES = 1 << 16  # of CT Image Storage
 #: What FrameIncrementPointer names where frames follow in space: GridFrameOffsetVector, SliceLocation, its vector, and
@@ -72,11 +72,6 @@ def frame_headers(dataset: Dataset, where: Path) -> list[Dataset]:
     return headers
 
 
-def can_leave_out(header: Dataset) -> bool:
-    """Whether what is derived can do without other frames of the file: each of an enhanced one says where it lies."""
-    return is_enhanced(header) or not has_frames(header)
-
-
 def keep_frames(dataset: Dataset, frames: Sequence[int]) -> None:
     """Leave all but these frames, counted from 0, out of the header of an image, in place.
 
@@ -88,8 +83,7 @@ def keep_frames(dataset: Dataset, frames: Sequence[int]) -> None:
     dataset["PerFrameFunctionalGroupsSequence"].value = [own[i] for i in frames]
     dataset.NumberOfFrames = len(frames)
     for keyword in _CONCATENATION:
-        if keyword in dataset:
-            del dataset[keyword]
+        dataset.pop(keyword, None)
 
 
 def _placed_frames(dataset: Dataset, frames: int, where: Path) -> list[Dataset]:

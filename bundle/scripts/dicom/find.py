@@ -7,15 +7,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import BioAttError, KeptWarnings
+from ..errors import BioAttError, KeptWarnings, first_few
 from .headers import quiet_pydicom
 from .scan import Found, Scan, scan, series_number, series_table
 from .series import Series
 from .stack import Allowed, build
 
 logger = logging.getLogger(__name__)
-
-_LISTED = 5  # series in a message
 
 
 @quiet_pydicom()
@@ -177,9 +175,7 @@ def _choose(scanned: Scan, path: Path, name: str | None) -> str:
     for line in series_table(found):
         logger.warning("%s", line)
     every = [(uid, series_number(files[0][1])) for uid, files in found.items()]
-    words = [f"{uid or 'no UID'} ({'no number' if n is None else f'number {n}'})" for uid, n in every[:_LISTED]]
-    listing = ", ".join(words)
-    listing += f" and {len(every) - _LISTED} more" if len(every) > _LISTED else ""
+    listing = first_few([f"{uid or 'no UID'} ({'no number' if n is None else f'number {n}'})" for uid, n in every])
     numbers = [number for _, number in every]
     by_number = " or --series NUMBER" if len(set(numbers)) == len(numbers) and None not in numbers else ""
     raise BioAttError(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import BioAttError, printable
+from ..errors import BioAttError, first_few, printable
 from .archive import is_archive, names_in, open_raw
 
 _PREAMBLE = 132  # bytes up to the end of "DICM" (PS3.10 7.1)
@@ -20,7 +20,6 @@ _UNFINISHED += (".filepart", ".icloud", ".nextcloud", ".owncloud")
 #: Hidden files that a slice leaves: iCloud's in its place, rsync's while it is copied, macOS' beside it on other disks.
 _LEFT_OF_SLICE = re.compile(r"\.(?P<icloud>.+)\.icloud|\.(?P<rsync>.+)\.[A-Za-z0-9]{6}|\._(?P<mac>.+)")
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
-_NAMED = 5  # of a list of files in a message
 
 
 class Loss(NamedTuple):
@@ -68,7 +67,9 @@ def walk(folder: Path) -> Listing:
             continue
         hidden += sum(name.startswith(".") for name in [*folders, *names])
         losses += _only_left(Path(parent), names)
-        folders[:] = sorted((one for one in folders if not one.startswith(".")), key=lambda one: _linked(parent, one))
+        shown = [one for one in folders if not one.startswith(".")]
+        # Links behind folders: a folder is met by its own name where it has one here.
+        folders[:] = sorted(shown, key=lambda one: (os.path.islink(os.path.join(parent, one)), one))
         for file in (Path(parent, name) for name in sorted(names) if not name.startswith(".")):
             if file.is_file():
                 files.append(file)
@@ -151,9 +152,7 @@ def is_named_like(name: str, slices: list[str]) -> bool:
 
 def tell_losses(losses: Iterable[Loss]) -> str:
     """The first of `losses`, in words."""
-    every = list(losses)
-    words = "; ".join(f"{printable(loss.file)} {loss.what}" for loss in every[:_NAMED])
-    return words + (f" and {len(every) - _NAMED} more" if len(every) > _NAMED else "")
+    return first_few([f"{printable(loss.file)} {loss.what}" for loss in losses], "; ")
 
 
 def _may_be_slice(name: str) -> bool:
@@ -188,11 +187,6 @@ def _is_new(folder: Path, visited: set[tuple[int, int]]) -> bool:
     is_new = key not in visited
     visited.add(key)
     return is_new
-
-
-def _linked(parent: str, name: str) -> tuple[bool, str]:
-    """Links behind folders: a folder is met by its own name where it has one here."""
-    return os.path.islink(os.path.join(parent, name)), name
 
 
 def _suffix(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a process of its own can be asked to do with a file: decode it, compare it, or write what is derived from it."""
+"""What is done with a file, here or in a process of its own: decode, compare, or write what is derived from it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,8 @@ import numpy as np
 
 from .child import END
 from .pixels import have_same_hu, read_frames
-from .read import Notes, Request, read_file
+from .read import read_file
 from .write import write_file
-
-
-def _hu(given: Request) -> Iterator[tuple[int, bytes]]:
-    """Index and HU of each slice of a file, see `read_file`; then what was noted of it."""
-    notes = Notes()
-    for index, hu in read_file(*given, notes):
-        yield index, np.ascontiguousarray(hu, np.float32).data.cast("B")
-    yield END, notes.to_json()
 
 
 def _same(pair: tuple[Path, Path]) -> Iterator[tuple[int, bytes]]:
@@ -41,4 +33,4 @@ def _written(given: tuple[Any, ...]) -> Iterator[tuple[int, bytes]]:
 
 
 #: Of what each was given: index and content of the records, the last of them with the index `END`.
-JOBS = {"hu": _hu, "same": _same, "stored": _stored, "written": _written}
+JOBS = {"hu": lambda given: read_file(*given), "same": _same, "stored": _stored, "written": _written}

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from pydicom.dataset import Dataset
 
-from ..errors import BioAttError, printable
+from ..errors import BioAttError, first_few, printable
 from .geometry import slice_normal
 from .headers import label, numbers
 from .scan import Found, is_page, says_localizer
@@ -20,7 +20,6 @@ T = TypeVar("T", Found, Image)
 
 _SAME_PLANE = 0.999  # cosine between normals: 2.6 degrees
 _MOST_PLANES = 1000  # different ones are no series
-_NAMED = 5
 
 
 def without_pages(uid: str, found: Sequence[Found], tell: bool) -> list[Found]:
@@ -69,8 +68,7 @@ def _keep(uid: str, found: list[T], names: list[str], keep: list[bool], what: st
     if not left or len(left) == len(found):
         return found
     if tell:
-        listing = ", ".join(map(printable, left[:_NAMED])) + (" and more" if len(left) > _NAMED else "")
-        logger.warning("series %s: left out %d %s: %s", uid, len(left), what, listing)
+        logger.warning("series %s: left out %d %s: %s", uid, len(left), what, first_few(list(map(printable, left))))
     return [one for one, kept in zip(found, keep, strict=True) if kept]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from pydicom.dataset import Dataset
 
@@ -42,11 +40,6 @@ def bright_padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
 
 def _within(stored: np.ndarray, limits: tuple[int, int]) -> np.ndarray:
     return (stored >= limits[0]) & (stored <= limits[1])
-
-
-def has_padding(headers: Iterable[Dataset]) -> bool:
-    """Whether any of these headers names a usable padding value."""
-    return any(padding_limits(header) is not None for header in headers)
 
 
 def padding_limits(dataset: Dataset) -> tuple[int, int] | None:

@@ -69,10 +69,17 @@ class FileProcesses(AbstractContextManager["FileProcesses"]):
         Args:
             job: what is done with each file.
             requests: each file, and what the job takes for it.
+            files: how many requests there are; where `count` says 0, they are done in this process.
 
         Raises:
             BioAttError: what a process refused, or how it ended; the others end as well.
         """
+        if not self.count(files):
+            from .jobs import JOBS
+
+            for file, given in requests:
+                yield from ((file, index, payload) for index, payload in JOBS[job](given))
+            return
         with self:
             ready: queue.Queue[Any] = queue.Queue(2 * MOST)
             stop = threading.Event()
@@ -111,7 +118,7 @@ class FileProcesses(AbstractContextManager["FileProcesses"]):
                 except BaseException as error:
                     put(error)
 
-            threads = [threading.Thread(target=work, daemon=True) for _ in range(max(1, self.count(files)))]
+            threads = [threading.Thread(target=work, daemon=True) for _ in range(self.count(files))]
             for thread in threads:
                 thread.start()
             try:

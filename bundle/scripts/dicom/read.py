@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..errors import BioAttError, printable
+from ..errors import BioAttError, first_few, printable
 from ..hu import VALID_RANGE_HU
 from .child import END
 from .headers import quiet_pydicom, rescale
@@ -21,52 +22,13 @@ from .series import Series
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]  # slices done, slices in all
-
-_NAMED = 5  # files in a message
-
 MAX_VOXELS = (1 << 31) - 1  # of one series: 8 GiB as float32, and what one PixelData element can hold
-
-
-class Notes:
-    """What is odd about files of a series but does not keep them from being read; told once for all of them."""
-
-    def __init__(self) -> None:
-        self._faults: Counter[str] = Counter()
-        self._empty: list[str] = []
-
-    def add(self, faults: Iterable[str], empty: Iterable[str]) -> None:
-        """Note the faults of a file, in words, and its name for each slice of one value in all pixels."""
-        self._faults.update(faults)
-        self._empty += empty
-
-    def to_json(self) -> bytes:
-        """What `add_json` of another takes."""
-        return json.dumps([list(self._faults.elements()), self._empty]).encode()
-
-    def add_json(self, text: bytes) -> None:
-        """Note what another noted."""
-        self.add(*json.loads(text))
-
-    def tell(self, series: Series) -> None:
-        """Log a line for each kind."""
-        empty = sorted(self._empty)
-        if empty and len(empty) < len(series.files):
-            logger.warning(
-                "series %s: %d slices hold one value in all pixels, perhaps copied half: %s%s",
-                series.series_instance_uid,
-                len(empty),
-                ", ".join(empty[:_NAMED]),
-                " and more" if len(empty) > _NAMED else "",
-            )
-        for note, files in sorted(self._faults.items()):
-            logger.warning("series %s, %d files: %s", series.series_instance_uid, files, note)
 
 
 @quiet_pydicom()
 def read_volume(
     series: Series,
-    progress: Progress | None = None,
+    progress: Callable[[int], object] | None = None,
     processes: FileProcesses | None = None,
     *,
     bright_padding_as_air: bool = False,
@@ -77,7 +39,7 @@ def read_volume(
 
     Args:
         series: from `find_series` or `select_series`.
-        progress: called with (slices done, slices in all).
+        progress: called with the number of slices just done.
         processes: read by these, where they are several or isolated; the same HU, bit by bit.
         bright_padding_as_air: padding above all tissue becomes the lowest valid HU, so that a network meets air and no
             bright rim.
@@ -91,47 +53,43 @@ def read_volume(
             "split it"
         )
     volume = np.empty(series.shape, dtype=np.float32)
-    files, notes = series.by_file(), Notes()
-    apart = processes is not None and processes.count(len(files)) > 0
-    requests = [(file, slices, series.shape[1:], bright_padding_as_air) for file, slices in files.items()]
-    slices = _slices_apart(processes, requests, notes) if apart else _slices_here(requests, notes)
-    for done, (index, hu) in enumerate(slices, 1):
-        volume[index] = hu
+    files, shape = series.by_file(), series.shape[1:]
+    faults, empty = Counter[str](), list[str]()
+    requests = ((file, (file, slices, shape, bright_padding_as_air)) for file, slices in files.items())
+    for _, index, payload in (processes or FileProcesses()).each("hu", requests, len(files)):
+        if index == END:
+            noted, names = json.loads(payload)
+            faults.update(noted)
+            empty += names
+            continue
+        volume[index] = np.frombuffer(payload, np.float32).reshape(shape)
         if progress is not None:
-            progress(done, len(series.files))
-    notes.tell(series)
+            progress(1)
+    _tell(series, faults, sorted(empty))
     return volume
 
 
-Request = tuple[Path, Mapping[int, int], tuple[int, int], bool]  # what `read_file` takes, but the notes
-
-
-def _slices_here(requests: Sequence[Request], notes: Notes) -> Iterator[tuple[int, np.ndarray]]:
-    """Index and HU `(rows, columns)` of each slice."""
-    for request in requests:
-        yield from read_file(*request, notes)
-
-
-def _slices_apart(
-    processes: FileProcesses, requests: Sequence[Request], notes: Notes
-) -> Iterator[tuple[int, np.ndarray]]:
-    """The same, by `processes`."""
-    shape = requests[0][2]
-    for _, index, payload in processes.each("hu", ((one[0], one) for one in requests), len(requests)):
-        if index == END:
-            notes.add_json(payload)
-        else:
-            yield index, np.frombuffer(payload, np.float32).reshape(shape)
+def _tell(series: Series, faults: Mapping[str, int], empty: Sequence[str]) -> None:
+    """Log what is odd about files of a series but does not keep them from being read, a line for each kind."""
+    if empty and len(empty) < len(series.files):
+        logger.warning(
+            "series %s: %d slices hold one value in all pixels, perhaps copied half: %s",
+            *(series.series_instance_uid, len(empty), first_few(empty)),
+        )
+    for fault, files in sorted(faults.items()):
+        logger.warning("series %s, %d files: %s", series.series_instance_uid, files, fault)
 
 
 def read_file(
-    file: Path, slices: Mapping[int, int], shape: tuple[int, int], bright_padding_as_air: bool, notes: Notes
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Index and HU `(rows, columns)` of each frame of a file; see `read_volume`.
+    file: Path, slices: Mapping[int, int], shape: tuple[int, int], bright_padding_as_air: bool
+) -> Iterator[tuple[int, Any]]:
+    """Index and HU, float32 `(rows, columns)`, of each frame of a file, as bytes; see `read_volume`.
+
+    Last comes, with the index `END`, what is odd: faults that were got over, in words, and the file's name for each
+    slice of one value in all pixels, as JSON.
 
     Args:
         slices: which slice each of its frames is; others are left out.
-        notes: where it is put what is odd.
     """
     done, faults, empty = 0, set[str](), []
     for frame, (stored, header) in enumerate(read_frames(file, faults, slices)):
@@ -144,11 +102,11 @@ def read_file(
         hu = _hu(stored, *rescale(header, file))
         if bright_padding_as_air and (outside := bright_padding(header, stored)) is not None:
             hu[outside] = VALID_RANGE_HU[0]
-        yield slices[frame], hu
+        yield slices[frame], np.ascontiguousarray(hu, np.float32).data.cast("B")
         done += 1
     if done != len(slices):
         raise BioAttError(f"{file} lost frames while it was used; start again")
-    notes.add(faults, empty)
+    yield END, json.dumps([sorted(faults), empty]).encode()
 
 
 def _hu(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:

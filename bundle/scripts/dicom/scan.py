@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from ..errors import BioAttError, printable
+from ..errors import BioAttError, first_few, printable
 from .archive import is_archive
 from .dicomdir import listed_images
 from .folder import Loss, loss_of, lost_slices, tell_losses, walk
@@ -45,7 +45,6 @@ _KEYWORDS = (
 ).split()
 _CT = ENHANCED_CT | {CT_IMAGE_STORAGE}
 _LOCALIZERS = ("LOCALIZER", "SCOUT", "TOPOGRAM", "SCANOGRAM", "SURVIEW")
-_NAMED = 5  # files in a message
 _MOST_NUMBER = 1e12  # of 12 characters (IS, PS3.5 6.2)
 _DICOMDIR = "1.2.840.10008.1.3.10"
 
@@ -107,7 +106,7 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
         kinds = Counter(_kind(header) for _, header in headers)
         listing = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
         raise BioAttError(f"{path} holds DICOM but no CT image: {listing}; name a folder with a CT series")
-    slices = [(file, header) for file, header in images if not _is_localizer(header)]
+    slices = [(file, header) for file, header in images if not says_localizer(_plain(header, "ImageType"))]
     if not slices:
         raise BioAttError(f"{path} holds only CT localizers (scouts), wanted slices; name a folder with a CT series")
     for count, what in (len(headers) - len(images), "not CT"), (len(images) - len(slices), "CT localizers"):
@@ -122,7 +121,7 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
     if len(pages) < len(series):  # reports and dose sheets in a series of their own
         for uid in pages:
             if tell:
-                names = ", ".join(printable(file) for file, _ in series[uid][:_NAMED])
+                names = first_few([printable(file) for file, _ in series[uid]])
                 logger.warning(
                     "series %s: left out, %d pages in colour or without geometry: %s", uid, len(series[uid]), names
                 )
@@ -267,10 +266,6 @@ def _is_ct(header: Dataset) -> bool:
         "",
         "CT",
     )  # PET, MR and more in a CT's clothes
-
-
-def _is_localizer(header: Dataset) -> bool:
-    return says_localizer(_plain(header, "ImageType"))
 
 
 def _kind(header: Dataset) -> str:

@@ -42,15 +42,12 @@ class Series:
     spacing: tuple[float, float, float]
     is_axial: bool
     frames: tuple[int, ...]
-    is_enhanced: bool = False
     is_multiframe: bool = False
     is_offset: bool = False
     gaps: tuple[str, ...] = ()
-    series_number: int | None = None
     description: str = ""
     kernel: str = ""
     slice_thickness_mm: float | None = None
-    frame_of_reference_uid: str = ""
     selector: str = ""
     one_scan: bool = False
     unified: tuple[str, ...] = ()

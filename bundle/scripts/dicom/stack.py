@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
-from ..errors import BioAttError
+from ..errors import BioAttError, first_few
 from .concatenation import lost_parts
-from .enhanced import can_leave_out, frame_headers
+from .enhanced import frame_headers
 from .folder import tell_losses
 from .geometry import Plane, affine_ras, gaps, heights, is_axial, read_plane, same_position_mm
 from .headers import has_frames, is_enhanced, is_lossy, label, lacks_rescale, numbers, rescale
@@ -22,7 +22,7 @@ from .leave_out import without_localizers, without_other_planes, without_pages
 from .padding import is_wrong_padding
 from .phases import choices, is_range, offer, ranges, take_phase, take_range, what_differs, what_is_mixed, without_twins
 from .quantity import check_hu_image, rescale_type
-from .scan import Scan, series_number
+from .scan import Scan
 from .series import Series
 from .slices import Image, Slice, check_same_grid, without_copies
 
@@ -105,7 +105,8 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
     file, _, header, plane = slices[0]
     uids = [one.instance_uid for one in slices]
     count = Counter((uid, one.frame) for uid, one in zip(uids, slices, strict=True))
-    affine = affine_ras(planes, _single_spacing(header, file))
+    thickness_mm = _length(header, "SliceThickness", file)
+    affine = affine_ras(planes, _length(header, "SpacingBetweenSlices", file) or thickness_mm or 1.0)
     return Series(
         series_instance_uid=uid,
         files=tuple(one.file for one in slices),
@@ -118,15 +119,12 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
         spacing=tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0)),
         is_axial=is_axial(plane.orientation),
         frames=tuple(one.frame for one in slices),
-        is_enhanced=is_enhanced(header),
         is_multiframe=has_frames(header),
         is_offset=any(rescale(one.header, one.file)[1] != 0 for one in slices),
         gaps=tuple(odd),
-        series_number=series_number(header),
         description=label(header, "SeriesDescription", file),
         kernel=label(header, "ConvolutionKernel", file),
-        slice_thickness_mm=_length(header, "SliceThickness", file),
-        frame_of_reference_uid=label(header, "FrameOfReferenceUID", file),
+        slice_thickness_mm=thickness_mm,
         selector=uid if selector is None else selector,
         one_scan=allowed.one_scan,
         unified=tuple(keyword for one in differing for keyword in _WITH_IDENTITY[one]),
@@ -150,7 +148,7 @@ def _stack(
     """
     images = without_other_planes(uid, without_localizers(uid, images, allowed.tell), allowed.tell)
     slices = [Slice(file, i, header, _checked_plane(header, file, allowed.no_rescale)) for file, i, header in images]
-    separate = all(can_leave_out(one.header) for one in slices)
+    separate = all(is_enhanced(one.header) or not has_frames(one.header) for one in slices)  # each says where it lies
     if is_range(phase):
         if not separate:
             raise BioAttError(f"series {uid}: frames of CT Image Storage are counted, and cannot be taken by {phase}")
@@ -174,8 +172,8 @@ def _stack(
         offered = (choices(slices, partial(_is_stack, uid)) or ranges(slices)) if offers else {}
         parts = f", go on with one even part with {offer(uid, offered)}" if offered else ""
         raise BioAttError(
-            f"series {uid}: slices are missing or their spacing changes, {_first_five(odd)}; find the missing slices"
-            f"{f' (perhaps {cause})' if cause else ''}{parts}, or go on with --allow-gaps"
+            f"series {uid}: slices are missing or their spacing changes, {first_few(odd, '; ')}; find the missing "
+            f"slices{f' (perhaps {cause})' if cause else ''}{parts}, or go on with --allow-gaps"
         )
     return slices, odd, differing
 
@@ -274,7 +272,7 @@ def _warn(uid: str, slices: list[Slice], odd: list[str], differing: dict[str, st
     if any(_SLABS.intersection(label(one.header, "ImageType", one.file).upper().split("\\")) for one in slices):
         logger.warning("series %s: ImageType says that it is a projection; its noise is not that of CT images", uid)
     if odd:
-        logger.warning("series %s: irregular slice spacing, %s", uid, _first_five(odd))
+        logger.warning("series %s: irregular slice spacing, %s", uid, first_few(odd, "; "))
     if any(lacks_rescale(one.header, one.file) for one in slices):
         logger.warning("series %s: rescale is missing; its values are taken as HU", uid)
     if any(rescale_type(one.header, one.file) == "US" for one in slices):
@@ -292,14 +290,6 @@ def _has_wrong_padding(one: Slice) -> bool:
         return is_wrong_padding(one.header)
     except BioAttError:  # bits are checked when pixels are read
         return False
-
-
-def _first_five(odd: list[str]) -> str:
-    return "; ".join(odd[:5]) + (f" and {len(odd) - 5} more places" if len(odd) > 5 else "")
-
-
-def _single_spacing(header: Dataset, file: Path) -> float:
-    return _length(header, "SpacingBetweenSlices", file) or _length(header, "SliceThickness", file) or 1.0
 
 
 def _length(header: Dataset, keyword: str, file: Path) -> float | None:

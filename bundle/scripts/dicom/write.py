@@ -6,9 +6,8 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -27,32 +26,14 @@ from .child import END
 from .derived import describe
 from .enhanced import frame_headers
 from .headers import is_enhanced, label, lacks_rescale, open_header, quiet_pydicom, rescale, whole_number
-from .padding import has_padding, is_signed, padding_limits, padding_mask, stored_range
-from .pixels import read_frames
+from .padding import is_signed, padding_limits, padding_mask, stored_range
 from .processes import FileProcesses
 from .quantity import SAME_IN_ALL_CT
-from .read import Progress
 from .rules import DerivedRules, Run
 from .series import Series
 from .transcode import set_element, to_explicit_little_endian
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WriteSummary:
-    """What `write_derived_series` wrote.
-
-    Args:
-        clipped_pixels: pixels whose HU did not fit the stored bits and were set to the nearest value that does.
-        rescaled_slices: slices stored with slope 1 because the source's rescale was too coarse for HU.
-    """
-
-    folder: Path
-    series_instance_uid: str
-    slices: int
-    clipped_pixels: int
-    rescaled_slices: int
 
 
 @quiet_pydicom()
@@ -65,16 +46,16 @@ def write_derived_series(
     rules: DerivedRules | None = None,
     overwrite: bool = False,
     processes: FileProcesses | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int], object] | None = None,
     complete: Callable[[], None] | None = None,
-) -> WriteSummary:
+) -> None:
     """Write `volume_hu` as a series derived from `series`: one Explicit VR Little Endian file for each of its files.
 
     Every element of the source is kept bit for bit, but for private ones and those that are not true of the
     derived image (module `derived` lists them). The source's rescale is kept if its slope is at most 1 HU and it
     has 16 bits, else values are stored as signed 16-bit HU. They are rounded to the nearest, and clipped to what
-    the bits hold. Padding pixels keep the source's value. An Enhanced CT image becomes one of the same class
-    (docs/adr/0006). Besides the volume, one file at a time is in memory.
+    the bits hold; the log counts both. Padding pixels keep the source's value. An Enhanced CT image becomes one of the
+    same class (docs/adr/0006). Besides the volume, one file at a time is in memory.
 
     Args:
         series: the source, from `find_series` or `select_series`.
@@ -84,7 +65,7 @@ def write_derived_series(
         overwrite: replace `output_dir` whole if it exists and holds nothing but results of BioAtt.
         processes: many files are written by these; if they are isolated, the source's padding is decoded in one of
             them in any case. The files are the same, but for the time.
-        progress: called with (slices done, slices in all).
+        progress: called with the number of slices just done.
         complete: called when all is written, before the folder appears; if it raises, the folder does not.
 
     Raises:
@@ -108,7 +89,7 @@ def write_derived_series(
     run = Run.start(provenance, rules, series.series_instance_uid, values)
     unified = _unified(series, run)
     digits = max(4, len(str(len(sources))))
-    done = clipped = rescaled = 0
+    clipped = rescaled = 0
     with staged_folder(folder, overwrite) as staging:
 
         def requests() -> Iterator[tuple[Path, tuple[Any, ...]]]:
@@ -116,11 +97,11 @@ def write_derived_series(
                 frames_hu = {i: volume_hu[slices[i]] for i in sorted(slices)}
                 yield file, (file, frames_hu, staging / f"{number:0{digits}d}.dcm", run, unified)
 
-        for file, (more_clipped, kept) in _written(requests(), len(sources), processes):
-            done, clipped = done + len(sources[file]), clipped + more_clipped
+        for file, (more_clipped, kept) in _written(requests(), len(sources), processes or FileProcesses()):
+            clipped += more_clipped
             rescaled += 0 if kept else len(sources[file])
             if progress is not None:
-                progress(done, len(series.files))
+                progress(len(sources[file]))
         if clipped:
             logger.warning("%s: %d pixels were clipped to what the stored bits hold", folder, clipped)
         if rescaled:
@@ -129,13 +110,6 @@ def write_derived_series(
             )
         if complete is not None:
             complete()
-    return WriteSummary(
-        folder=folder,
-        series_instance_uid=run.series_instance_uid,
-        slices=len(series.files),
-        clipped_pixels=clipped,
-        rescaled_slices=rescaled,
-    )
 
 
 def check_stable_uids(series: Series) -> None:
@@ -163,32 +137,22 @@ def _check_apart(series: Series, folder: Path) -> None:
 
 
 def _written(
-    requests: Iterable[tuple[Path, tuple[Any, ...]]], files: int, processes: FileProcesses | None
+    requests: Iterable[tuple[Path, tuple[Any, ...]]], files: int, processes: FileProcesses
 ) -> Iterator[tuple[Path, tuple[int, bool]]]:
     """Each file with what `write_file` returns for it, as they are written."""
-    count = 0 if processes is None else processes.count(files)
-    if count > 1:
+    if processes.count(files) > 1:
         yield from ((file, json.loads(done)) for file, _, done in processes.each("written", requests, files))
         return
-    with processes or nullcontext():
+    with processes:
         for file, given in requests:
-            yield file, write_file(*given, _stored_apart(processes) if count else _stored_here)
+            yield file, write_file(*given, processes)
 
 
-def _stored_here(file: Path, shape: tuple[int, int]) -> Iterator[np.ndarray]:
+def _stored(file: Path, shape: tuple[int, int], processes: FileProcesses) -> Iterator[np.ndarray]:
     """Stored values of each frame of `file`, of `shape` (rows, columns)."""
-    return (stored for stored, _ in read_frames(file, wanted=()))
-
-
-def _stored_apart(processes: FileProcesses) -> Callable[[Path, tuple[int, int]], Iterator[np.ndarray]]:
-    """The same, by one of `processes`."""
-
-    def read(file: Path, shape: tuple[int, int]) -> Iterator[np.ndarray]:
-        for _, index, payload in processes.each("stored", [(file, file)], 1):
-            if index != END:
-                yield np.frombuffer(payload, np.int64).reshape(shape)
-
-    return read
+    for _, index, payload in processes.each("stored", [(file, file)], 1):
+        if index != END:
+            yield np.frombuffer(payload, np.int64).reshape(shape)
 
 
 def _unified(series: Series, run: Run) -> dict[BaseTag, DataElement | RawDataElement | None]:
@@ -231,7 +195,7 @@ def write_file(
     target: Path,
     run: Run,
     unified: Mapping[BaseTag, DataElement | RawDataElement | None],
-    read_stored: Callable[[Path, tuple[int, int]], Iterator[np.ndarray]] = _stored_here,
+    processes: FileProcesses | None = None,
 ) -> tuple[int, bool]:
     """Write the image derived from `file`; see `write_derived_series`.
 
@@ -239,7 +203,7 @@ def write_file(
         frames_hu: of each of its frames, in their order, that is part of the series.
         run: what the images of the derived series share.
         unified: elements of the first of them, for all.
-        read_stored: gives the stored values of each frame of a file, where it has padding.
+        processes: decode the source's padding, if they are isolated.
 
     Returns:
         The number of clipped pixels, and whether the source's rescale was kept.
@@ -254,8 +218,7 @@ def write_file(
         first = next(iter(headers.values()))
         _describe(derived, source, file, run, list(frames_hu))
         for tag, element in unified.items():
-            if tag in derived:
-                del derived[tag]
+            derived.pop(tag, None)
             if element is not None:
                 derived[tag] = element
         kept = _keeps_rescale(list(headers.values()), file)
@@ -268,7 +231,8 @@ def write_file(
             if not label(derived, keyword, file):
                 set_element(derived, keyword, vr, default)
         bits, signed = whole_number(derived, "BitsStored", file), is_signed(derived, file)
-        clipped, pixels = _stored_pixels(file, headers, frames_hu, kept, stored_range(bits, signed), read_stored)
+        limits, processes = stored_range(bits, signed), processes or FileProcesses()
+        clipped, pixels = _stored_pixels(file, headers, frames_hu, kept, limits, processes)
         set_element(derived, "PixelData", "OW", pixels)
         _save(derived, target)
     return clipped, kept
@@ -311,12 +275,13 @@ def _stored_pixels(
     frames_hu: Mapping[int, np.ndarray],
     kept: bool,
     limits: tuple[int, int],
-    read_stored: Callable[[Path, tuple[int, int]], Iterator[np.ndarray]],
+    processes: FileProcesses,
 ) -> tuple[int, bytes]:
     """Number of clipped pixels, and PixelData: HU rounded and clipped to `limits`, padding as the source has it."""
     clipped, parts = 0, []
     shape = next(iter(frames_hu.values())).shape
-    every = read_stored(file, shape) if has_padding(headers.values()) else repeat(None, max(headers) + 1)
+    has_padding = any(padding_limits(header) is not None for header in headers.values())
+    every = _stored(file, shape, processes) if has_padding else repeat(None, max(headers) + 1)
     padding = (pixels for i, pixels in enumerate(every) if i in headers)
     for (i, hu), pixels in zip(frames_hu.items(), padding, strict=True):
         header = headers[i]
@@ -348,8 +313,7 @@ def _set_hu_storage(derived: Dataset, header: Dataset, file: Path) -> None:
     _set_rescale(derived, 1.0, 0.0)
     limits, (slope, intercept) = padding_limits(header), rescale(header, file)
     for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit", "RealWorldValueMappingSequence"):
-        if keyword in derived:
-            del derived[keyword]
+        derived.pop(keyword, None)
     if limits is not None:
         first, last = (int(np.rint(limit * slope + intercept).clip(-(2**15), 2**15 - 1)) for limit in limits)
         set_element(derived, "PixelPaddingValue", "SS", first)
@@ -372,8 +336,7 @@ def _place_of_rescale(derived: Dataset) -> Dataset:
     shared = derived["SharedFunctionalGroupsSequence"].value[0]
     for groups in [shared, *derived["PerFrameFunctionalGroupsSequence"].value]:
         for keyword in ("PixelValueTransformationSequence", "RealWorldValueMappingSequence"):
-            if keyword in groups:
-                del groups[keyword]
+            groups.pop(keyword, None)
     item = Dataset()
     item.RescaleType = "HU"
     set_element(shared, "PixelValueTransformationSequence", "SQ", [item])

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .formats import format_of
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class SaveSeries:
     """Writes each result of an evaluator in the form of its source, all or nothing.
 
@@ -43,28 +45,20 @@ class SaveSeries:
         BioAttError: the folder cannot be used, or writing fails.
     """
 
-    def __init__(
-        self,
-        output_dir: str | os.PathLike[str],
-        provenance: Derivation,
-        *,
-        rules: DerivedRules | None = None,
-        overwrite: bool = False,
-        processes: FileProcesses | None = None,
-        progress: bool = False,
-        report: Callable[[], str] | None = None,
-        report_file: str | os.PathLike[str] = "",
-        known: KnownSeries | None = None,
-    ) -> None:
-        self.output_dir = Path(output_dir)
-        self.provenance = provenance
-        self.rules = rules
-        self.overwrite = overwrite
-        self.processes = processes or FileProcesses()
-        self.progress = progress
-        self.report = report if str(report_file) else None
-        self.report_file = Path(report_file)
-        self.known = known
+    output_dir: str | os.PathLike[str]
+    provenance: Derivation
+    rules: DerivedRules | None = None
+    overwrite: bool = False
+    processes: FileProcesses = field(default_factory=FileProcesses)
+    progress: bool = False
+    report: Callable[[], str] | None = None
+    report_file: str | os.PathLike[str] = ""
+    known: KnownSeries | None = None
+
+    def __post_init__(self) -> None:
+        self.output_dir = Path(self.output_dir)
+        self.report = self.report if str(self.report_file) else None
+        self.report_file = Path(self.report_file)
         self._staging = ExitStack()
         self._page: Path | None = None
         self._folder: Path | None = None
@@ -145,31 +139,20 @@ def write_dicom_result(
     folder: Path,
     provenance: Derivation,
     *,
-    rules: DerivedRules | None = None,
-    overwrite: bool = False,
-    processes: FileProcesses | None = None,
     progress: bool = False,
-    complete: Callable[[], None] | None = None,
     known: KnownSeries | None = None,
+    **writing: Any,
 ) -> None:
     """Write `hu` (columns, rows, slices) as a series derived from one in `source`, to `folder`, which appears whole.
 
-    `selection` has the arguments of `select_series` that find it again, or find it among what is `known`.
+    Args:
+        selection: the arguments of `select_series` that find it again, or find it among what is `known`.
+        writing: rules, overwrite, processes and complete of `write_derived_series`.
     """
     # What is unusual about the series was told and allowed when it was read.
     series = (known or KnownSeries()).select(source, **selection, tell=False, allow_gaps=True, assume_hu=True)
     with bar(len(series.files), "writing", progress) as advance:
-        write_derived_series(
-            series,
-            hu.transpose(2, 1, 0),
-            folder,
-            provenance,
-            rules=rules,
-            overwrite=overwrite,
-            processes=processes,
-            progress=lambda done, total: advance(1),
-            complete=complete,
-        )
+        write_derived_series(series, hu.transpose(2, 1, 0), folder, provenance, progress=advance, **writing)
 
 
 def write_file_result(source: Path, hu: np.ndarray, folder: Path, provenance: Derivation) -> None:

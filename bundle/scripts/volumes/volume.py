@@ -125,7 +125,7 @@ def load_volume(
     allowed = {"allow_gaps": allow_gaps, "assume_hu": assume_hu, "one_scan": one_scan}
     chosen = (known or KnownSeries()).select(path, series or None, **allowed)
     with bar(len(chosen.files), "reading", progress) as advance:
-        hu = read_volume(chosen, lambda done, total: advance(1), processes, bright_padding_as_air=True)
+        hu = read_volume(chosen, advance, processes, bright_padding_as_air=True)
     if not assume_hu:
         check_hu(hu.transpose(2, 1, 0), path, is_offset=chosen.is_offset, is_dicom=True)
     return Volume(
