@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scripts.dose.image_noise import noise_sd_hu
+from scripts.dose.image_noise import noise_sd_hu, without_trend
 from scripts.evaluation.texture import noise_power_spectrum_2d
 from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from scripts.strengths import choose_strength
@@ -161,7 +161,7 @@ def spectrum_for_bm3d(squares_hu: np.ndarray, spacing_mm: float, shape: tuple[in
     from scipy.interpolate import RegularGridInterpolator
 
     side = squares_hu.shape[-1]
-    power = noise_power_spectrum_2d(squares_hu[None], spacing_mm, "polynomial") / spacing_mm**2 * shape[0] * shape[1]
+    power = noise_power_spectrum_2d(without_trend(squares_hu), spacing_mm) / spacing_mm**2 * shape[0] * shape[1]
     lines = np.arange(-(side // 2) - 1, side - side // 2 + 1) / side
     wrapped = np.pad(np.fft.fftshift(power), 1, mode="wrap")
     rows, columns = (np.fft.fftfreq(length) for length in shape)

@@ -149,13 +149,14 @@ def measure_texture(
             _, transform, _ = _edge_transform(denoised - without, centers, phantom.radius_mm, spacing_mm)
             transforms[f"{contrast:g}"].append(transform)
             biases[f"{contrast:g}"].append(float((denoised - low)[phantom.inside(contrast)].mean()))
-    spectra = {name: [_spectrum(one, spacing_mm) for one in _noises(np.stack(stack))] for name, stack in rois.items()}
+    noises = {name: _noises(np.stack(stack)) for name, stack in rois.items()}
+    spectra = {name: [noise_power_spectrum(one, spacing_mm) for one in of] for name, of in noises.items()}
     return {
         "dose_fraction": dose_fraction,
         "realisations": realisations,
         "seed": seed,
         "spacing_mm": spacing_mm,
-        "nps": {name: noise_power_spectrum(np.stack(stack), spacing_mm) for name, stack in rois.items()},
+        "nps": {name: noise_power_spectrum(of, spacing_mm) for name, of in noises.items()},
         "ttf": {
             f"{contrast:g}": {
                 name: task_transfer_function(signal, centers, phantom.radius_mm, spacing_mm)
@@ -174,13 +175,9 @@ def measure_texture(
 def _noises(rois_hu: np.ndarray) -> np.ndarray:
     """What each realisation (n, regions, N, N) has beyond the mean, with the variance that the mean takes."""
     count = len(rois_hu)
+    if count < 2:
+        raise ValueError("noise beyond the mean needs at least two realisations")
     return (rois_hu - rois_hu.mean(axis=0)) * math.sqrt(count / (count - 1))
-
-
-def _spectrum(noise_hu: np.ndarray, spacing_mm: float) -> dict[str, Any]:
-    """`noise_power_spectrum` of one realisation's regions without their mean."""
-    pair = np.stack([noise_hu, -noise_hu]) / math.sqrt(2.0)  # a pair of mean 0 has the spectrum of the one
-    return noise_power_spectrum(pair, spacing_mm)
 
 
 def _intervals(

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from scripts.dose import DoseSimulator, ParallelBeam
 
 from studies.measures.phantoms import rod_phantom
-from studies.measures.transfer import measure_texture, task_transfer_function
+from studies.measures.transfer import _noises, measure_texture, task_transfer_function
 
 SPACING_MM = 0.7
 
@@ -160,3 +160,12 @@ def test_intervals_hold_the_figure_and_narrow_with_more_realisations():
         assert len(of["bands"]) == 2 and of["bands"][0][0] > of["bands"][1][1], "a blur passes the low band"
     widths = [np.ptp(result["intervals_95"]["nps"]["denoised"]["sd_hu"]) for result in (few, many)]
     assert widths[1] < widths[0]
+
+
+def test_what_all_realisations_show_is_no_noise():
+    noise = np.random.default_rng(0).normal(0.0, 20.0, (60, 2, 32, 32))
+    edge = np.where(np.arange(32) > 16, 1000.0, 0.0)
+    np.testing.assert_allclose(_noises(noise + edge), _noises(noise), atol=1e-9)
+    assert _noises(noise).var() == pytest.approx(noise.var(axis=0, ddof=1).mean())
+    with pytest.raises(ValueError, match="at least two realisations"):
+        _noises(noise[:1])

@@ -140,21 +140,20 @@ def ring_frequencies() -> np.ndarray:
 
 def noise_spectrum(squares_hu: Sequence[np.ndarray]) -> np.ndarray:
     """Mean power over squares, by ring: of each, less its surface of second order, under a Hann window."""
-    stack = np.asarray(squares_hu, dtype=np.float64)
-    flat = stack - second_order_surface(stack)
+    flat = without_trend(np.asarray(squares_hu, dtype=np.float64))
     window = np.outer(hann(SIDE, sym=False), hann(SIDE, sym=False))
     power = (np.abs(np.fft.fft2(flat * window)) ** 2).mean(0) / (window**2).sum()
     rings = _rings()
     return np.bincount(rings.ravel(), power.ravel()) / np.bincount(rings.ravel())
 
 
-def second_order_surface(squares: np.ndarray) -> np.ndarray:
-    """The surface a + bx + cy + dx^2 + exy + fy^2 that fits each square (..., N, N) best."""
+def without_trend(squares: np.ndarray) -> np.ndarray:
+    """Each square (..., N, N) less the surface a + bx + cy + dx^2 + exy + fy^2 that fits it best."""
     size = squares.shape[-1]
     y, x = (axis.ravel() for axis in np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j])
     basis, _ = np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1))
     flat = squares.reshape(*squares.shape[:-2], -1)
-    return (flat @ basis @ basis.T).reshape(squares.shape)
+    return squares - (flat @ basis @ basis.T).reshape(squares.shape)
 
 
 def has_noise(sd_hu: float) -> bool:

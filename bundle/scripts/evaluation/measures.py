@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..dose.image_noise import TISSUES_HU, flat_regions, flat_soft_tissue, noise_sd_hu, tissue_mask
+from ..dose.image_noise import TISSUES_HU, flat_regions, flat_soft_tissue, noise_sd_hu, tissue_mask, without_trend
 from ..hu import VALID_RANGE_HU
 from .quality import tissue_bias
 from .texture import noise_power_spectrum
@@ -98,8 +98,8 @@ def spectra(samples: SliceSamples, spacing_mm: tuple[float, float]) -> dict[str,
     if not before:
         return {"reason": f"no flat region of {side} x {side} pixels in the soft tissue of these slices"}
     return {
-        "before": noise_power_spectrum(np.stack(before)[None], rows, "polynomial"),
-        "after": noise_power_spectrum(np.stack(after)[None], rows, "polynomial"),
+        "before": noise_power_spectrum(without_trend(np.stack(before)), rows),
+        "after": noise_power_spectrum(without_trend(np.stack(after)), rows),
         "regions": len(before),
         "side_pixels": side,
     }

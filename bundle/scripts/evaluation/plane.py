@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dose.image_noise import flat_regions, flat_soft_tissue, noise_sd_hu
+from ..dose.image_noise import flat_regions, flat_soft_tissue, noise_sd_hu, without_trend
 from ..errors import BioAttError
 from .lesions import EDGE_SD_MM, Lesion, contrast_recovery, place_lesions
 from .measures import FEWEST_REGION_PIXELS
@@ -219,5 +219,5 @@ class PlanePoint:
     def _mean_frequency(self, which: int) -> float:
         if not self.squares:
             return math.nan
-        stack = np.stack([pair[which] for pair in self.squares])[None]
-        return noise_power_spectrum(stack, self.spacing_mm, "polynomial")["mean_frequency_per_mm"]
+        noise_hu = without_trend(np.stack([pair[which] for pair in self.squares]))
+        return noise_power_spectrum(noise_hu, self.spacing_mm)["mean_frequency_per_mm"]
