@@ -111,9 +111,7 @@ def chosen_slices(patient: Patient, seed: int) -> list[tuple[int, list[tuple[str
             continue
         inside = np.where(regions[BODY], full, OUTSIDE_HU)  # couch and air are as light as lungs
         wanted = [d for d in DIAMETERS_MM for _ in range(NODULES)]
-        nodules = place_lesions(
-            inside, wanted, spacing_mm, generator, spare=True, tissue_hu=LUNG_PLACE_HU, even_hu=LUNG_EVEN_HU
-        )
+        nodules = place_lesions(inside, wanted, spacing_mm, generator, tissue_hu=LUNG_PLACE_HU, even_hu=LUNG_EVEN_HU)
         try:
             (soft,) = insert_discs(full, spacing_mm, generator, insertions=1)
         except BioAttError:  # no even soft tissue

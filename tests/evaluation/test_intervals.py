@@ -1,4 +1,4 @@
-"""Intervals over patients: textbook values, coverage, and what is refused."""
+"""Intervals over patients: textbook values, and coverage."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
-from scripts.errors import BioAttError
-from scripts.evaluation import paired_interval, patient_interval
+from scripts.evaluation import patient_interval
 
 
 def by_patient(*values):
@@ -48,18 +47,3 @@ def test_the_interval_holds_the_true_mean_in_95_of_100_samples():
     intervals = [patient_interval(by_patient(*sample))["interval_95"] for sample in samples]
     held = np.mean([lower <= 3.0 <= upper for lower, upper in intervals])
     assert held == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 2000))
-
-
-def test_paired_differences_are_free_of_what_differs_between_patients():
-    a, b = by_patient(30.0, 40.0, 50.0, 60.0), by_patient(29.0, 38.9, 49.1, 59.0)
-    paired = paired_interval(a, b)
-    assert paired["mean"] == pytest.approx(1.0) and paired["n"] == 4
-    lower, upper = paired["interval_95"]
-    assert 0.8 < lower < 1.0 < upper < 1.2
-    assert paired_interval(b, a)["interval_95"] == pytest.approx([-upper, -lower])
-    assert paired_interval(dict(reversed(a.items())), b)["sd"] == pytest.approx(paired["sd"]), "paired by name"
-
-
-def test_other_patients_are_refused():
-    with pytest.raises(BioAttError, match="same patients on both sides, but P1, Q stand on one side"):
-        paired_interval({"P0": 1.0, "P1": 2.0}, {"P0": 1.0, "Q": 2.0})

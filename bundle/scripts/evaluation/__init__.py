@@ -3,7 +3,7 @@
 from ..errors import BioAttError
 from .handlers import ImageQuality, TrainingCurve
 from .inserted import InsertedDiscs
-from .intervals import paired_interval, patient_interval
+from .intervals import patient_interval
 from .quality import image_quality, tissue_bias
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from ..errors import BioAttError
-
 #: Below so many patients no interval is given: with two it would be a dozen times as wide as their distance.
 FEWEST_PATIENTS = 3
 
@@ -38,22 +36,3 @@ def patient_interval(values_by_patient: Mapping[str, float]) -> dict[str, Any]:
         margin = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
         interval = [mean - margin, mean + margin]
     return {"n": n, "mean": mean, "sd": sd, "interval_95": interval}
-
-
-def paired_interval(a_by_patient: Mapping[str, float], b_by_patient: Mapping[str, float]) -> dict[str, Any]:
-    """`patient_interval` of the differences a - b, patient by patient.
-
-    Args:
-        a_by_patient, b_by_patient: one value a patient, of the same patients. Average over seeds before: a
-            patient with three seeds is still one patient.
-
-    Raises:
-        BioAttError: the patients are not the same, so that nothing can be paired.
-    """
-    if a_by_patient.keys() != b_by_patient.keys():
-        alone = sorted(a_by_patient.keys() ^ b_by_patient.keys())
-        raise BioAttError(
-            f"a paired difference needs the same patients on both sides, but {', '.join(alone)} stand on one side "
-            f"only; evaluate both on the same patients"
-        )
-    return patient_interval({patient: a_by_patient[patient] - b_by_patient[patient] for patient in a_by_patient})

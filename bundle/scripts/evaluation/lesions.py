@@ -9,8 +9,6 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.special import ndtr
 
-from ..errors import BioAttError
-
 #: SD of a lesion's edge in mm: the blur of a scanner.
 EDGE_SD_MM = 0.6
 #: HU of the parenchyma that lesions are put into, by the smoothed full dose, and how far it may be from its local mean.
@@ -37,11 +35,10 @@ def place_lesions(
     spacing_mm: float,
     generator: np.random.Generator,
     *,
-    spare: bool = False,
     tissue_hu: tuple[float, float] = SOFT_HU,
     even_hu: float = EVEN_HU,
 ) -> list[Lesion]:
-    """One lesion for each of `diameters_mm`, each inside even tissue and apart from the others.
+    """One lesion for each of `diameters_mm` that there is room for, inside even tissue and apart from the others.
 
     Even: the slice smoothed by 2 mm lies in `tissue_hu` everywhere within the lesion's radius and 3 mm around it, and
     varies there by no more than `even_hu` from the local mean, as organs do. The largest is placed first.
@@ -49,11 +46,7 @@ def place_lesions(
     Args:
         full_hu: (H, W) in HU.
         diameters_mm: may hold a diameter several times.
-        spare: pass over a lesion without room.
         tissue_hu, even_hu: see above; soft tissue by default.
-
-    Raises:
-        BioAttError: there is no room, and none is to be passed over.
     """
     smooth = gaussian_filter(np.asarray(full_hu, np.float32), 2.0 / spacing_mm)
     even = (smooth > tissue_hu[0]) & (smooth < tissue_hu[1])
@@ -64,9 +57,7 @@ def place_lesions(
         room = distance_transform_edt(even[part]) * spacing_mm
         fits = np.argwhere(room > diameter / 2 + 3.0) + corner
         if not len(fits):
-            if spare:
-                continue
-            raise BioAttError(f"no room for a lesion of {diameter:g} mm in this slice; choose another slice")
+            continue
         row, column = map(int, fits[generator.integers(len(fits))])
         placed.append(Lesion(diameter, (row, column)))
         rows, columns = np.ogrid[: even.shape[0], : even.shape[1]]

@@ -73,7 +73,7 @@ def _place(full_hu: np.ndarray, spacing_mm: float, generator: np.random.Generato
     """As many as there is room for; the largest gives way if else a needed diameter would find none."""
     for largest in (max(DIAMETERS_MM), *[max(NEEDED_MM)] * TRIES):
         diameters = [d for d, count in DISCS_AN_INSERTION.items() for _ in range(count) if d <= largest]
-        lesions = place_lesions(full_hu, diameters, spacing_mm, generator, spare=True)
+        lesions = place_lesions(full_hu, diameters, spacing_mm, generator)
         if set(NEEDED_MM) <= {one.diameter_mm for one in lesions}:
             return lesions
     raise BioAttError(

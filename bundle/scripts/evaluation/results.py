@@ -13,7 +13,7 @@ from typing import Any
 
 from ..hu import WINDOWS_HU
 from ..staging import staged_file
-from .intervals import paired_interval, patient_interval
+from .intervals import patient_interval
 from .quality import UNWINDOWED, WINDOWED, measure_name
 
 
@@ -44,14 +44,13 @@ def summarise(slices: Sequence[SliceResult]) -> dict[str, Any]:
         name: mean_measures([one.measures for one in slices if one.patient == name])
         for name in _sorted(slices, "patient")
     }
-
-    def by_patient(image: str, measure: str) -> dict[str, float]:
-        return {name: mean[image][measure] for name, mean in patients.items()}
-
-    measures = slices[0].measures["low"] if slices else ()
-    overall = {image: {m: patient_interval(by_patient(image, m)) for m in measures} for image in ("low", "denoised")}
-    difference = {m: paired_interval(by_patient("denoised", m), by_patient("low", m)) for m in measures}
-    return {"patients": patients, "overall": overall | {"difference": difference}}
+    overall: dict[str, dict[str, Any]] = {"low": {}, "denoised": {}, "difference": {}}
+    for measure in slices[0].measures["low"] if slices else ():
+        low, denoised = ({name: of[image][measure] for name, of in patients.items()} for image in ("low", "denoised"))
+        difference = {name: denoised[name] - low[name] for name in patients}
+        for image, values in zip(overall, (low, denoised, difference), strict=True):
+            overall[image][measure] = patient_interval(values)
+    return {"patients": patients, "overall": overall}
 
 
 def mean_measures(rows: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
