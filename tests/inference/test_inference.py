@@ -48,8 +48,8 @@ def test_a_dicom_series_becomes_a_derived_series_of_the_same_geometry(series, de
     before, after = load_volume(series), load_volume(denoised)
     np.testing.assert_allclose(after.affine, before.affine)
     assert after.hu.shape == before.hu.shape
-    assert after.series_instance_uid != before.series_instance_uid
-    assert not set(after.sop_instance_uids) & set(before.sop_instance_uids)
+    assert after.series.series_instance_uid != before.series.series_instance_uid
+    assert not set(after.series.sop_instance_uids) & set(before.series.sop_instance_uids)
     assert np.abs(after.hu - before.hu).max() > 5
 
 
@@ -150,7 +150,7 @@ def test_a_table_that_lacks_a_slice_is_an_error_that_names_it(series, weights, t
     assert main(["priors", str(series), str(tmp_path / "p.csv")]) == 0
     lines = (tmp_path / "p.csv").read_text().splitlines()
     (tmp_path / "p.csv").write_text("\n".join(lines[:3] + lines[4:]) + "\n")
-    missing = load_volume(series).sop_instance_uids[1]
+    missing = load_volume(series).series.slice_names[1]
     assert denoise(series, tmp_path / "out", weights, "--prior", f"table:{tmp_path / 'p.csv'}") == 2
     assert missing in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

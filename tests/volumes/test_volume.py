@@ -110,7 +110,7 @@ def test_dicom_and_its_nifti_are_the_same_volume(tmp_path):
     nifti = load_volume(as_nifti(series, tmp_path / "same.nii.gz"))
     np.testing.assert_array_equal(dicom.hu, nifti.hu)
     np.testing.assert_allclose(dicom.affine, nifti.affine, atol=1e-5)
-    assert len(dicom.sop_instance_uids) == 3 and not nifti.sop_instance_uids
+    assert len(dicom.series.slice_names) == 3 and nifti.series is None
 
 
 BAD = {

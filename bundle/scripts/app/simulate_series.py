@@ -177,10 +177,11 @@ def _calibrated(volume: Volume, slices: _AxialSlices, current: np.ndarray, dose:
 
 def _tube_current(volume: Volume, count: int) -> np.ndarray:
     """XRayTubeCurrent of each slice relative to their mean, (count,)."""
-    if len(volume.files) != count:
+    files = volume.series.files if volume.series else ()
+    if len(files) != count:
         raise BioAttError(f"{volume.source} has no tube current per axial slice; leave --tube-current out")
     keyword = "XRayTubeCurrent"
-    values = [numbers(open_dicom(Path(one), specific_tags=[keyword]), keyword, 1, one)[0] for one in volume.files]
+    values = [numbers(open_dicom(one, specific_tags=[keyword]), keyword, 1, one)[0] for one in files]
     if min(values) <= 0:
         raise BioAttError(f"{volume.source}: {keyword} is not positive everywhere; leave --tube-current out")
     return np.array(values) / np.mean(values)
@@ -220,8 +221,7 @@ def _low_dose(
 
 def _write(volume: Volume, low_hu: np.ndarray, folder: Path, record: SimulatedDose, *, overwrite: bool) -> None:
     """Write the result in the form of its source."""
-    if volume.kind == "dicom":
-        selection = {"series": volume.selector, "one_scan": volume.one_scan}
-        write_dicom_result(volume.source, selection, low_hu, folder, record, overwrite=overwrite)
-        return
-    write_file_result(volume.source, low_hu, folder, record)
+    if volume.series:
+        write_dicom_result(volume.source, volume.series.selection, low_hu, folder, record, overwrite=overwrite)
+    else:
+        write_file_result(volume.source, low_hu, folder, record)

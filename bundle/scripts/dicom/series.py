@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,11 @@ class Series:
     def shape(self) -> tuple[int, int, int]:
         """(slices, rows, columns), the shape of `read_volume`."""
         return len(self.files), self.rows, self.columns
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """The arguments of `select_series` that find this series again."""
+        return {"series": self.selector, "one_scan": self.one_scan}
 
     @property
     def slice_names(self) -> tuple[str, ...]:

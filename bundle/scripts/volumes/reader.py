@@ -65,6 +65,7 @@ class SeriesReader(ImageReader):
 
     def get_data(self, img: Volume) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the array and the meta data that LoadImaged makes a MetaTensor of."""
+        series = img.series
         meta = {
             "affine": img.affine,
             "original_affine": img.affine.copy(),
@@ -72,11 +73,11 @@ class SeriesReader(ImageReader):
             "original_channel_dim": float("nan"),
             "space": "RAS",
             "filename_or_obj": str(img.source),
-            "kind": img.kind,
-            "series_instance_uid": img.series_instance_uid,
-            "selection": json.dumps({"series": img.selector, "one_scan": img.one_scan}),
+            "kind": "file" if series is None else "dicom",
+            "series_instance_uid": "" if series is None else series.series_instance_uid,
+            "selection": json.dumps({} if series is None else series.selection),
             "slice_keys": _slice_keys_to_meta(img),
-            "header_file": img.files[0] if img.files else "",
+            "header_file": "" if series is None else str(series.files[0]),
         }
         return img.hu, meta
 
@@ -101,6 +102,6 @@ def _slice_keys_to_meta(volume: Volume) -> str:
     # A string, since meta data is collated into batches, and strings survive that.
     known: dict[str, Any] = {"source": str(volume.source)}
     # Slices are named only where the third axis runs from inferior to superior, as in an axial series.
-    if volume.sop_instance_uids and abs(volume.affine[2, 2]) >= np.abs(volume.affine[:2, 2]).max():
-        known |= {"uids": list(volume.sop_instance_uids), "files": list(volume.files)}
+    if volume.series is not None and abs(volume.affine[2, 2]) >= np.abs(volume.affine[:2, 2]).max():
+        known |= {"uids": list(volume.series.slice_names), "files": list(map(str, volume.series.files))}
     return json.dumps(known)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dicom import FileProcesses, KnownSeries, read_volume
+from ..dicom import FileProcesses, KnownSeries, Series, read_volume
 from ..errors import BioAttError, printable
 from ..progress import bar
 from .formats import format_of
@@ -25,22 +25,13 @@ class Volume:
     Args:
         hu: float32, (columns, rows, slices) for DICOM, storage order for a file.
         affine: 4x4, index to RAS in mm, as NIfTI and MONAI have it.
-        kind: ``dicom``, or ``file`` for one of `formats`.
-        series_instance_uid: of a DICOM series, else empty.
-        selector, one_scan: what `select_series` takes to find that series again.
-        sop_instance_uids, files: one per slice of the third axis, of a DICOM series, else empty; of a frame of an
-            Enhanced CT image, UID/frames/NUMBER.
+        series: whose slices lie along the third axis; None of a file of `formats`.
     """
 
     hu: np.ndarray
     affine: np.ndarray
     source: Path
-    kind: str
-    series_instance_uid: str = ""
-    selector: str = ""
-    one_scan: bool = False
-    sop_instance_uids: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
+    series: Series | None = None
 
 
 def find_inputs(path: str | os.PathLike[str], series: str = "") -> list[Path]:
@@ -121,21 +112,11 @@ def load_volume(
         hu, affine = file_format.read(path)
         if not assume_hu:
             check_hu(hu, path)
-        return Volume(hu=hu, affine=affine, source=Path(path), kind="file")
+        return Volume(hu=hu, affine=affine, source=Path(path))
     allowed = {"allow_gaps": allow_gaps, "assume_hu": assume_hu, "one_scan": one_scan}
     chosen = (known or KnownSeries()).select(path, series or None, **allowed)
     with bar(len(chosen.files), "reading", progress) as advance:
-        hu = read_volume(chosen, advance, processes, bright_padding_as_air=True)
+        hu = read_volume(chosen, advance, processes, bright_padding_as_air=True).transpose(2, 1, 0)
     if not assume_hu:
-        check_hu(hu.transpose(2, 1, 0), path, is_offset=chosen.is_offset, is_dicom=True)
-    return Volume(
-        hu=hu.transpose(2, 1, 0),
-        affine=np.asarray(chosen.affine, dtype=np.float64),
-        source=Path(path),
-        kind="dicom",
-        series_instance_uid=chosen.series_instance_uid,
-        selector=chosen.selector,
-        one_scan=chosen.one_scan,
-        sop_instance_uids=chosen.slice_names,
-        files=tuple(str(file) for file in chosen.files),
-    )
+        check_hu(hu, path, is_offset=chosen.is_offset, is_dicom=True)
+    return Volume(hu=hu, affine=np.asarray(chosen.affine, dtype=np.float64), source=Path(path), series=chosen)
