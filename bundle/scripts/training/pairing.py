@@ -20,7 +20,7 @@ from ..dicom.headers import label, open_dicom
 from ..errors import BioAttError
 from ..priors import SliceKey
 from ..volumes.formats import format_of
-from ..volumes.orientation import RADIOLOGICAL_AXES
+from ..volumes.orientation import radiological_change
 
 #: Closer than this, in mm, two pixels are at the same place: far below a pixel, far above rounding in headers.
 SAME_PLACE_MM = 0.1
@@ -102,7 +102,7 @@ def file_stack(path: str | os.PathLike[str]) -> Stack:
     """
     shape, stored = format_of(path).geometry(path)
     affine = _turned(stored, shape)
-    rows, columns, slices = (shape[int(axis)] for axis in _transform(stored)[:, 0].argsort())
+    rows, columns, slices = (shape[int(axis)] for axis in radiological_change(stored)[:, 0].argsort())
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Stack(
@@ -180,18 +180,11 @@ def _normal(stack: Stack) -> np.ndarray:
     return normal / np.linalg.norm(normal) * (1.0 if normal[2] > 0 else -1.0)
 
 
-def _transform(affine: np.ndarray) -> np.ndarray:
-    """nibabel's orientation array that turns a volume of this affine as `radiological_slices` does."""
-    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
-
-    return ornt_transform(io_orientation(affine), axcodes2ornt(RADIOLOGICAL_AXES))
-
-
 def _turned(affine: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """The affine after `radiological_slices` has turned the volume."""
     from nibabel.orientations import inv_ornt_aff
 
-    return affine @ inv_ornt_aff(_transform(affine), shape)
+    return affine @ inv_ornt_aff(radiological_change(affine), shape)
 
 
 def _ranges(heights: np.ndarray, indices: np.ndarray) -> str:

@@ -42,11 +42,11 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
         return dict(data) | {key: self._turn_back(data[key]) for key in self.key_iterator(data)}
 
     def _turn(self, volume: MetaTensor) -> MetaTensor:
-        from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+        from nibabel.orientations import inv_ornt_aff
 
         values, affine = volume.as_tensor(), np.asarray(volume.affine, dtype=np.float64)
         values = values if values.dim() == 4 else values[None]
-        change = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(RADIOLOGICAL_AXES)))
+        change = radiological_change(affine)
         axes, reversed_axes = np.argsort(change[:, 0]).tolist(), np.flatnonzero(change[:, 1] < 0).tolist()
         _reverse(values, reversed_axes)
         turned = MetaTensor(
@@ -70,6 +70,13 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
             meta=dict(volume.meta) | {"affine": torch.as_tensor(done["affine"])},
             applied_operations=volume.applied_operations,
         )
+
+
+def radiological_change(affine: np.ndarray) -> np.ndarray:
+    """nibabel's orientation array that turns a volume of this affine to `RADIOLOGICAL_AXES`."""
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+    return ornt_transform(io_orientation(affine), axcodes2ornt(RADIOLOGICAL_AXES))
 
 
 def _reverse(volume: torch.Tensor, axes: list[int]) -> None:
