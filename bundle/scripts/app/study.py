@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..cohort import Job, Places, denoise_jobs
 from ..dicom.scan import Scan, scan, series_number
@@ -21,23 +20,19 @@ from .node.storage import is_uid
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SeriesOutcome:
+class SeriesOutcome(NamedTuple):
     """What became of a series.
 
     Args:
         state: ``denoised``, ``left out`` or ``failed``.
-        why: the reason, for the two latter.
-        figures: of `InferenceSummary`.
+        told: where the result is, with its figures; of the two latter the reason.
     """
 
-    uid: str
     number: int | None
+    uid: str
     images: int
     state: str
-    why: str = ""
-    folder: str = ""
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    told: str
 
 
 def denoise_study(
@@ -72,23 +67,27 @@ def denoise_study(
     check_apart(study, output_dir)
     check_output_folder(output_dir, bool(overrides.get("overwrite")))
     scanned, root = scan(Path(study)), Path(output_dir)
-    outcomes = [_other(uid, scanned) for uid in scanned.others]
+    outcomes = [SeriesOutcome(one.number, uid, one.images, "left out", one.kind) for uid, one in scanned.others.items()]
     jobs, source = [], Path(study).absolute()
+
+    def tell(uid: str, state: str, told: str) -> None:
+        files = scanned.series[uid]
+        outcomes.append(SeriesOutcome(series_number(files[0][1]), uid, len(files), state, told))
+
     for uid, name in folder_names(scanned).items():
         choice = _choose(uid, scanned, rules)
         if isinstance(choice, Choice) and choice.settings is not None:
             jobs.append(Job(source=source, target=root.absolute() / name, series=uid, settings=choice.settings))
+        elif isinstance(choice, Choice):
+            tell(uid, "left out", choice.why)
         else:
-            state = "left out" if isinstance(choice, Choice) else "failed"
-            why = choice.why if isinstance(choice, Choice) else str(choice)
-            outcomes.append(SeriesOutcome(**_which(uid, scanned), state=state, why=why))
+            tell(uid, "failed", str(choice))
     with bar(len(jobs), "series", bool(overrides.get("progress", True)), "series") as advance:
-        for job, told in denoise_jobs(jobs, configs, overrides, places):
-            which = _which(job.series, scanned)
-            if told["state"] == "done":
-                outcomes.append(SeriesOutcome(**which, state="denoised", folder=job.target.name, figures=told))
+        for job, outcome in denoise_jobs(jobs, configs, overrides, places):
+            if outcome["state"] == "done":
+                tell(job.series, "denoised", _result(job.target.name, outcome))
             else:
-                outcomes.append(SeriesOutcome(**which, state="failed", why=told["why"]))
+                tell(job.series, "failed", outcome["why"])
             advance(1)
     outcomes.sort(key=lambda one: (one.number or 0, one.uid))
     print("\n".join(_told(outcomes, root)), flush=True)
@@ -111,16 +110,6 @@ def folder_names(scanned: Scan) -> dict[str, str]:
     return names
 
 
-def _other(uid: str, scanned: Scan) -> SeriesOutcome:
-    other = scanned.others[uid]
-    return SeriesOutcome(uid=uid, number=other.number, images=other.images, state="left out", why=other.kind)
-
-
-def _which(uid: str, scanned: Scan) -> dict[str, Any]:
-    files = scanned.series[uid]
-    return {"uid": uid, "number": series_number(files[0][1]), "images": len(files)}
-
-
 def _choose(uid: str, scanned: Scan, rules: Sequence[Rule]) -> Choice | BioAttError:
     """What becomes of a series, or why that cannot be said."""
     if not is_uid(uid):  # it becomes a setting, and settings can be code
@@ -140,14 +129,14 @@ def _told(outcomes: Sequence[SeriesOutcome], root: Path) -> list[str]:
     lines = ["", row.format("number", "images", "state", "")]
     for one in outcomes:
         number = "-" if one.number is None else one.number
-        lines.append(row.format(number, one.images, one.state, _result(one) if one.folder else one.why))
+        lines.append(row.format(number, one.images, one.state, one.told))
     counts = (f"{sum(one.state == state for one in outcomes)} {state}" for state in ("denoised", "left out", "failed"))
-    where = f", results in {root}" if any(one.folder for one in outcomes) else ""
+    where = f", results in {root}" if any(one.state == "denoised" for one in outcomes) else ""
     return [*lines, f"{len(outcomes)} series{where}: {', '.join(counts)}"]
 
 
-def _result(one: SeriesOutcome) -> str:
-    noise, scope = one.figures.get("noise_sd_hu"), one.figures.get("outside_scope", ())
+def _result(folder: str, figures: Mapping[str, Any]) -> str:
+    noise, scope = figures.get("noise_sd_hu"), figures.get("outside_scope", ())
     told = f", noise {noise['before']:.1f} HU before, {noise['after']:.1f} HU after" if noise else ""
     outside = "".join(f"; outside what the weights were trained on: {what}" for what in scope)
-    return f"{one.folder}{told}{outside}"
+    return f"{folder}{told}{outside}"
