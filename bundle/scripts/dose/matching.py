@@ -63,9 +63,9 @@ class NoiseMatch:
 
     simulator: DoseSimulator
     filter_name: str
-    mismatch: float
+    mismatch: float = math.nan
     regions: int
-    fine_ratio: float
+    fine_ratio: float = math.nan
     note: str = ""
 
     def __str__(self) -> str:
@@ -160,14 +160,7 @@ def _default(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray], regions:
     except ValueError:
         calibrated = replace(simulator, photons=DEFAULT_PHOTONS)
         note = "no flat tissue, so no spectrum and no noise: the default filter and photons"
-    return NoiseMatch(
-        simulator=calibrated,
-        filter_name=DEFAULT_FILTER,
-        mismatch=math.nan,
-        regions=regions,
-        fine_ratio=math.nan,
-        note=note,
-    )
+    return NoiseMatch(simulator=calibrated, filter_name=DEFAULT_FILTER, regions=regions, note=note)
 
 
 def _fit(own: np.ndarray, trial: np.ndarray) -> tuple[float, float, float, float]:

@@ -102,16 +102,11 @@ class RandomPrior:
 
     Args:
         seed: a number from 0 on.
-
-    Raises:
-        BioAttError: the seed is negative.
     """
 
     looks_at_slices = False
 
     def __init__(self, seed: int, *, descriptors: Sequence[str] = DESCRIPTORS) -> None:
-        if seed < 0:
-            raise BioAttError(f"the seed of a random prior must be 0 or more, got {seed}; write e.g. random:0")
         self.name = f"random:{seed}"
         self.model = f"random prior, seed {seed} (a control, no model)"
         self.descriptors = check_descriptors(descriptors)

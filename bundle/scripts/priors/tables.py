@@ -84,7 +84,7 @@ class TablePrior:
         """
         if key.sop_instance_uid in self._by_uid:
             return self._by_uid[key.sop_instance_uid]
-        rows = self._narrow(self._rows_of_file(key), key)
+        rows = self._rows_of_file(key)
         if not rows:
             raise BioAttError(
                 f"{key} is not in the prior table {self._path}; make a table of this series, or use another --prior"
@@ -98,14 +98,13 @@ class TablePrior:
         return rows[0]
 
     def _rows_of_file(self, key: SliceKey) -> list[TableRow]:
-        """Rows of the slice's file name, without those known to be another SOP instance."""
+        """Rows of the slice's file name, without those known to be another SOP instance.
+
+        Of equal file names, those with the longest common tail; of one volume, the slice's index.
+        """
         parts = _split(key.file)
         rows = self._by_file.get(parts[-1], []) if parts else []
-        return [r for r in rows if not (r.sop_instance_uid and key.sop_instance_uid)]
-
-    def _narrow(self, rows: list[TableRow], key: SliceKey) -> list[TableRow]:
-        """Of equal file names, those with the longest common tail; of one volume, the slice's index."""
-        parts = _split(key.file)
+        rows = [row for row in rows if not (row.sop_instance_uid and key.sop_instance_uid)]
         longest = max((_common_tail(row.parts, parts) for row in rows), default=0)
         rows = [row for row in rows if _common_tail(row.parts, parts) == longest]
         if not rows:
