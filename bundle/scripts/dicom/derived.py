@@ -31,14 +31,9 @@ _UNTRUE_ANYWHERE = frozenset(
     ).split()
 )
 #: Of the equipment that acquired the source, for its item among those that contributed (PS3.3 C.7.5.1, C.12.1.1.5).
-_EQUIPMENT = {
-    "Manufacturer": "LO",
-    "ManufacturerModelName": "LO",
-    "DeviceSerialNumber": "LO",
-    "SoftwareVersions": "LO",
-    "InstitutionName": "LO",
-    "StationName": "SH",
-}
+_EQUIPMENT = (
+    "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions InstitutionName StationName".split()
+)
 _ACQUISITION = ("109101", "Acquisition Equipment")
 _CONCATENATION = ("ConcatenationUID", "SOPInstanceUIDOfConcatenationSource")
 
@@ -204,14 +199,11 @@ def _set_equipment(derived: Dataset, source: Dataset, file: Path, run: Run) -> N
     earlier = items(derived, "ContributingEquipmentSequence", file)  # those that worked on the source stay
     purposes = [code.get("CodeValue") for one in earlier for code in one.get("PurposeOfReferenceCodeSequence", [])]
     if _ACQUISITION[0] not in purposes:
-        scanner = Dataset()
-        for keyword, vr in _EQUIPMENT.items():
-            value = label(source, keyword, file)
-            if value:
-                set_element(scanner, keyword, vr, plain(value, 16 if vr == "SH" else 64))
-        if "Manufacturer" in scanner:  # type 1
-            scanner.PurposeOfReferenceCodeSequence = [_code(*_ACQUISITION)]
-            earlier = [scanner, *earlier]
+        said = {keyword: label(source, keyword, file) for keyword in _EQUIPMENT}
+        limits = {"StationName": 16}  # of an SH; the others are LO
+        said = {keyword: plain(words, limits.get(keyword, 64)) for keyword, words in said.items() if words}
+        if "Manufacturer" in said:  # type 1
+            earlier = [_item(**said, PurposeOfReferenceCodeSequence=[_code(*_ACQUISITION)]), *earlier]
     set_element(derived, "ContributingEquipmentSequence", "SQ", [*earlier, device])
 
 

@@ -10,6 +10,8 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from .padding import stored_range
+
 HU = {"air": -1000.0, "lung": -850.0, "fat": -100.0, "soft": 40.0, "rib": 400.0, "spine": 700.0}
 
 #: Directions of growing column and row index as scanners write them, by PatientPosition.
@@ -105,8 +107,7 @@ def write_ct_series(
             hu += np.random.default_rng([seed, i]).normal(0.0, noise_sd, shape)
         else:
             hu = degrade(hu, i)
-        low, high = (-(1 << bits_stored - 1), (1 << bits_stored - 1) - 1) if signed else (0, (1 << bits_stored) - 1)
-        stored = np.rint((hu - intercept) / slope).clip(low, high).astype(np.int32)
+        stored = np.rint((hu - intercept) / slope).clip(*stored_range(bits_stored, signed)).astype(np.int32)
         if padding is not None:
             away = np.linalg.norm((indices - (np.array(shape) - 1) / 2) / np.array(shape), axis=-1)
             stored[away > 0.5] = padding
@@ -126,10 +127,7 @@ def _header(seed: int, i: int, number: int, slice_spacing: float) -> Dataset:
         "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
         "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2",
         "SOPInstanceUID": generate_uid(entropy_srcs=[f"instance {seed} {i}"]),
-        "StudyDate": "20200102",
-        "SeriesDate": "20200102",
-        "AcquisitionDate": "20200102",
-        "ContentDate": "20200102",
+        **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), "20200102"),
         "StudyTime": "101112",
         "SeriesTime": "101113",
         "AcquisitionTime": "101114",

@@ -35,8 +35,8 @@ class Image(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its file and frame, for a message."""
-        return name_of(self.file, self.frame, self.header)
+        """Its file, and its frame where it has several, for a message."""
+        return f"{self.file}, frame {self.frame + 1}" if has_frames(self.header) else str(self.file)
 
 
 class Slice(NamedTuple):
@@ -47,20 +47,12 @@ class Slice(NamedTuple):
     header: Dataset
     plane: Plane
 
-    @property
-    def name(self) -> str:
-        """Its file and frame, for a message."""
-        return name_of(self.file, self.frame, self.header)
+    name = Image.name
 
     @property
     def instance_uid(self) -> str:
         """SOPInstanceUID, "" where it is missing."""
         return text(self.header, "SOPInstanceUID", self.file)
-
-
-def name_of(file: Path, frame: int, header: Dataset) -> str:
-    """An image in a message: its file, and its frame where it has several."""
-    return f"{file}, frame {frame + 1}" if has_frames(header) else str(file)
 
 
 def check_same_grid(uid: str, slices: Sequence[Slice]) -> dict[str, str]:
