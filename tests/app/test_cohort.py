@@ -85,7 +85,7 @@ def test_a_bad_series_is_told_at_the_end_and_stops_no_other(study, weights, here
     assert told[-1] == "3 of 4 series done (0 of them before), 1 failed"
     assert told[-3].startswith(f"failed  {study / 'missing'}: input") and "does not exist" in told[-3]
     assert results(study) == {"series1", "series2", "volume"}
-    assert len(load_volume(study / "out" / "series2").sop_instance_uids) == 3
+    assert len(load_volume(study / "out" / "series2").series.slice_names) == 3
 
 
 def test_the_table_has_a_row_for_each_series_in_the_list_s_order(study, weights, here):
@@ -117,7 +117,7 @@ def test_series_of_one_folder_are_named_in_a_column(study, weights, here, capsys
     told = capsys.readouterr().out.splitlines()
     assert told[-1] == "2 of 4 series done (0 of them before), 2 failed"
     assert "study, series 9: " in told[-4] and "no CT series 9" in told[-4] and "holds 2 CT series" in told[-3]
-    counts = [len(load_volume(study / "out" / name).sop_instance_uids) for name in ("three", "seven")]
+    counts = [len(load_volume(study / "out" / name).series.slice_names) for name in ("three", "seven")]
     assert counts == [2, 3]
 
 
@@ -222,7 +222,7 @@ if not killed.exists():
     assert (study / "killed").exists()
     assert ended == [(name, "done") for name in ("a", "b", "c", "series1")]
     assert results(study) == {"series1", "a", "b", "c"}  # and no partial folder
-    assert len(load_volume(study / "out" / "series1").sop_instance_uids) == 40
+    assert len(load_volume(study / "out" / "series1").series.slice_names) == 40
     words = ["denoise", str(study / "series2"), str(study / "single"), "--weights", str(weights), *OPTIONS]
     assert main(words) == 0
     assert (load_volume(study / "out" / "a").hu == load_volume(study / "single").hu).all()
@@ -286,7 +286,7 @@ def test_a_run_that_is_killed_or_stopped_leaves_whole_results_and_goes_on(study,
         assert not list((study / "out").glob(".*"))
     whole = {name for name in results(study) if not name.startswith(".")}
     assert 0 < len(whole) < 40
-    assert all(len(load_volume(study / "out" / name).sop_instance_uids) == 3 for name in whole)
+    assert all(len(load_volume(study / "out" / name).series.slice_names) == 3 for name in whole)
     stamps = {name: (study / "out" / name).stat().st_mtime_ns for name in whole}
     (study / "list.csv").write_text("input,output\n" + "".join(rows[: len(whole) + 1]))
     assert main(command(study, weights, "--scheduler", here, "--resume", listed="list.csv")) == 0

@@ -68,7 +68,7 @@ def test_priors_and_names_are_those_of_the_slice(record, series, tmp_path):
     assert record["priors"]["right"] == pytest.approx(right, abs=1e-5)
     assert record["priors"]["uniform"] == pytest.approx(dict.fromkeys(right, 1 / 11))
     assert record["priors"]["other"] == {word: float(word == "lungs") for word in right}
-    assert record["sop_instance_uid"] == load_volume(series).sop_instance_uids[INDEX]
+    assert record["sop_instance_uid"] == load_volume(series).series.slice_names[INDEX]
 
 
 def test_the_result_is_that_of_denoise_and_the_figures_are_of_the_files(folder, record, series, weights, tmp_path):
