@@ -483,6 +483,19 @@ def test_a_full_disk_is_said_and_nothing_is_left(node, series, monkeypatch):
     assert store(node.port, series) == [0x0000] * 3
 
 
+def test_a_series_that_a_full_disk_cut_short_waits_for_its_sender(node, series, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        free = iter([1 << 30, 0, 0])
+        patch.setattr(node.queue, "free_bytes", lambda: next(free))
+        assert store(node.port, series) == [0x0000, 0xA700, 0xA700]
+    assert caplog.text.count("images were refused: less than 0 MB are free") == 1
+    until(lambda: not node.receiver._peers)
+    node.step()
+    assert names(node.queue.waiting) == [] and len(names(node.queue.receiving)) == 1
+    assert store(node.port, series) == [0x0000] * 3
+    node.steps_until(lambda: node.worker.folders)
+
+
 def test_a_disk_that_gives_no_folder_stops_no_other_series(node, receiver, series, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

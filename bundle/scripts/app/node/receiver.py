@@ -85,6 +85,7 @@ class _Peer:
     number: int
     association: Any
     received: int = 0  # bytes since the last whole message
+    is_refused: bool = False  # an image of its was, for want of room
 
 
 @dataclass
@@ -164,7 +165,8 @@ class Receiver:
         self.queue.end_association(peer.number, released=released)
 
     def _end(self, event: evt.Event, released: bool) -> None:
-        self._forget(self._peer(event.assoc), released=released)
+        peer = self._peer(event.assoc)
+        self._forget(peer, released=released and not peer.is_refused)
 
     def _limit(self, event: evt.Event) -> None:
         """Bound what a PDU may take of time and memory: pynetdicom waits for all of it, whoever sends it."""
@@ -224,8 +226,7 @@ class Receiver:
         if size > self.limits.object_bytes:
             return OUT_OF_RESOURCES  # its association is being ended
         if self.queue.free_bytes() < self.limits.free_bytes + size:
-            logger.error("an image was refused: less than %d MB are free", self.limits.free_bytes >> 20)
-            return OUT_OF_RESOURCES
+            return self._no_room(event, f"less than {self.limits.free_bytes >> 20} MB are free")
         file = self.queue.new_file()
         try:
             _write(event, file)
@@ -239,11 +240,18 @@ class Receiver:
             logger.error("an image was refused: %s", error)
             return CANNOT_UNDERSTAND
         except OSError as error:
-            logger.error("an image was refused: the queue cannot be written (%s)", error.strerror)
-            return OUT_OF_RESOURCES
+            return self._no_room(event, f"the queue cannot be written ({error.strerror})")
         finally:
             file.unlink(missing_ok=True)
         return SUCCESS
+
+    def _no_room(self, event: evt.Event, why: str) -> int:
+        """Refuse an image for now, told once for its association; what it brought is not complete, however it ends."""
+        peer = self._peer(event.assoc)
+        if not peer.is_refused:
+            logger.error("images were refused: %s", why)
+        peer.is_refused = True
+        return OUT_OF_RESOURCES
 
 
 def _caller(event: evt.Event) -> str:

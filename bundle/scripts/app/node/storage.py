@@ -222,7 +222,7 @@ class StorageQueue:
             self.discard(folder)
             return True
         if arrival.broken:
-            logger.warning("series %s: its association was aborted and it was not sent again; taken as it is", uid)
+            logger.warning("series %s: it broke off and was not sent again; taken as it is", uid)
         if target.exists():
             for file in (folder / "source").iterdir():
                 os.replace(file, target / "source" / file.name)
