@@ -26,7 +26,7 @@ logger = logging.getLogger("bioatt.mercure")
 
 
 def main() -> int:
-    """Denoise what is there; 0 done, 1 some series failed, 2 folders or settings cannot be used."""
+    """Denoise what is there; 0 done, 1 some series failed, 2 folders or task.json cannot be used."""
     from scripts.errors import exit_code
     from scripts.workflow import quiet_libraries
 
