@@ -140,8 +140,9 @@ def test_what_comes_late_joins_a_series_that_waits(queue):
     for association, instance in ((1, "1"), (2, "2")):
         put(queue, "1.2", instance, association)
         queue.end_association(association, released=True)
+        assert [job.is_to_denoise for job in queue.jobs()] == [False] * (association - 1)  # more of it arrives
         assert queue.take_complete(when) == ["1.2"]
-    assert names(queue.waiting / "1.2" / "source") == ["1.dcm", "2.dcm"]
+    assert names(queue.waiting / "1.2" / "source") == ["1.dcm", "2.dcm"] and queue.jobs()[0].is_to_denoise
     assert names(queue.receiving) == names(queue.scratch) == []
 
 

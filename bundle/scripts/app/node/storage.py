@@ -214,8 +214,7 @@ class StorageQueue:
         if not any((folder / "source").glob("*.dcm")):  # a kill came before its first image
             self.discard(folder)
             return True
-        waits = Job(self, target)
-        if waits.result.exists() or waits.tries().get("begun"):
+        if Job(self, target).is_begun:
             if not _same_files(folder / "source", target / "source"):
                 return False
             logger.info("series %s: received again, the same files as those waiting", uid)
@@ -258,9 +257,15 @@ class Job:
         return self.folder / "result"
 
     @property
+    def is_begun(self) -> bool:
+        """Whether work on it has begun, so that nothing can join it."""
+        return self.result.exists() or bool(self.tries().get("begun"))
+
+    @property
     def is_to_denoise(self) -> bool:
-        """Whether it has no result yet; one that was sent just now has no source any more either."""
-        return not self.result.exists() and self.source.exists()
+        """Whether it has no result, and no more of it arrives; one that was sent just now has no source either."""
+        arrives = (self.queue.receiving / self.name).exists() and not self.is_begun
+        return not self.result.exists() and self.source.exists() and not arrives
 
     def tries(self) -> dict[str, Any]:
         """What was tried so far."""
