@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from scripts.errors import BioAttError
-from scripts.evaluation.results import write_json
+from scripts.staging import write_json
 
 COMMAND = "TotalSegmentator"
 #: Structures of fewer voxels in the full dose are left out: a voxel more or less decides their coefficient.

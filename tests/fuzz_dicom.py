@@ -24,7 +24,7 @@ from scripts.dicom import find_series, read_volume, write_derived_series
 from scripts.dicom.headers import is_enhanced
 from scripts.dicom.phantom import write_ct_series
 from scripts.dicom.transcode import set_element
-from scripts.errors import BioAttError
+from scripts.errors import BioAttError, causes
 
 SECONDS = 10.0
 #: pydicom's files: CT as it is, and others that are made CT to get further.
@@ -243,7 +243,9 @@ def examined(steps, files, scratch):
         for told in steps(source, target):
             stage, wrong = ("right", told) if stage == "right" else (told, "")
     except BioAttError as error:
-        wrong = "\n" * (str(error).count("\n")) or ("out of memory" if _is_memory(error) else "")
+        wrong = "\n" * (str(error).count("\n")) or (
+            "out of memory" if any(isinstance(one, MemoryError) for one in causes(error)) else ""
+        )
     except TooSlow:
         wrong = f"more than {SECONDS:g} s"
     except Exception as error:
@@ -255,14 +257,6 @@ def examined(steps, files, scratch):
     if not found <= known or any((source / name).read_bytes() != content for name, content in files.items()):
         wrong = f"files elsewhere, or a changed source: {sorted(found - known)}"
     return stage, wrong
-
-
-def _is_memory(error):
-    while error is not None:
-        if isinstance(error, MemoryError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _number(dataset, keyword, default):

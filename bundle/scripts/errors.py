@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 #: What the system says about a path that somebody named, or that lies below one; all else is a fault of ours.
 _ABOUT_A_PATH = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EROFS}
@@ -30,20 +30,26 @@ def find_bioatt_error(error: BaseException | None) -> BioAttError | None:
     MONAI wraps what a config component raises in a RuntimeError; the chain of causes still holds ours. A GPU whose
     memory is full is told as one of ours, wherever it happens, and so is a path that the system refuses.
     """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, BioAttError):
-            return error
-        if type(error).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported here
+    for one in causes(error):
+        if isinstance(one, BioAttError):
+            return one
+        if type(one).__name__ == "OutOfMemoryError":  # PyTorch's, which is not imported here
             return BioAttError(
-                f"the memory of the GPU is full ({str(error).partition('. ')[0]}); use smaller batches "
+                f"the memory of the GPU is full ({str(one).partition('. ')[0]}); use smaller batches "
                 "(--batch-size 1, in training batch_size), stop what else runs there, or use --device cpu"
             )
-        if isinstance(error, OSError) and error.errno in _ABOUT_A_PATH and error.filename is not None:
-            return BioAttError(f"{error.filename} cannot be used: {error.strerror}; check the path and its permissions")
+        if isinstance(one, OSError) and one.errno in _ABOUT_A_PATH and one.filename is not None:
+            return BioAttError(f"{one.filename} cannot be used: {one.strerror}; check the path and its permissions")
+    return None
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield `error`, and then what each came from, as a traceback shows them."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return None
 
 
 def exit_code(work: Callable[[], int | None]) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
+import math
 import os
 import re
 import shutil
@@ -15,8 +17,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from .errors import BioAttError
+from .errors import BioAttError, causes
 
 _LEFT = re.compile(r"\.partial-[0-9a-f]{16}")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux: paths from the working folder; let two names change places
@@ -67,6 +70,19 @@ def check_output_file(target: str | os.PathLike[str], overwrite: bool) -> Path:
     if not file.absolute().parent.is_dir():
         raise BioAttError(f"{file} cannot be written: its folder does not exist; make it, or choose another place")
     return file
+
+
+def make_folder(folder: Path) -> Path:
+    """Make `folder` and those above it, where they are not there yet, and return it.
+
+    Raises:
+        BioAttError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BioAttError(f"folder {folder} cannot be made: {error.strerror}; name another") from error
+    return folder
 
 
 @contextmanager
@@ -127,6 +143,18 @@ def staged_file(target: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_json(path: str | os.PathLike[str], document: dict[str, Any]) -> None:
+    """Write `document` whole; NaN and infinity, which JSON has not, become null.
+
+    Raises:
+        BioAttError: see `make_folder` and `staged_file`.
+    """
+    make_folder(Path(path).parent)
+    text = json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
+    with staged_file(path) as partial:
+        partial.write_text(text)
+
+
 def _fill(folder: Path, staging: Path) -> None:
     """Move what is in `staging` to `folder`, or, if that fails, nothing of it."""
     moved = []
@@ -142,21 +170,14 @@ def _fill(folder: Path, staging: Path) -> None:
 
 def is_about_the_disk(error: BaseException | None) -> bool:
     """Whether an error is, or comes from, one of the place where results go: full, broken or read-only."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+    return any(isinstance(one, OSError) and one.errno in numbers for one in causes(error))
 
 
 def _why(error: BaseException) -> str:
     """What the system said; libraries that write files put it into words, and a traceback, of their own."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, OSError) and found.strerror:
-            return found.strerror
-        found = found.__cause__ or found.__context__
-    return " ".join(str(error).split())
+    said = (one.strerror for one in causes(error) if isinstance(one, OSError) and one.strerror)
+    return next(said, " ".join(str(error).split()))
 
 
 def _swap(staging: Path, folder: Path) -> None:
@@ -197,3 +218,11 @@ def _beside(place: Path, what: str) -> Path:
 def _named(folder: Path, what: str) -> Path:
     """A hidden name in `folder` that nobody else has."""
     return folder / f".{what}-{uuid.uuid4().hex[:16]}"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import BioAttError
-from scripts.evaluation.results import write_json
+from scripts.staging import write_json
 
 from .evaluating import (
     NOISE,

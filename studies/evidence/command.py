@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scripts.evaluation.results import write_json
+from scripts.staging import write_json
 from scripts.strengths import DEFAULT, STRENGTHS
 from scripts.workflow import BUNDLE_ROOT, CONFIGS, quiet_libraries
 

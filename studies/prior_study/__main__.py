@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 from scripts.errors import BioAttError
-from scripts.evaluation.results import write_json
-from scripts.staging import staged_file
+from scripts.staging import staged_file, write_json
 
 from .labels import LABELS
 from .models import models_page, write_priors

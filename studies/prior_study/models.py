@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from scripts.evaluation.intervals import patient_interval
-from scripts.evaluation.results import write_json
 from scripts.markdown import table
 from scripts.priors import PriorSource, SliceKey, make_prior
-from scripts.staging import staged_file
+from scripts.staging import staged_file, write_json
 
 from studies.evidence.tables import mean_with_interval
 

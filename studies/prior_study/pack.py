@@ -29,10 +29,9 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt
 from scripts.dicom import find_series
 from scripts.errors import BioAttError
 from scripts.evaluation.plane import insert_discs
-from scripts.evaluation.results import write_json
 from scripts.evaluation.truth import truth_regions
 from scripts.priors import make_prior
-from scripts.staging import staged_file
+from scripts.staging import staged_file, write_json
 from scripts.training import find_studies, training_pairs
 from scripts.training.pairs import CachedPair
 from scripts.training.splits import BY_PATIENT, Split

@@ -13,9 +13,8 @@ from typing import Any
 from scripts import ablation
 from scripts.errors import BioAttError
 from scripts.evaluation.intervals import patient_interval
-from scripts.evaluation.results import write_json
 from scripts.markdown import table
-from scripts.staging import staged_file
+from scripts.staging import staged_file, write_json
 
 from studies.evidence.tables import mean_with_interval
 

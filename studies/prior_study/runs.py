@@ -23,11 +23,11 @@ from scripts.ablation import record_name, swap_priors
 from scripts.errors import BioAttError
 from scripts.evaluation.lesions import Lesion, contrast_recovery
 from scripts.evaluation.plane import Disc, PlaneSlice
-from scripts.evaluation.results import write_json
 from scripts.evaluation.truth import pooled, squared_error
 from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
 from scripts.networks import BioAttUNet
 from scripts.priors import DESCRIPTORS, RandomPrior, SliceKey
+from scripts.staging import write_json
 from scripts.training import PatchBatches, ProbedSquaredError, WeightAverage, clip_gradients
 from scripts.training.pairs import CachedPair
 from torch import Tensor, nn

@@ -12,7 +12,8 @@ import pytest
 import torch
 from scripts.errors import BioAttError
 from scripts.evaluation import ImageQuality, TrainingCurve, handlers
-from scripts.evaluation.results import SliceResult, summarise, summary_document, write_csv, write_json
+from scripts.evaluation.results import SliceResult, summarise, summary_document, write_csv
+from scripts.staging import write_json
 
 
 def result(patient, low, denoised, region="abdomen", **others):

@@ -10,9 +10,8 @@ from typing import Any
 
 from ..errors import BioAttError
 from ..evaluation.intervals import patient_interval
-from ..evaluation.results import write_json
 from ..markdown import table
-from ..staging import staged_file
+from ..staging import staged_file, write_json
 
 #: Measures of the tables, with their number of decimals.
 MEASURES = {"psnr_db": 2, "ssim": 4, "rmse_hu": 2}

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import BioAttError
-from ..evaluation.results import write_json
 from ..priors import DESCRIPTORS
+from ..staging import write_json
 from ..training import find_studies
 from ..training.pairs import CachedPair
 from ..training.studies import Collection
@@ -224,7 +224,6 @@ def _run(
         if test_prior == "right":
             source = done.parser.get_parsed_content("prior_source")
             prior = {"name": source.name, "model": source.model, "digest": source.digest}
-    file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, dataclasses.asdict(run) | {"prior": prior, **shared, "figures": figures})
 
 

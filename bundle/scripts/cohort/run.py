@@ -19,7 +19,7 @@ from ..device import usable_cores
 from ..errors import BioAttError
 from ..progress import bar
 from ..provenance import bundle_version
-from ..staging import staged_file
+from ..staging import make_folder, staged_file
 from .series_list import TABLE, Job, read_list
 from .work import clear_leftovers
 
@@ -303,10 +303,7 @@ def _check(before: Sequence[Job], root: Path, resume: bool, overrides: Mapping[s
         raise BioAttError("results of a cohort are not overwritten one by one; name another folder, or use --resume")
     if before and not resume:
         raise BioAttError(f"result {before[0].target} exists; go on with --resume, or name another folder")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BioAttError(f"{root} cannot be written ({error.strerror}); name another folder") from error
+    make_folder(root)
 
 
 def _rows_before(root: Path, jobs: Sequence[Job], before: Sequence[Job]) -> dict[Path, dict[str, Any]]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..device import keep_freed_memory
-from ..errors import BioAttError
+from ..errors import BioAttError, causes
 
 #: What a child may map, Python and its libraries included; one file is decoded at a time.
 MEMORY_BYTES = 4 << 30
@@ -75,7 +75,11 @@ class Child:
         try:
             self._tell((sys.path, __name__))
             self._tell(memory_bytes)
-            self._begin()
+            if self._next(max(seconds, SECONDS)) is None:  # a busy machine takes its time
+                raise BioAttError(
+                    f"the process that decodes cannot start ({self._end()}); give it more memory, or read the series "
+                    "without it"
+                )
         except BaseException:
             self.close()
             raise
@@ -120,13 +124,6 @@ class Child:
         with suppress(BrokenPipeError):  # a child that died is seen where it is read
             pickle.dump(what, self._process.stdin, pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()
-
-    def _begin(self) -> None:
-        if self._next(max(self._seconds, SECONDS)) is None:  # a busy machine takes its time
-            raise BioAttError(
-                f"the process that decodes cannot start ({self._end()}); give it more memory, or read the series "
-                "without it"
-            )
 
     def _next(self, seconds: float) -> tuple[int, bytes] | None:
         """`_next_record`, if it comes within `seconds`; else the process is killed."""
@@ -205,7 +202,7 @@ def serve(memory_bytes: int) -> None:
     except BrokenPipeError:
         raise SystemExit(1) from None  # nobody wants it any more
     except Exception as error:
-        if _is_memory(error):
+        if any(isinstance(one, MemoryError) for one in causes(error)):
             raise SystemExit(errno.ENOMEM) from None
         if isinstance(error, BioAttError):
             _send(stream, _REFUSED, str(error).encode())
@@ -218,13 +215,6 @@ def _requests(stream: IO[bytes]) -> Iterator[tuple[str, Any]]:
     with suppress(EOFError):
         while True:
             yield pickle.load(stream)
-
-
-def _is_memory(error: BaseException | None) -> bool:
-    """Whether an error is, or comes from, one of memory."""
-    while error is not None and not isinstance(error, MemoryError):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _limit_memory(memory_bytes: int) -> None:

@@ -16,9 +16,9 @@ from ignite.engine import Engine, Events
 
 from ..errors import BioAttError
 from ..hu import WINDOWS_HU
-from ..staging import staged_file
+from ..staging import make_folder, staged_file, write_json
 from .quality import METRICS, check_names, slice_measures
-from .results import SliceResult, summary_document, write_csv, write_json
+from .results import SliceResult, summary_document, write_csv
 
 
 class OfEachSlice(ABC):
@@ -171,7 +171,7 @@ class TrainingCurve:
         print(line, flush=True)
         engine.logger.info(line)
         earlier = [one for one in read_curve(self.path) if int(one["epoch"]) < state.epoch]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         with staged_file(self.path) as partial, open(partial, "w", newline="") as file:
             writer = csv.DictWriter(file, list(row), extrasaction="ignore")
             writer.writeheader()

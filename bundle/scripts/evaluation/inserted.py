@@ -16,10 +16,10 @@ from ignite.engine import Engine
 
 from ..errors import BioAttError
 from ..hu import hu_to_network, network_to_hu
+from ..staging import write_json
 from .handlers import OfEachSlice
 from .intervals import patient_interval
 from .plane import PlanePoint, PlaneSlice, insert_discs
-from .results import write_json
 from .truth import pooled, region_errors, truth_regions
 
 #: Images whose error is told.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..hu import WINDOWS_HU
-from ..staging import staged_file
+from ..staging import make_folder, staged_file
 from .intervals import patient_interval
 from .quality import UNWINDOWED, WINDOWED, measure_name
 
@@ -83,18 +82,6 @@ def summary_document(slices: Sequence[SliceResult], metrics: Sequence[str], wind
     }
 
 
-def write_json(path: str | os.PathLike[str], document: dict[str, Any]) -> None:
-    """Write `document` whole; NaN and infinity, which JSON has not, become null.
-
-    Raises:
-        BioAttError: see `staged_file`.
-    """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_finite(document), indent=2, allow_nan=False) + "\n"
-    with staged_file(path) as partial:
-        partial.write_text(text)
-
-
 def write_csv(
     path: str | os.PathLike[str], slices: Iterable[SliceResult], metrics: Sequence[str], windows: Sequence[str]
 ) -> None:
@@ -108,7 +95,7 @@ def write_csv(
     """
     windowed = [WINDOWED[name] for name in metrics if name in WINDOWED]
     others = [measure for name in metrics for measure in UNWINDOWED.get(name, ())]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(Path(path).parent)
     with staged_file(path) as partial, open(partial, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["patient", "region", "uid", "image", "window", *windowed, *others])
@@ -123,11 +110,3 @@ def write_csv(
 
 def _sorted(slices: Iterable[SliceResult], attribute: str) -> list[str]:
     return sorted({getattr(one, attribute) for one in slices})
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import BioAttError
 from ..hu import WINDOWS_HU
-from ..staging import staged_file
+from ..staging import write_json
 from .contract import Denoiser
 from .weights import weights_sha256
 
@@ -126,9 +126,7 @@ def write_recipe(weights: str | os.PathLike[str], recipe: Recipe) -> Path:
     path = recipe_path(weights)
     if not Path(weights).is_file():
         raise BioAttError(f"no weights {weights} to write a recipe for; name the output folder that holds them")
-    fields = asdict(replace(recipe, sha256=weights_sha256(weights)))
-    with staged_file(path) as partial:
-        partial.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+    write_json(path, asdict(replace(recipe, sha256=weights_sha256(weights))))
     return path
 
 

@@ -21,7 +21,7 @@ from ..errors import BioAttError
 from ..hu import hu_to_network
 from ..networks.recipe import Recipe, read_recipe, recipe_path, write_recipe
 from ..networks.weights import check_size, fit_weights, read_state_dict
-from ..staging import staged_file
+from ..staging import make_folder, staged_file
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +83,7 @@ class Checkpoints:
 
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BioAttError(f"output folder {self.folder} cannot be made: {error.strerror}; name another") from error
+        make_folder(self.folder)
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.STARTED, self._save_behind_all_others)
         engine.add_event_handler(Events.COMPLETED, self.finish)

@@ -25,7 +25,7 @@ from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU
 from ..priors import PriorSource, SliceKey
 from ..progress import bar
-from ..staging import staged_file
+from ..staging import make_folder, staged_file
 from ..volumes.orientation import RadiologicalSlices, radiological_slices
 from ..volumes.regions import UNKNOWN, region_of_prior
 from ..volumes.scope import Facts
@@ -179,11 +179,7 @@ class _Maker:
         name = _file_name(study.full.uids[full])
         if study.low:
             recipe, name = {"real": REAL_VERSION}, f"{_file_name(study.low.uids[low])}_{name}"
-        folder = self.place / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BioAttError(f"cache {self.place} cannot be made: {error.strerror}; name another cache_dir") from error
+        folder = make_folder(self.place / hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16])
         return folder / f"{name}.npz"
 
     def missing(self, study: Study, indices: list[tuple[int, int]]) -> list[tuple[int, int]]:

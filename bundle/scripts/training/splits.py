@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import BioAttError
-from ..staging import staged_file
+from ..staging import write_json
 from .layouts import PARTS
 from .studies import Collection
 
@@ -117,7 +117,7 @@ def make_split(
     for part in needed:
         drawn.patients(part)
     if kept is None:
-        _write(path, parts)
+        write_json(path, parts)
     return drawn
 
 
@@ -180,12 +180,3 @@ def _read(path: Path) -> dict[str, list[str]]:
     if not all(isinstance(patient, str) for chosen in parts.values() for patient in chosen):
         raise BioAttError(f"split file {path} must list pseudonyms; restore it, or name another split_file")
     return parts
-
-
-def _write(path: Path, parts: dict[str, list[str]]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BioAttError(f"split file {path} cannot be made: {error.strerror}; name another split_file") from error
-    with staged_file(path) as partial:
-        partial.write_text(json.dumps(parts, indent=2) + "\n")
