@@ -174,5 +174,5 @@ def test_no_edge_gives_no_lines():
 
 def test_the_comparison_figure_is_a_picture(tmp_path):
     image = disc(40, 40.0, -1000.0, 1.0)
-    picture_rows(tmp_path / "x.png", {"": {"a": image, "b": image + 5}}, ("a", "b"), window_hu=WINDOWS_HU["abdomen"])
+    picture_rows(tmp_path / "x.png", {"": {"a": image, "b": image + 5}}, ("a", "b"))
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"

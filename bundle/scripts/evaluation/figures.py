@@ -9,23 +9,21 @@ import numpy as np
 
 from ..hu import WINDOWS_HU
 
+DIFFERENCE_HU = (-60.0, 60.0)
+
 
 def picture_rows(
     path: str | os.PathLike[str],
     rows: Mapping[str, Mapping[str, np.ndarray]],
     difference: tuple[str, str],
     *,
-    window_hu: tuple[float, float] = WINDOWS_HU["abdomen"],
-    difference_hu: float = 60.0,
     aspect: float = 1.0,
 ) -> None:
-    """Write a PNG: rows of images in one HU window, and the difference of two of each, with scale bars in HU.
+    """Write a PNG: rows of images in the abdomen window, and the difference of two of each, with scale bars in HU.
 
     Args:
         rows: label to panels (title to image (H, W) in HU, left to right), top to bottom; all with the same titles.
         difference: titles of the two panels to subtract, first minus second.
-        window_hu: grey scale of the panels, lower and upper HU.
-        difference_hu: the difference is shown from minus to plus this.
         aspect: height of a pixel over its width.
     """
     from matplotlib.figure import Figure
@@ -38,7 +36,7 @@ def picture_rows(
     grid = figure.subplots(len(images), count, squeeze=False)
     for row, (line, label, panels) in enumerate(zip(grid, rows, images, strict=True)):
         for axes, (title, image) in zip(line, panels.items(), strict=True):
-            lower, upper = window_hu if title in rows[label] else (-difference_hu, difference_hu)
+            lower, upper = WINDOWS_HU["abdomen"] if title in rows[label] else DIFFERENCE_HU
             shown = axes.imshow(image, cmap="gray", vmin=lower, vmax=upper, interpolation="nearest", aspect=aspect)
             axes.set(xticks=[], yticks=[])
             if row == 0:

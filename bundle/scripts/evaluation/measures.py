@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..dose.image_noise import TISSUES_HU, flat_regions, flat_soft_tissue, noise_sd_hu, tissue_mask, without_trend
 from ..hu import VALID_RANGE_HU
-from .quality import tissue_bias
 from .texture import noise_power_spectrum
 
 #: Slices of a volume that are kept: measuring all would take longer than it tells.
@@ -121,13 +120,10 @@ def tissue_means(samples: SliceSamples) -> dict[str, dict[str, float]]:
     The mask is that of `tissue_bias`: where the 9x9 mean before lies in the tissue's range.
     """
     means = {}
-    for tissue, bias in tissue_bias(samples.after_hu, samples.before_hu).items():
-        if bias.pixels:
-            before = float(samples.before_hu[tissue_mask(samples.before_hu, tissue)].mean(dtype=np.float64))
-            means[tissue] = {
-                "pixels": bias.pixels,
-                "before_hu": before,
-                "after_hu": before + bias.mean_hu,
-                "bias_hu": bias.mean_hu,
-            }
-    return {tissue: means[tissue] for tissue in TISSUES_HU if tissue in means}
+    for tissue in TISSUES_HU:
+        mask = tissue_mask(samples.before_hu, tissue)
+        if mask.any():
+            before, after = (float(one[mask].mean(dtype=np.float64)) for one in (samples.before_hu, samples.after_hu))
+            figures = {"before_hu": before, "after_hu": after, "bias_hu": after - before}
+            means[tissue] = {"pixels": int(mask.sum()), **figures}
+    return means

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -60,21 +60,12 @@ def make_prior(
     """
     if not isinstance(prior, str):
         raise BioAttError(f"unknown prior {prior!r}; use one of {PRIORS}")
+    asked: dict[str, Any] = {"preparation": preparation, "window_hu": window_hu, "form": form}
     if recipe is not None and recipe.sha256:
-        _check_recipe(
-            recipe, prior, descriptors, preparation=preparation, window_hu=window_hu, form=form, temperature=temperature
-        )
+        _check_recipe(recipe, prior, descriptors, **asked, temperature=temperature)
     if prior in ("compact", "biomedclip") or re.match(r"(hf-hub|local-dir):.", prior):
         name, label = _find_clip(prior, descriptors)
-        source: PriorSource = ClipPrior(
-            name,
-            descriptors=descriptors,
-            preparation=preparation,
-            window_hu=window_hu,
-            form=form,
-            device=device,
-            label=label,
-        )
+        source: PriorSource = ClipPrior(name, descriptors=descriptors, **asked, device=device, label=label)
         folder = prior.removeprefix("local-dir:")
         source.name = prior if folder == prior else f"local-dir:{Path(folder).name}"  # no path leaves this machine
     else:
