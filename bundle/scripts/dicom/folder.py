@@ -62,9 +62,11 @@ def walk(folder: Path) -> Listing:
 
     files, losses, hidden, visited = [], [], 0, set()
     for parent, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        if not _is_new(Path(parent), visited):
+        state = os.stat(parent)
+        if (state.st_dev, state.st_ino) in visited:
             folders[:] = []
             continue
+        visited.add((state.st_dev, state.st_ino))
         hidden += sum(name.startswith(".") for name in [*folders, *names])
         losses += _only_left(Path(parent), names)
         shown = [one for one in folders if not one.startswith(".")]
@@ -179,14 +181,6 @@ def _copied_link(file: Path, head: bytes) -> Loss | None:
         return Loss(file, "is the text of a link; make it a link, or a copy", leads_to_folder=target.is_dir())
     except (OSError, ValueError):  # no path after all
         return None
-
-
-def _is_new(folder: Path, visited: set[tuple[int, int]]) -> bool:
-    state = os.stat(folder)
-    key = (state.st_dev, state.st_ino)
-    is_new = key not in visited
-    visited.add(key)
-    return is_new
 
 
 def _suffix(name: str) -> str:

@@ -325,8 +325,7 @@ def _rescale_value(dataset: Dataset, keyword: str, default: float, where: object
 
 def lacks_rescale(dataset: Dataset, where: object) -> str:
     """Which of RescaleSlope and RescaleIntercept is missing, "" where none is."""
-    missing = [keyword for keyword in ("RescaleSlope", "RescaleIntercept") if value(dataset, keyword, where) is None]
-    return missing[0] if missing else ""
+    return next((one for one in ("RescaleSlope", "RescaleIntercept") if value(dataset, one, where) is None), "")
 
 
 def has_frames(dataset: Dataset) -> bool:

@@ -58,8 +58,11 @@ def padding_limits(dataset: Dataset) -> tuple[int, int] | None:
 
 def is_wrong_padding(dataset: Dataset) -> bool:
     """Whether the header names a padding value that tissue has."""
-    first = _padding_value(dataset, "PixelPaddingValue")
-    return first is not None and _is_tissue(dataset, first, first)
+    try:
+        first = _padding_value(dataset, "PixelPaddingValue")
+        return first is not None and _is_tissue(dataset, first, first)
+    except BioAttError:  # bits are checked when pixels are read
+        return False
 
 
 def stored_range(bits_stored: int, signed: bool) -> tuple[int, int]:

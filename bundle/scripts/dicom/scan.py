@@ -262,10 +262,8 @@ def _is_cut(header: Dataset) -> bool:
 
 
 def _is_ct(header: Dataset) -> bool:
-    return _sop_class(header) in _CT and _plain(header, "Modality").upper() in (
-        "",
-        "CT",
-    )  # PET, MR and more in a CT's clothes
+    # Else it is PET, MR and more in a CT's clothes.
+    return _sop_class(header) in _CT and _plain(header, "Modality").upper() in ("", "CT")
 
 
 def _kind(header: Dataset) -> str:

@@ -281,15 +281,8 @@ def _warn(uid: str, slices: list[Slice], odd: list[str], differing: dict[str, st
         logger.warning("series %s: MONOCHROME1 affects display only; its values are taken as HU, not inverted", uid)
     if any(is_lossy(one.header, one.file) for one in slices):
         logger.warning("series %s: lossy compressed; its noise and detail are not those of the scanner", uid)
-    if any(_has_wrong_padding(one) for one in slices):
+    if any(is_wrong_padding(one.header) for one in slices):
         logger.warning("series %s: PixelPaddingValue is a value that tissue has; it is ignored", uid)
-
-
-def _has_wrong_padding(one: Slice) -> bool:
-    try:
-        return is_wrong_padding(one.header)
-    except BioAttError:  # bits are checked when pixels are read
-        return False
 
 
 def _length(header: Dataset, keyword: str, file: Path) -> float | None:

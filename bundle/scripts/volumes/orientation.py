@@ -95,8 +95,7 @@ class RadiologicalSlices:
         volume: (1, H, W, slices) with its affine and meta.
     """
 
-    def __init__(self, source: str, volume: MetaTensor) -> None:
-        self.source = source
+    def __init__(self, volume: MetaTensor) -> None:
         self.meta: dict[str, Any] = dict(volume.meta)
         self.spacing_mm = float(np.linalg.norm(np.asarray(volume.affine)[:3, 0]))
         self._array = volume.numpy()[0]
@@ -116,4 +115,4 @@ def radiological_slices(path: str | os.PathLike[str], **reader: Any) -> Radiolog
         reader: arguments of `SeriesReader`.
     """
     load = Compose([LoadSeriesd("image", SeriesReader(**reader)), OrientSlicesd("image")])
-    return RadiologicalSlices(str(path), load({"image": path})["image"])
+    return RadiologicalSlices(load({"image": path})["image"])
