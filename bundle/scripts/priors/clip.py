@@ -254,13 +254,10 @@ def _preparation_in_words(preparation: str, window_hu: tuple[float, float]) -> s
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the loading libraries' log lines, warnings and progress bars off the terminal, for as long as it lasts."""
-    try:
-        from transformers.utils import logging as chatter
+    from transformers.utils import logging as chatter
 
-        bars = chatter.is_progress_bar_enabled()
-        chatter.disable_progress_bar()
-    except ImportError:  # a model without a Hugging Face text tower or tokenizer
-        chatter, bars = None, False
+    bars = chatter.is_progress_bar_enabled()
+    chatter.disable_progress_bar()
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

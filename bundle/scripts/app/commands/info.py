@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def info() -> dict[str, Any]:
     return {
         "version": bundle_version(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES},
         "weights": str(weights),
         "weights_sha256": weights_sha256(weights),
         "prior": read_recipe(weights).prior,
@@ -55,10 +55,3 @@ def info() -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name() if cuda else platform.machine(),
         "precision": find_precision("auto", device),
     }
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
