@@ -41,7 +41,7 @@ def summarise(slices: Sequence[SliceResult]) -> dict[str, Any]:
     """
     patients = {
         name: mean_measures([one.measures for one in slices if one.patient == name])
-        for name in _sorted(slices, "patient")
+        for name in sorted({one.patient for one in slices})
     }
     overall: dict[str, dict[str, Any]] = {"low": {}, "denoised": {}, "difference": {}}
     for measure in slices[0].measures["low"] if slices else ():
@@ -72,7 +72,8 @@ def summary_document(slices: Sequence[SliceResult], metrics: Sequence[str], wind
 
     ``window`` is the one of the measures that have no window in their name.
     """
-    regions = {name: summarise([one for one in slices if one.region == name]) for name in _sorted(slices, "region")}
+    names = sorted({one.region for one in slices})
+    regions = {name: summarise([one for one in slices if one.region == name]) for name in names}
     return {
         "window": windows[0],
         "windows_hu": {name: WINDOWS_HU[name] for name in windows},
@@ -106,7 +107,3 @@ def write_csv(
                     values += [row[measure] for measure in others]
                     cells = ["" if math.isnan(value) else value for value in values]
                     writer.writerow([one.patient, one.region, one.uid, image, window, *cells])
-
-
-def _sorted(slices: Iterable[SliceResult], attribute: str) -> list[str]:
-    return sorted({getattr(one, attribute) for one in slices})

@@ -25,19 +25,14 @@ def place_embeddings(tower: nn.Module, images: Tensor) -> Tensor:
         BioAttError: a tower of another kind.
     """
     project = _projection(tower)
-    if project is None:
-        raise BioAttError(
-            f"an image tower of the kind {type(tower).__name__} has no dense prior: its places have no embedding; "
-            "use prior_form=vector"
-        )
     found = tower.forward_intermediates(images, indices=1, normalize_intermediates=True, intermediates_only=True)
     features = found["image_intermediates"][-1]
     places = project(features.flatten(2).transpose(1, 2))  # (n, h w, E)
     return F.normalize(places, dim=-1).transpose(1, 2).unflatten(2, features.shape[-2:])
 
 
-def _projection(tower: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """What turns features (n, places, C) of the last layer into embeddings (n, places, E); None if unknown."""
+def _projection(tower: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What turns features (n, places, C) of the last layer into embeddings (n, places, E)."""
     if hasattr(tower, "attnpool") and hasattr(tower.attnpool, "v_proj"):
         pool = tower.attnpool
         return lambda x: pool.c_proj(pool.v_proj(x + pool.positional_embedding[1:]))
@@ -45,7 +40,10 @@ def _projection(tower: nn.Module) -> Callable[[Tensor], Tensor] | None:
         return tower.head
     if getattr(tower, "pool_type", None) == "tok" and getattr(tower, "proj", None) is not None:
         return lambda x: x @ tower.proj
-    return None
+    raise BioAttError(
+        f"an image tower of the kind {type(tower).__name__} has no dense prior: its places have no embedding; "
+        "use prior_form=vector"
+    )
 
 
 def over_whole_slice(maps: Tensor, shape: tuple[int, int], resize_mode: str) -> Tensor:
