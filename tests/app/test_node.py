@@ -247,6 +247,7 @@ def test_derived_images_localizers_and_other_modalities_are_left_out(tmp_path):
         [
             ("ImageType", ["DERIVED", "PRIMARY", "AXIAL"], "no rule fits: it is DERIVED"),
             ("ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"], "no image but localizers"),
+            ("ImageType", ["ORIGINAL", "PRIMARY", "SCOUT"], "no image but localizers"),
             ("Modality", "PT", "no CT"),
         ]
     ):

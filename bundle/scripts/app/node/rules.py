@@ -15,6 +15,7 @@ from pydicom.dataset import Dataset
 from ...dicom.derived import was_denoised
 from ...dicom.enhanced import frame_headers
 from ...dicom.headers import label, open_dicom
+from ...dicom.scan import says_localizer
 from ...errors import BioAttError
 
 _CONFIG = Path(__file__).resolve().parents[3] / "configs" / "inference.json"
@@ -132,7 +133,7 @@ def choose(files: Iterable[Path], rules: Sequence[Rule]) -> Choice:
         if label(image, "Modality", file).upper() not in ("", "CT"):
             return Choice(None, "no CT")
         header = frame_headers(image, file)[0]
-        if "LOCALIZER" in label(header, "ImageType", file).upper():
+        if says_localizer(label(header, "ImageType", file)):
             continue
         if was_denoised(header):
             return Choice(None, "BioAtt made it")
