@@ -85,6 +85,7 @@ def run_workflow(
 ) -> ConfigWorkflow:
     """Run a workflow of the bundle's configs, as `python -m monai.bundle run` does, and return it with its parts."""
     workflow = open_workflow(run_id, config_names, overrides, tracking)
+    sys.path[:] = dict.fromkeys(sys.path)  # each run of MONAI's adds the bundle's folder once more
     workflow.run()
     workflow.finalize()
     return workflow
@@ -132,7 +133,7 @@ def _literal(value: Any) -> Any:
 
 
 class RepeatedInference:
-    """The inference workflow on one input after another; network, prior model and file processes serve all.
+    """The inference workflow on one input after another; what depends on settings alone is made once, for all.
 
     Example:
         >>> inference = RepeatedInference()
@@ -159,9 +160,8 @@ class RepeatedInference:
         self._asked, self._settings = "", {}  # what was loaded before is freed first
         self._processes.close()
         parser = open_workflow("inference", config_names, dict(settings)).parser
-        parts = {name: parser.get_parsed_content(name) for name in ("network", "prior_source", "file_processes")}
-        for name in ("provenance", "inferer", "derived_rules"):  # of a wrong setting it is known before the first input
-            parser.get_parsed_content(name)
+        names = ("network", "prior_source", "file_processes", "provenance", "inferer", "derived_rules")
+        parts = {name: parser.get_parsed_content(name) for name in names}
         self._processes.enter_context(parts["file_processes"])
         self._asked, self._configs, self._settings = asked, config_names, {**settings, **parts}
 

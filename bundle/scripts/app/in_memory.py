@@ -45,6 +45,8 @@ def denoise_any(
         raise BioAttError(f"source is a {type(source).__name__}, wanted a path, a nibabel image or an array in HU")
     if spacing_mm is not None and not is_array:
         raise BioAttError("spacing_mm belongs to an array; files and nibabel images know theirs, leave it out")
+    if output is not None and not isinstance(output, str | os.PathLike):
+        raise BioAttError(f"output is a {type(output).__name__}, wanted the path of a folder")
     if output is None and options.get("report"):
         raise BioAttError("a report is written beside the result; name an output folder")
     if device is not None:
@@ -52,16 +54,16 @@ def denoise_any(
     with TemporaryDirectory(prefix="bioatt-") as name:
         folder = Path(name)
         if is_array:
-            place = _save_array(np.asarray(source), spacing_mm, folder)
+            place = _save_array(source, spacing_mm, folder)
         else:
-            place = Path(source) if is_path else _save_image(source, folder)
+            place = os.fspath(source) if is_path else _save_image(source, folder)
         if output is None and is_path and len(find_inputs(place)) > 1:
             raise BioAttError(f"{place} holds several volumes; name an output folder, or one of them")
-        target = folder / "result" if output is None else Path(output)
-        with _told(place, "" if is_path else "the array" if is_array else "the image"):
+        target = folder / "result" if output is None else output
+        with _told(Path(place), "" if is_path else "the array" if is_array else "the image"):
             _run(options | {"dataset_dir": str(place), "output_dir": str(target)})
         if output is not None:
-            return target
+            return Path(output)
         return _array(target / _ARRAY, np.ndim(source)) if is_array else _result(target)
 
 
@@ -85,8 +87,12 @@ def _told(place: Path, what: str) -> Iterator[None]:
         raise said from None
 
 
-def _save_array(hu: np.ndarray, spacing_mm: Sequence[float] | None, folder: Path) -> Path:
+def _save_array(source: Any, spacing_mm: Sequence[float] | None, folder: Path) -> Path:
     """Write (slices, rows, columns) or (rows, columns) as NIfTI, whose third axis are the slices."""
+    try:
+        hu = np.asarray(source)
+    except (RuntimeError, TypeError, ValueError) as error:  # a tensor with a gradient, or on a GPU
+        raise BioAttError(f"the {type(source).__name__} cannot be read as an array: {error}") from error
     if hu.ndim not in (2, 3) or 0 in hu.shape or hu.dtype.kind not in "iuf":
         raise BioAttError(
             f"the array has shape {hu.shape} and type {hu.dtype}, wanted numbers in HU of the axes (slices, rows, "
@@ -105,7 +111,7 @@ def _checked_spacing(spacing_mm: Sequence[float] | None, count: int) -> tuple[fl
     wanted = f"wanted spacing_mm=({', '.join(names)}), {count} numbers over 0 in mm"
     try:
         spacing = tuple(float(one) for one in spacing_mm)
-    except TypeError:
+    except (TypeError, ValueError):
         raise BioAttError(f"spacing_mm is {spacing_mm!r}, {wanted}") from None
     if len(spacing) != count or not all(math.isfinite(one) and one > 0 for one in spacing):
         raise BioAttError(f"spacing_mm is {spacing_mm!r}, {wanted}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from ..strengths import DEFAULT
 from .entry import bundle_module
@@ -13,6 +14,48 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from nibabel.spatialimages import SpatialImage
+    from pydicom import Dataset
+
+
+class Options(TypedDict, total=False):
+    """What each form of `denoise` takes by name, for type checkers."""
+
+    strength: str
+    anchor_mm: float | None
+    grain: float | None
+    restore: float | None
+    prior: str | None
+    device: str | torch.device | None
+    weights: str | os.PathLike[str] | None
+    series: str | int
+    assume_hu: bool
+    allow_gaps: bool
+    one_scan: bool
+    batch_size: int | None
+    stable_uids: bool
+    report: bool
+    overwrite: bool
+    progress: bool
+
+
+@overload
+def denoise(
+    source: np.ndarray, output: None = None, *, spacing_mm: Sequence[float], **options: Unpack[Options]
+) -> np.ndarray: ...
+@overload
+def denoise(
+    source: np.ndarray, output: str | os.PathLike[str], *, spacing_mm: Sequence[float], **options: Unpack[Options]
+) -> Path: ...
+@overload
+def denoise(source: SpatialImage, output: None = None, **options: Unpack[Options]) -> SpatialImage: ...
+@overload
+def denoise(
+    source: str | os.PathLike[str], output: None = None, **options: Unpack[Options]
+) -> list[Dataset] | SpatialImage: ...
+@overload
+def denoise(
+    source: str | os.PathLike[str] | SpatialImage, output: str | os.PathLike[str], **options: Unpack[Options]
+) -> Path: ...
 
 
 def denoise(
@@ -75,20 +118,8 @@ def denoise(
     Example:
         >>> quiet = bioatt.denoise(hu, spacing_mm=(2.0, 0.7, 0.7), strength="low")
     """
-    options = {"anchor_mm": anchor_mm, "grain": grain, "restore": restore, "prior": prior, "batch_size": batch_size}
-    options = {key: value for key, value in options.items() if value is not None}
-    options |= {"weights": os.fspath(weights)} if weights is not None else {}
-    options |= {
-        "strength": strength,
-        "series": series,
-        "assume_hu": assume_hu,
-        "allow_gaps": allow_gaps,
-        "one_scan": one_scan,
-        "stable_uids": stable_uids,
-        "report": report,
-        "overwrite": overwrite,
-        "progress": progress,
-        "summary": progress,
-    }
+    given = {name: value for name, value in locals().items() if value is not None}
+    options = {name: given[name] for name in given.keys() & Options.__annotations__.keys() - {"device"}}
+    options["summary"] = progress
     run = bundle_module("app.in_memory").denoise_any
     return run(source, output, spacing_mm=spacing_mm, device=device, options=options)

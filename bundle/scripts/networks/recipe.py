@@ -78,7 +78,13 @@ _CONVERT: dict[str, Callable[[Any], Any]] = {
 
 
 def recipe_path(weights: str | os.PathLike[str]) -> Path:
-    """Where the recipe of a weights file stands."""
+    """Where the recipe of a weights file stands.
+
+    Raises:
+        BioAttError: no file has such a name.
+    """
+    if not Path(weights).name:
+        raise BioAttError(f"weights {str(weights)!r} is not a file; name a file with --weights, or train one")
     return Path(weights).with_suffix(".json")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -236,9 +237,9 @@ def _explain(name: str, text_cfg: dict[str, Any], error: Exception) -> BioAttErr
 
 
 def _first_line(error: Exception | str, skip: int = 0) -> str:
-    """The first line of a message that says something, shortened to 160 characters, without its full stop."""
+    """The first line of a message that says something, shortened to 160 characters at a word, without its full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[min(skip, len(lines) - 1)][:160].rstrip(".") if lines else type(error).__name__
+    return textwrap.shorten(lines[min(skip, len(lines) - 1)], 160).rstrip(".") if lines else type(error).__name__
 
 
 def _preparation_in_words(preparation: str, window_hu: tuple[float, float]) -> str:
