@@ -342,6 +342,11 @@ def test_a_scheduler_that_does_not_answer_is_told(study, weights, monkeypatch, c
         assert "no Dask scheduler answers at tcp://127.0.0.1:9" in capsys.readouterr().err
         assert main(command(study, weights, "--scheduler", "nonsense://x")) == 2
         assert "no Dask scheduler answers at nonsense://x" in capsys.readouterr().err
+        assert main(command(study, weights, "--scheduler", "gone.json")) == 2
+        assert "at gone.json (missing port" in capsys.readouterr().err
+        (study / "other.json").write_text("{}")
+        assert main(command(study, weights, "--scheduler", str(study / "other.json"))) == 2
+        assert "other.json ('address')" in capsys.readouterr().err
 
 
 def test_a_cluster_of_this_machine_has_no_dashboard_and_talks_in_tls(study):

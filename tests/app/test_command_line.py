@@ -10,6 +10,7 @@ import pydicom
 import pytest
 import torch
 from made_studies import to_reference
+from scripts import errors
 from scripts.app.command_line import build_parser, main
 from scripts.app.demo import check_former_demo
 from scripts.dicom.phantom import write_ct_series
@@ -33,6 +34,17 @@ def test_help_lists_all_commands_and_says_what_it_is_not(capsys):
         main(["--help"])
     text = capsys.readouterr().out
     assert all(command in text for command in COMMANDS) and "not a medical device" in " ".join(text.split())
+
+
+def test_a_stop_while_a_command_loads_is_told_in_a_line(monkeypatch, capsys):
+    def stopped(name):
+        if name == "errors":
+            return errors
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scripts.app.command_line.bundle_module", stopped)
+    assert main(["info"]) == 130
+    assert capsys.readouterr().err == "stopped; nothing half-written is left\n"
 
 
 def test_help_imports_no_torch(bundle_root):

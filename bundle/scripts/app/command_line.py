@@ -30,10 +30,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     options = parse(arguments)
+    return bundle_module("errors").exit_code(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int | None:
+    """Load and run the command; what it loads takes seconds, in which it can be stopped as well."""
     command = bundle_module(f"app.commands.{options.command}")
     if options.command != "serve":  # a node must be up again soon after a stop: its worker loads the rest
         _prepare()
-    return bundle_module("errors").exit_code(lambda: command.run(options))
+    return command.run(options)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

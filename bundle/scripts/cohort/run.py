@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import logging
 import multiprocessing
 import os
@@ -190,10 +191,9 @@ def _connected(places: Places, jobs: Sequence[Job]) -> Iterator[Client]:
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what dies, and is tried again, is told in the table
     if places.scheduler:
-        named = "scheduler_file" if Path(places.scheduler).is_file() else "address"
         try:
-            client = Client(**{named: places.scheduler}, set_as_default=False)
-        except (OSError, ValueError) as error:
+            client = Client(_address(places.scheduler), set_as_default=False)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise BioAttError(
                 f"no Dask scheduler answers at {places.scheduler} ({error}); give the address that `dask scheduler` "
                 "prints, or its scheduler file"
@@ -225,6 +225,18 @@ def _connected(places: Places, jobs: Sequence[Job]) -> Iterator[Client]:
     finally:
         for job in jobs:  # of workers that were killed, with this command or before
             clear_leftovers(job.target)
+
+
+def _address(scheduler: str) -> str:
+    """An address with a port, of a scheduler file too; a client that is given another takes a minute to end."""
+    from distributed.comm.addressing import parse_address, parse_host_port
+
+    file = Path(scheduler)
+    address = json.loads(file.read_text(encoding="utf-8"))["address"] if file.is_file() else scheduler
+    scheme, place = parse_address(address)
+    if scheme in ("tcp", "tls"):
+        parse_host_port(place)
+    return address
 
 
 def _check_this_machine() -> None:
