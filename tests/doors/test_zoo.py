@@ -88,9 +88,10 @@ def test_nothing_made_by_a_run_is_left(bundle_root):
     for file in files_of(bundle_root):
         place = file.relative_to(bundle_root)
         assert not place.name.startswith("."), place
-        assert place.parts[0] in {"LICENSE", "__init__.py", "__main__.py", "configs", "docs", "models", "scripts"}, (
-            place
-        )
+        assert place.name == "py.typed" or place.parts[0] in {
+            *("LICENSE", "__init__.py", "__main__.py"),
+            *("configs", "docs", "models", "scripts"),
+        }, place
         assert file.suffix not in {".ts", ".onnx", ".ipynb", ".pyc", ".zip", ".dcm", ".gz", ".log"}, place
     assert not list(bundle_root.glob("large_files.*"))
 
