@@ -904,6 +904,12 @@ def test_numbers_with_which_nothing_would_be_done_are_refused(capsys, words):
     assert ended.value.code == 2 and f"argument {words[0]}: wanted " in capsys.readouterr().err
 
 
+def test_an_empty_address_is_not_all_addresses(capsys):
+    with pytest.raises(SystemExit) as ended:
+        serve(capsys, "--host", "")
+    assert ended.value.code == 2 and "argument --host: is empty" in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken_is_told(capsys, tmp_path, node):
     words = ["--send-to", "PACS@127.0.0.1:104", "--queue", tmp_path / "other", "--port", node.port]
     code, said = serve(capsys, *words)

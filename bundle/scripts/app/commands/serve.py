@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     option = parser.add_argument
     option("--send-to", metavar="AE@HOST:PORT", help="where derived series go")
     option("--port", type=int, default=11112, metavar="N", help="to listen on (default: 11112)")
-    option("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    option("--host", type=_address, default="127.0.0.1", help="address to listen on (default: this machine only)")
     option("--ae-title", default="BIOATT", metavar="AE", help="of this node (default: BIOATT)")
     option("--accept", nargs="+", default=[], metavar="AE", help="AE titles that may call (default: that of --send-to)")
     option(
@@ -106,6 +106,12 @@ def _positive(text: str) -> float:
 
 def _not_negative(text: str) -> float:
     return _positive(text) if float(text) else 0.0
+
+
+def _address(text: str) -> str:
+    if not text.strip():  # e.g. a variable that is not set; it would be all addresses
+        raise argparse.ArgumentTypeError("is empty; name an address, 0.0.0.0 for all")
+    return text
 
 
 def _count(text: str) -> int:
