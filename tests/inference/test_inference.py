@@ -273,7 +273,7 @@ def bad_inputs(folder, weights):
         "missing": (["x"], "x does not exist"),
         "empty": (["empty"], "no files"),
         "no DICOM": (["text"], "no DICOM in 1 files"),
-        "several": (["two"], "holds 2 CT series; .*choose one with --series UID"),
+        "several": (["two"], "holds 2 CT series; .*choose one with --series UID.* --all-series"),
         "unknown series": (["two", "--series", "1.2.3"], "holds no CT series 1.2.3"),
         "no geometry": (["nowhere"], "ImagePositionPatient"),
         "pixels cut": (["broken"], "0002.dcm: PixelData is cut short"),

@@ -178,8 +178,10 @@ def _choose(scanned: Scan, path: Path, name: str | None) -> str:
     listing = first_few([f"{uid or 'no UID'} ({'no number' if n is None else f'number {n}'})" for uid, n in every])
     numbers = [number for _, number in every]
     by_number = " or --series NUMBER" if len(set(numbers)) == len(numbers) and None not in numbers else ""
+    all_of_them = "" if name else ", or take each: bioatt denoise --all-series"
     raise BioAttError(
         f"{path} {what}; it has {listing}{_look_like_one(scanned, chosen)}; choose one with --series UID{by_number}"
+        f"{all_of_them}"
     )
 
 
