@@ -67,7 +67,7 @@ def winograd_conv2d(image: Tensor, weight: Tensor, bias: Tensor | None, padding:
 def _in_both_dimensions(image: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """Tiles of n x n pixels of `image`, a band of them at a time: one product of matrices for each of their n x n."""
     maps, channels, size = weight.shape[:3]
-    to_output, from_kernel, from_image = (torch.kron(matrix, matrix) for matrix in _transforms(size))
+    to_output, from_kernel, from_image = _transforms_of_tiles(size)
     points, side = len(from_image), TILE + size - 1
     kernels = torch.mm(from_kernel, weight.permute(2, 3, 1, 0).reshape(size**2, -1)).view(points, channels, maps)
     height, width = (length + 2 * padding - size + 1 for length in image.shape[-2:])
@@ -133,6 +133,12 @@ def _to_points(item: Tensor, starts: list[int], padding: int, transform: Tensor)
         rows = item[inside]
         torch.mm(part, rows.view(len(rows), -1), out=points[:, index].view(len(points), -1))
     return points
+
+
+@cache
+def _transforms_of_tiles(size: int) -> tuple[Tensor, ...]:
+    """`_transforms` in both dimensions at once, for tiles as columns of their pixels: Kronecker products."""
+    return tuple(torch.kron(matrix, matrix) for matrix in _transforms(size))
 
 
 @cache
