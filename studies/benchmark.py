@@ -10,7 +10,6 @@ alone meanwhile.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from scripts.benchmark.run import run_benchmark
 from scripts.benchmark.workflows import peak_memory, random_weights, spacing
 from scripts.device import usable_cores
 from scripts.errors import BioAttError
-from scripts.staging import staged_file
+from scripts.staging import make_folder, staged_file, write_json
 
 from .speed_page import put
 
@@ -57,8 +56,7 @@ def measure(
     with TemporaryDirectory() as one, TemporaryDirectory() as other:
         figures["cohort"] = time_processes(Path(one), (size, size), max(1, slices // 10), processes)
         figures["training"] = time_training(Path(other), (size, size), max(1, slices // 5))
-    with staged_file(folder / "benchmark.json") as file:
-        file.write_text(json.dumps(figures, indent=2) + "\n")
+    write_json(folder / "benchmark.json", figures)
     write_page(page, figures)
     _put_line(cohort_pages, figures["cohort"])
 
@@ -71,11 +69,10 @@ def measure_cohort(folder: Path, pages: Sequence[Path], *, processes: int, size:
         ValueError: a page has no mark.
     """
     _check_cores(processes)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with TemporaryDirectory() as scratch:
         found = time_processes(Path(scratch), (size, size), max(1, slices // 10), processes)
-    with staged_file(folder / "cohort.json") as file:
-        file.write_text(json.dumps(found, indent=2) + "\n")
+    write_json(folder / "cohort.json", found)
     _put_line(pages, found)
 
 

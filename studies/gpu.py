@@ -240,7 +240,7 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=512, help="of the slices, in pixels")
     options = parser.parse_args()
     from scripts.device import keep_freed_memory
-    from scripts.staging import staged_file
+    from scripts.staging import write_json
 
     keep_freed_memory()
     result = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
@@ -251,8 +251,7 @@ def main() -> int:
         begin = time.perf_counter()
         result[name] = measure()
         print(f"{name}: {json.dumps(result[name])} ({time.perf_counter() - begin:.1f} s)", flush=True)
-        with staged_file(options.output) as file:
-            file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(options.output, result)
     return 0
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from scripts.markdown import table
 from scripts.progress import bar
-from scripts.staging import staged_file
+from scripts.staging import staged_file, write_json
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
@@ -185,8 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", nargs="*", type=Path)
     options = parser.parse_args(arguments)
     if options.data:
-        with staged_file(RESULTS / "body_boxes.json") as file:
-            file.write_text(json.dumps(measure_boxes(options.data), indent=2) + "\n", encoding="utf-8")
+        write_json(RESULTS / "body_boxes.json", measure_boxes(options.data))
     with staged_file(PAGE) as file:
         file.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     return 0

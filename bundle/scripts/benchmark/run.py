@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import platform
@@ -25,7 +24,7 @@ from ..device import keep_freed_memory, processor, usable_cores
 from ..errors import BioAttError
 from ..networks import BioAtt, load_weights
 from ..progress import bar
-from ..staging import staged_file
+from ..staging import make_folder, staged_file, write_json
 from .page import to_markdown
 from .workflows import default_network, peak_memory, time_series, wait
 
@@ -83,11 +82,7 @@ def run_benchmark(
     for name, number in (("repeats", repeats), ("size", min(shape)), ("slices", slices), ("threads", threads or 1)):
         if number < 1:
             raise BioAttError(f"{name} of a benchmark is {number}, wanted 1 or more; e.g. leave it out")
-    folder = Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BioAttError(f"{folder} cannot be made ({error.strerror}); name another folder with --output") from error
+    folder = make_folder(Path(output_dir))
     keep_freed_memory()  # as every command does
     with tempfile.TemporaryDirectory() as scratch, _threads(threads):
         networks, notes = _networks(Path(scratch), shape, compiled)
@@ -100,8 +95,7 @@ def run_benchmark(
             "series": time_series(Path(scratch), shape, slices, series),
         }
     _compare_path(figures)
-    with staged_file(folder / "benchmark.json") as file:
-        file.write_text(json.dumps(figures, indent=2) + "\n")
+    write_json(folder / "benchmark.json", figures)
     with staged_file(folder / "benchmark.md") as file:
         file.write_text("\n".join([*to_markdown(figures), ""]))
     return figures
@@ -113,7 +107,8 @@ def _compare_path(figures: dict[str, Any]) -> None:
     None where the series' slices have another size than the images of the candidates.
     """
     series = figures["series"]
-    stock = next(row for row in figures["networks"] if row["name"] == STOCK and row["device"] == series["device"])
+    wanted = (STOCK, series["device"], "fp32")
+    stock = next(row for row in figures["networks"] if (row["name"], row["device"], row["precision"]) == wanted)
     same = sorted(series["slice_shape"]) == sorted(figures["shape"])
     seconds = series["network_seconds"] / series["slices"]
     series["times_as_fast_as_stock"] = stock["seconds_per_slice"] / seconds if same else None
