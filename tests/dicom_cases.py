@@ -7,6 +7,7 @@ import subprocess
 
 import numpy as np
 import pydicom
+from phantom import write_ct_series
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     UID,
@@ -20,7 +21,6 @@ from pydicom.uid import (
     generate_uid,
 )
 from scripts.dicom import read_frames, read_volume, select_series, write_derived_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.provenance import Provenance
 
 SYNTAXES = [

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from dicom_cases import PROVENANCE, SYNTAXES, changed, code, units, write_enhanced_ct
+from phantom import write_ct_series
 from pydicom.data import get_testdata_file
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.multival import MultiValue
 from pydicom.uid import RLELossless
 from scripts.dicom import find_series, read_volume, write_derived_series
 from scripts.dicom.headers import is_enhanced
-from scripts.dicom.phantom import write_ct_series
 from scripts.dicom.transcode import set_element
 from scripts.errors import BioAttError, causes
 

@@ -8,7 +8,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import torch
-from scripts.dicom.phantom import write_ct_series
+from phantom import write_ct_series
 from scripts.networks import BioAtt, BioAttUNet, Denoiser, Recipe, write_recipe
 from scripts.priors import SliceKey
 from scripts.training.pairs import CachedPair

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from phantom import write_ct_series
 from scripts.app.command_line import main
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError, find_bioatt_error
 
 

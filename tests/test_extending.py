@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from phantom import write_ct_series
 from scripts.app import commands
 from scripts.app.command_line import main
-from scripts.dicom.phantom import write_ct_series
 from scripts.training import layouts
 from scripts.training.studies import describe, find_studies
 from scripts.volumes import load_volume

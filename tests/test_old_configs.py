@@ -11,7 +11,7 @@ from pathlib import Path
 
 import monai.bundle
 import pytest
-from scripts.dicom.phantom import write_ct_series
+from phantom import write_ct_series
 from scripts.errors import BioAttError, find_bioatt_error
 from scripts.former_keys import FORMER_KEYS
 from scripts.volumes import load_volume

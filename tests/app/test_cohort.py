@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 from made_studies import as_nifti, save_with_recipe
+from phantom import write_ct_series
 from scripts import cohort
 from scripts.app.command_line import main
 from scripts.benchmark.workflows import default_network
 from scripts.cohort import Places, denoise_jobs, read_list, run, work
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import load_volume
 

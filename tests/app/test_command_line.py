@@ -10,10 +10,10 @@ import pydicom
 import pytest
 import torch
 from made_studies import to_reference
+from phantom import write_ct_series
 from scripts import errors
 from scripts.app.command_line import build_parser, main
 from scripts.app.demo import check_former_demo
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.networks import BioAtt, load_weights
 from scripts.strengths import STRENGTHS

@@ -12,6 +12,7 @@ import subprocess
 import numpy as np
 import pydicom
 import pytest
+from phantom import write_ct_series
 from pydicom.pixels import get_decoder
 from pydicom.uid import ImplicitVRLittleEndian, JPEGExtended12Bit
 from pynetdicom import AE, evt
@@ -23,7 +24,6 @@ from scripts.app.node.status import describe
 from scripts.app.node.storage import Completeness, StorageQueue
 from scripts.app.node.tls import Tls
 from scripts.app.node.worker import Denoiser, Outcome, Worker, denoise_folder, load
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from servers import assert_same_images, free_port, names, until
 

@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from phantom import write_ct_series
 from scripts.dicom import select_series
-from scripts.dicom.phantom import write_ct_series
 from servers import Pacs, assert_same_images, dcmtk, free_port, main_tag, names, paths, until
 
 pytestmark = [

@@ -6,10 +6,10 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import CASES, write_enhanced_ct
+from phantom import write_ct_series
 from pydicom.uid import generate_uid
 from scripts.app.command_line import main
 from scripts.dicom import read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 from servers import Pacs, dcmtk, main_tag, paths
 
 pytestmark = [

@@ -16,11 +16,11 @@ import pydicom
 import pytest
 import torch
 from made_studies import as_nifti
+from phantom import write_ct_series
 from scripts.app.command_line import main
 from scripts.app.entry import bundle_module
 from scripts.app.python import Options
 from scripts.dicom import read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import radiological_slices
 

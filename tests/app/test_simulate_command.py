@@ -10,9 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 from made_studies import as_nifti
+from phantom import write_ct_series
 from scripts.app.command_line import main
 from scripts.dicom import select_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.dose.image_noise import flat_soft_tissue, noise_sd_hu
 from scripts.volumes import load_volume, radiological_slices
 

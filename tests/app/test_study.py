@@ -10,9 +10,9 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import changed
+from phantom import write_ct_series
 from scripts.app.command_line import main
 from scripts.dicom import read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 
 MR = changed(SOPClassUID="1.2.840.10008.5.1.4.1.1.4", Modality="MR")
 

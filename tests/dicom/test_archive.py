@@ -13,11 +13,11 @@ import bioatt
 import numpy as np
 import pydicom
 import pytest
+from phantom import write_ct_series
 from pydicom.uid import JPEGLSLossless
 from scripts.app.command_line import main
 from scripts.dicom import FileProcesses, find_series, read_volume, select_series
 from scripts.dicom import archive as archive_module
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from phantom import write_ct_series
 from pydicom import dcmread
 from scripts.dicom import KnownSeries, find, select_series
 from scripts.dicom.headers import open_header, quiet_pydicom
-from scripts.dicom.phantom import write_ct_series
 from scripts.dicom.read import _hu
 from scripts.dicom.write import _copied, _rounded
 from scripts.errors import BioAttError

@@ -6,9 +6,9 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import PROVENANCE, changed, derive, together, write_enhanced_ct
+from phantom import write_ct_series
 from pydicom.uid import generate_uid
 from scripts.dicom import DerivedRules, find_series, read_volume, select_series, write_derived_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.workflow import check_inference, run_workflow
 

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import changed, write_enhanced_ct
+from phantom import write_ct_series
 from pydicom.data import get_testdata_file
 from pydicom.fileset import FileSet
 from pydicom.uid import (
@@ -20,7 +21,6 @@ from pydicom.uid import (
 )
 from scripts.app.command_line import main
 from scripts.dicom import find_series, read_frames, read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"

@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 from dicom_cases import changed
+from phantom import write_ct_series
 from scripts.dicom import find_series, read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
 UID = changed(SeriesInstanceUID="1.2.3")

@@ -9,11 +9,11 @@ import shutil
 
 import pytest
 from dicom_cases import changed, together
+from phantom import write_ct_series
 from pydicom.data import get_testdata_file
 from pydicom.fileset import FileSet
 from scripts.dicom import find_series, select_series
 from scripts.dicom.folder import is_named_like
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes.volume import find_inputs
 

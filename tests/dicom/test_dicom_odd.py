@@ -9,12 +9,12 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import changed, code, derive, in_slice, read_slice, together, units, write_enhanced_ct
+from phantom import write_ct_series
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSLossless
 from scripts.dicom import find_series, read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import changed, complaints, derive, together, write_enhanced_ct
+from phantom import write_ct_series
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless
 from scripts.app.command_line import main
 from scripts.dicom import read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
 

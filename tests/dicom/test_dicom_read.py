@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import SYNTAXES, changed, in_slice, read_slice
+from phantom import ORIENTATIONS, write_ct_series
 from pydicom.data import get_testdata_file
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
@@ -27,7 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 from scripts.dicom import find_series, padding_mask, read_volume, select_series
-from scripts.dicom.phantom import HU, ORIENTATIONS, write_ct_series
+from scripts.dicom.phantom import HU
 from scripts.errors import BioAttError
 
 

@@ -14,10 +14,10 @@ import pydicom
 import pytest
 import SimpleITK
 from dicom_cases import CASES, complaints, derive, units, write_enhanced_ct
+from phantom import write_ct_series
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless
 from scripts.dicom import DerivedRules, read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 #: SimpleITK takes the first slice's rescale for a whole series.

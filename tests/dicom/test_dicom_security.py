@@ -10,11 +10,11 @@ import pydicom
 import pytest
 from child import READ, in_a_child
 from dicom_cases import MARK, changed, derive, in_slice, marked, together
+from phantom import write_ct_series
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 from scripts.app.command_line import main
 from scripts.dicom import find_series, read_frames, read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Invalid value for VR")  # pydicom's, while series are made

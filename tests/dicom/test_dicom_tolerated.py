@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import changed, derive, in_slice, together
+from phantom import write_ct_series
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
@@ -21,7 +22,6 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 from scripts.dicom import read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes.volume import load_volume
 

@@ -14,12 +14,12 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import PROVENANCE, SYNTAXES, code, derive, read_slice
+from phantom import write_ct_series
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSNearLossless
 from scripts.dicom import DerivedRules, find_series, read_volume, select_series, write_derived_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.provenance import Provenance
 from scripts.strengths import choose_strength

@@ -16,11 +16,11 @@ import pytest
 import torch
 from child import READ, in_a_child
 from dicom_cases import SYNTAXES, changed, write_enhanced_ct
+from phantom import write_ct_series
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from scripts.app.command_line import main
 from scripts.dicom import read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.networks.weights import read_state_dict
 

@@ -16,9 +16,9 @@ import pydicom
 import pytest
 from dicom_cases import PROVENANCE, SYNTAXES, write_enhanced_ct
 from distributed import LocalCluster
+from phantom import write_ct_series
 from scripts.app.command_line import main
 from scripts.dicom import FileProcesses, child, read_volume, select_series, write_derived_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import SeriesReader, load_volume
 from scripts.workflow import run_workflow, runs_in_label

@@ -8,8 +8,8 @@ import pytest
 import SimpleITK
 from dicom_cases import PROVENANCE, derive
 from made_studies import as_nifti
+from phantom import write_ct_series
 from scripts.app.command_line import main
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.ownership import check_replaceable
 from scripts.volumes.save import write_file_result

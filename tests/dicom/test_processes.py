@@ -9,10 +9,10 @@ import pickle
 import numpy as np
 import pytest
 from dicom_cases import PROVENANCE, SYNTAXES
+from phantom import write_ct_series
 from pydicom import dcmread
 from scripts.dicom import DerivedRules, FileProcesses, processes, read_volume, select_series, write_derived_series
 from scripts.dicom.child import Child
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
 

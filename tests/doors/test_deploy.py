@@ -14,9 +14,9 @@ import pydicom
 import pytest
 import yaml
 from dicom_cases import CASES, changed, write_enhanced_ct
+from phantom import write_ct_series
 from scripts.app.command_line import main
 from scripts.dicom import read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 
 ROOT = Path(__file__).parents[2]
 APP = ROOT / "deploy" / "app"

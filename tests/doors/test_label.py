@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import SimpleITK
 from made_studies import as_nifti
+from phantom import write_ct_series
 from scripts.app.command_line import main
-from scripts.dicom.phantom import write_ct_series
 from scripts.volumes import load_volume
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,9 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import changed
+from phantom import write_ct_series
 from scripts.app.command_line import main as bioatt
 from scripts.dicom import read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 
 ROOT = Path(__file__).parents[2]
 CONTAINER = ROOT / "deploy" / "container"

@@ -463,9 +463,9 @@ def test_the_archive_is_the_same_each_time(made, bundle_root, tmp_path):
 
 @pytest.mark.slow
 def test_the_bundle_loads_and_runs_as_monai_downloads_it(made, bundle_root, tmp_path):
+    from phantom import write_ct_series
     from scripts.app.command_line import main
     from scripts.dicom import read_volume, select_series
-    from scripts.dicom.phantom import write_ct_series
 
     def python(*words):
         known = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from made_studies import save_default_network
+from phantom import write_ct_series
 from scripts.app.command_line import main
-from scripts.dicom.phantom import HU, write_ct_series
+from scripts.dicom.phantom import HU
 from scripts.evaluation.inserted import InsertedDiscs
 from scripts.hu import hu_to_network
 from scripts.training.studies import pseudonym_of

@@ -17,8 +17,8 @@ import torch
 from dicom_cases import derive
 from made_studies import as_nifti, lively_network
 from monai.bundle import ConfigWorkflow
+from phantom import write_ct_series
 from scripts.app.command_line import main
-from scripts.dicom.phantom import write_ct_series
 from scripts.volumes import load_volume
 
 #: The phantom's pixels are 5 and 6 mm.

@@ -11,9 +11,9 @@ import pydicom
 import pytest
 import torch
 from made_studies import as_nifti
+from phantom import write_ct_series
 from scipy.ndimage import gaussian_filter
 from scripts.app.command_line import main
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.inference import AnchoredInferer, SlicePriorInferer
 from scripts.priors.tables import TablePrior

@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from made_studies import write_patients
+from phantom import write_ct_series
 from scripts.app.command_line import main
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.networks import Recipe, read_recipe, write_recipe
 from scripts.priors import DESCRIPTORS, SliceKey, TemperedPrior, make_prior

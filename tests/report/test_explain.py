@@ -10,9 +10,9 @@ import pytest
 import torch
 from dicom_cases import MARK, marked
 from made_studies import save_network, save_with_recipe
+from phantom import write_ct_series
 from PIL import Image
 from scripts.app.command_line import main
-from scripts.dicom.phantom import write_ct_series
 from scripts.networks import BioAtt
 from scripts.report.explain import map_to_image
 from scripts.volumes import load_volume, radiological_slices

@@ -15,10 +15,10 @@ import pytest
 import torch
 from dicom_cases import MARK, marked
 from made_studies import as_nifti, save_network, save_with_recipe
+from phantom import write_ct_series
 from PIL import Image
 from scripts.app.command_line import main
 from scripts.dicom import select_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.evaluation.measures import MEASURED_SLICES, SliceSamples, flat_regions, measure_samples
 from scripts.evaluation.texture import noise_power_spectrum

@@ -8,9 +8,9 @@ import subprocess
 
 import numpy as np
 import pytest
+from phantom import write_ct_series
 from PIL import Image
 from scripts.app.command_line import main
-from scripts.dicom.phantom import write_ct_series
 
 BROWSER = shutil.which("chromium")
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="needs Chromium (make test-browser)")]

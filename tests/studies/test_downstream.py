@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_studies import save_default_network
-from scripts.dicom.phantom import write_ct_series
+from phantom import write_ct_series
 
 from studies.evidence import downstream_page, matrix
 from studies.evidence.bench import Bench

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 from made_studies import save_default_network
+from phantom import write_ct_series
 from scipy.ndimage import gaussian_filter
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.evaluation.plane import insert_discs
 from scripts.priors import SliceKey

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from made_studies import save_default_network, save_network
-from scripts.dicom.phantom import write_ct_series
+from phantom import write_ct_series
 from scripts.errors import BioAttError
 
 from studies.evidence import baselines

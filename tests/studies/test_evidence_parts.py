@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from made_studies import save_default_network
+from phantom import write_ct_series
 from scipy.ndimage import gaussian_filter
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 
 from studies.evidence.denoisers import Denoiser, bundle_denoiser, gaussian_denoiser, nlm_denoiser

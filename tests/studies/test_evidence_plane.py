@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from made_studies import save_default_network
-from scripts.dicom.phantom import write_ct_series
+from phantom import write_ct_series
 from scripts.errors import BioAttError
 
 from studies.evidence.bench import Bench, patient_folder

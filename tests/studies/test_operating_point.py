@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from phantom import write_ct_series
 from scipy.ndimage import gaussian_filter
-from scripts.dicom.phantom import HU, write_ct_series
+from scripts.dicom.phantom import HU
 from scripts.evaluation.intervals import patient_interval
 from scripts.priors import DESCRIPTORS
 

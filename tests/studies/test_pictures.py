@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from phantom import write_ct_series
 from PIL import Image
-from scripts.dicom.phantom import write_ct_series
 from scripts.dose.image_noise import noise_sd_hu
 
 from studies.evidence.bench import Bench

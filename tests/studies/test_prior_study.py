@@ -10,9 +10,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from phantom import write_ct_series
 from scipy import stats
 from scripts.dicom import find_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS
 

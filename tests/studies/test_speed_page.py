@@ -12,7 +12,7 @@ import pytest
 import torch
 from made_studies import write_patients
 from meaning import page_meaning
-from scripts.dicom.phantom import write_ct_series
+from phantom import write_ct_series
 
 from studies import gpu
 from studies.speed_page import PAGE, box_lines, gpu_lines, measure_boxes, put, written

@@ -12,7 +12,7 @@ import scripts.training
 import torch
 from made_studies import SMALL_TRAINING
 from monai.bundle import ConfigParser
-from scripts.dicom.phantom import write_ct_series
+from phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.training.loop import is_first_process, local_device, start_process_group
 

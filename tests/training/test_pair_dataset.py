@@ -12,7 +12,7 @@ import torch
 from made_studies import SMALL_TRAINING, as_nifti
 from monai.bundle import ConfigWorkflow
 from monai.transforms import Compose
-from scripts.dicom.phantom import write_ct_series
+from phantom import write_ct_series
 from scripts.errors import BioAttError, find_bioatt_error
 from scripts.networks import BioAttUNet, load_weights, read_recipe
 from scripts.priors import make_prior

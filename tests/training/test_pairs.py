@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from made_studies import as_nifti
-from scripts.dicom.phantom import write_ct_series
+from phantom import write_ct_series
 from scripts.dose.matching import DEFAULT_FILTER, DEFAULT_PHOTONS
 from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS, make_prior, write_prior_table

@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 from made_studies import as_nifti
+from phantom import write_ct_series
 from scripts.app.command_line import main
 from scripts.dicom import find_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.priors import DESCRIPTORS
 from scripts.training import find_studies

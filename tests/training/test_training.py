@@ -10,8 +10,8 @@ import pytest
 import torch
 from made_studies import SMALL_WORDS, as_nifti, write_patients
 from monai.bundle import ConfigParser
+from phantom import write_ct_series
 from scripts.app.command_line import main
-from scripts.dicom.phantom import write_ct_series
 from scripts.networks import BioAttUNet, load_weights
 from scripts.training.studies import pseudonym_of
 from scripts.workflow import CONFIGS, run_workflow

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from made_studies import as_nifti
-from scripts.dicom.phantom import write_ct_series
+from phantom import write_ct_series
 from scripts.errors import BioAttError
 from scripts.volumes import find_inputs, load_volume
 from scripts.volumes.formats import FORMATS, format_of, suffix_of

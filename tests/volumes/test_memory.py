@@ -13,8 +13,8 @@ import pytest
 import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, Orientationd
+from phantom import write_ct_series
 from scripts.device import keep_freed_memory
-from scripts.dicom.phantom import write_ct_series
 from scripts.volumes import OrientSlicesd, collate_one
 
 CODES = [

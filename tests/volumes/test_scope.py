@@ -13,9 +13,9 @@ import pydicom
 import pytest
 from dicom_cases import derive
 from made_studies import as_nifti, save_default_network, write_patients
+from phantom import write_ct_series
 from scipy.ndimage import gaussian_filter
 from scripts.dicom import read_volume, select_series
-from scripts.dicom.phantom import write_ct_series
 from scripts.dose.image_noise import noise_frequency
 from scripts.errors import BioAttError
 from scripts.networks import read_recipe
