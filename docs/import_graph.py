@@ -10,7 +10,7 @@ SCRIPTS = Path(__file__).parents[1] / "bundle" / "scripts"
 #: From the floor up; a room imports those before it. Nothing else stands in bundle/scripts.
 ROOMS = [
     *("__init__", "errors", "hu", "staging", "strengths", "provenance", "ownership", "device", "progress"),
-    *("former_keys", "markdown"),
+    *("former_keys", "pages"),
     *("networks", "priors", "dose", "dicom", "volumes", "evaluation", "inference", "training", "report"),
     *("data", "inferers"),  # names of 0.3.2, for the configs of users
     *("workflow", "cohort", "ablation", "benchmark", "app"),

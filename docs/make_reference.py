@@ -67,7 +67,7 @@ KEYS = {
 def commands_page() -> str:
     """All commands of `bioatt` with their arguments."""
     from scripts.app.command_line import build_parser
-    from scripts.markdown import table
+    from scripts.pages import table
 
     parser = build_parser()
     (commands,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
@@ -95,7 +95,7 @@ def _argument_row(action: argparse.Action) -> tuple[str, str]:
 
 def configs_page() -> str:
     """All keys of the configs: settings with their defaults, parts with what they are, and the overrides."""
-    from scripts.markdown import table
+    from scripts.pages import table
 
     parts = [
         f"# Config keys\n\n{MADE_BY}\n\nEach setting is a key: `--KEY VALUE` of `monai.bundle run`, `--set KEY=VALUE`\n"

@@ -17,8 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from scripts.benchmark.page import to_markdown
-from scripts.benchmark.run import run_benchmark
+from scripts.benchmark.run import run_benchmark, to_markdown
 from scripts.benchmark.workflows import peak_memory, random_weights, spacing
 from scripts.device import usable_cores
 from scripts.errors import BioAttError
@@ -90,7 +89,7 @@ def write_page(page: Path, figures: dict[str, Any]) -> None:
     """Write the page of `figures`, and the plot beside it."""
     picture = page.with_suffix(".png")
     cohort = [f"<!-- {MARK} -->", cohort_line(figures["cohort"]), f"<!-- /{MARK} -->"]
-    lines = [*to_markdown(figures), "", *cohort, "", training_line(figures["training"])]
+    lines = [to_markdown(figures), *cohort, "", training_line(figures["training"])]
     with staged_file(page) as file:
         file.write_text("\n".join([*lines, "", f"![seconds per slice]({picture.name})", ""]))
     plot(figures["networks"], picture)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scripts.errors import BioAttError
-from scripts.markdown import table
+from scripts.pages import table
 from scripts.priors import DESCRIPTORS, PriorSource, SliceKey
 from torch.nn import functional
 

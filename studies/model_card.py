@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import BioAttError
-from scripts.markdown import table
 from scripts.networks import weights_sha256
+from scripts.pages import table
 from scripts.staging import staged_file
 from scripts.workflow import BUNDLE_ROOT, CONFIGS
 

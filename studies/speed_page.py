@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.markdown import table
+from scripts.pages import table
 from scripts.progress import bar
 from scripts.staging import staged_file, write_json
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.evaluation.intervals import patient_interval
-from scripts.markdown import table
+from scripts.pages import table
 from scripts.strengths import DEFAULT
 
 from . import plots

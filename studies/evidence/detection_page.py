@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.markdown import table
+from scripts.pages import table
 
 from .detection import SHAPE
 from .plots import plot_changes

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scripts.markdown import table
+from scripts.pages import table
 
 from .operating_point import BODY, BY_HU, BY_PRIOR, LUNG, NODULE_HU, ONE, PAIRS_MM, REST
 from .tables import mean_with_interval

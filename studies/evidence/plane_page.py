@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from scripts.evaluation.intervals import patient_interval
-from scripts.markdown import table
+from scripts.pages import table
 from scripts.strengths import DEFAULT
 
 from . import plots

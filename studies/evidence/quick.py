@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scripts.markdown import table
+from scripts.pages import table
 from scripts.workflow import quiet_libraries
 
 from .bench import HELD_OUT, Bench, Figures

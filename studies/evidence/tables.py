@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scripts.markdown import table
+from scripts.pages import table
 
 
 def number(value: float | None, form: str = ".2f") -> str:

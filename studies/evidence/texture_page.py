@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.markdown import table
+from scripts.pages import table
 
 from studies.measures.transfer import DRAWS
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from scripts.evaluation.intervals import patient_interval
-from scripts.markdown import table
+from scripts.pages import table
 from scripts.priors import PriorSource, SliceKey, make_prior
 from scripts.staging import staged_file, write_json
 

@@ -13,7 +13,7 @@ from typing import Any
 from scripts import ablation
 from scripts.errors import BioAttError
 from scripts.evaluation.intervals import patient_interval
-from scripts.markdown import table
+from scripts.pages import table
 from scripts.staging import staged_file, write_json
 
 from studies.evidence.tables import mean_with_interval

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import BioAttError
 from ..evaluation.intervals import patient_interval
-from ..markdown import table
+from ..pages import render, table
 from ..staging import staged_file, write_json
 
 #: Measures of the tables, with their number of decimals.
@@ -136,21 +136,6 @@ def _quality_table(summary: Mapping[str, Any]) -> str:
     return table(("arm", "patients", "seeds", "PSNR (dB)", "SSIM", "RMSE (HU)", *heads), rows)
 
 
-def _use_table(summary: Mapping[str, Any]) -> str:
-    rows = [
-        (
-            row["arm"],
-            row["test_prior"],
-            f"{row['psnr_db']['mean']:.2f}",
-            f"{row['ssim']['mean']:.4f}",
-            *(_cell(row["to_right"], measure) for measure in ("psnr_db", "ssim")),
-        )
-        for row in summary["rows"]
-        if row["to_right"]
-    ]
-    return table(("arm", "prior at test", "PSNR (dB)", "SSIM", "PSNR (dB) minus right", "SSIM minus right"), rows)
-
-
 def _patient_table(summary: Mapping[str, Any]) -> str:
     rows = [row for row in summary["rows"] if row["test_prior"] == "right"]
     patients = sorted({patient for row in rows for patient in row["psnr_db"]["patients"]})
@@ -172,42 +157,18 @@ def _cell(difference: Mapping[str, Any], measure: str) -> str:
 
 
 def _page(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], plot: str) -> str:
-    versions = sorted({json.dumps(record["versions"], sort_keys=True) for record in records})
-    configs = sorted({f"{name} {digest[:12]}" for record in records for name, digest in record["configs"].items()})
-    settings = json.dumps(records[0]["shared_settings"]) if records else "{}"
-    arms = {record["arm"]: json.dumps(record["settings"]) for record in records}
-    listed = "\n".join(f"- {arm}: `{told}`" for arm, told in arms.items())
-    picture = f"\n![differences by patient]({plot})\n" if plot else ""
-    return f"""# Networks and priors on the same data
-
-{summary["finished_runs"]} of {summary["planned_runs"]} planned runs are in. All have the same data and budget; a
-patient left out is only tested on, and the final weights count. Low doses are simulated; the full dose is noisy itself,
-so PSNR is capped. Differences are of the same patient and seed, averaged over seeds; the 95% interval is over patients,
-none is given below three, and `better` or `worse` means that it leaves out 0. No correction is made for the number of
-comparisons: about one in twenty leaves out 0 by chance.
-
-## Quality with the prior trained with
-
-{_quality_table(summary)}
-{picture}
-## Is the prior looked at?
-
-The same weights with another prior at test time: the uniform one, or that of a slice of another patient and, where the
-priors tell regions, of another region. A network whose figures stay the same does not make use of its prior.
-
-{_use_table(summary)}
-
-## PSNR by patient (dB)
-
-{_patient_table(summary)}
-
-## Made by
-
-`bioatt ablate`, settings of all runs `{settings}`; versions {"; ".join(versions)}; configs {", ".join(configs)}.
-Settings of each arm:
-
-{listed}
-"""
+    return render(
+        Path(__file__).with_name("page.md.jinja"),
+        summary=summary,
+        plot=plot,
+        quality=_quality_table(summary),
+        patients=_patient_table(summary),
+        cell=_cell,
+        settings=json.dumps(records[0]["shared_settings"]) if records else "{}",
+        versions=sorted({json.dumps(record["versions"], sort_keys=True) for record in records}),
+        configs=sorted({f"{name} {digest[:12]}" for record in records for name, digest in record["configs"].items()}),
+        arms={record["arm"]: json.dumps(record["settings"]) for record in records},
+    )
 
 
 def _plot(summary: Mapping[str, Any], path: Path) -> None:

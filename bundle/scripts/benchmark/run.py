@@ -23,9 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..device import keep_freed_memory, processor, usable_cores
 from ..errors import BioAttError
 from ..networks import BioAtt, load_weights
+from ..pages import render
 from ..progress import bar
 from ..staging import make_folder, staged_file, write_json
-from .page import to_markdown
 from .workflows import default_network, peak_memory, time_series, wait
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def run_benchmark(
         threads: of PyTorch on the CPU; None leaves its own choice.
 
     Returns:
-        The figures; see `to_markdown`.
+        The figures; page.md.jinja shows them.
 
     Raises:
         BioAttError: a number out of its range, or the output cannot be written.
@@ -97,8 +97,13 @@ def run_benchmark(
     _compare_path(figures)
     write_json(folder / "benchmark.json", figures)
     with staged_file(folder / "benchmark.md") as file:
-        file.write_text("\n".join([*to_markdown(figures), ""]))
+        file.write_text(to_markdown(figures))
     return figures
+
+
+def to_markdown(figures: dict[str, Any]) -> str:
+    """The figures of `run_benchmark` as a page."""
+    return render(Path(__file__).with_name("page.md.jinja"), **figures)
 
 
 def _compare_path(figures: dict[str, Any]) -> None:

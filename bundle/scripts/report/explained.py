@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..hu import WINDOWS_HU
-from .pictures import COLOUR_MAP, on_image
+from .pictures import COLOUR_MAP, map_limits, on_image
 
 
 def attention_figure(
@@ -33,7 +33,7 @@ def attention_figure(
 
     titles = ["weighted sum", *(f"{word} {share:.1%}" for word, share in zip(descriptors, prior, strict=True))]
     panels = [on_image(one, grid, image_hu.shape)[0].numpy() for one in (total, *maps[:, None])]
-    lower, upper = (float(limit) for limit in np.nanpercentile(np.stack(panels[1:]), (1, 99)))
+    lower, upper = map_limits(panels[1:])
     columns = min(6, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(1.75 * columns, 2.0 * rows + 0.6), layout="constrained")
@@ -42,7 +42,7 @@ def attention_figure(
         one.set_axis_off()
     for one, title, panel in zip(axes.flat, titles, panels, strict=False):
         _grey(one, image_hu, WINDOWS_HU["abdomen"])
-        shown = one.imshow(panel, cmap=COLOUR_MAP, vmin=lower, vmax=max(upper, lower + 1e-3), alpha=0.6)
+        shown = one.imshow(panel, cmap=COLOUR_MAP, vmin=lower, vmax=upper, alpha=0.6)
         one.set_title(title, fontsize=9, fontweight="bold" if title == "weighted sum" else "normal")
     bar = figure.colorbar(shown, ax=axes, orientation="horizontal", shrink=0.4, aspect=40, label="attention")
     bar.solids.set_alpha(1.0)

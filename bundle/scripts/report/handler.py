@@ -61,7 +61,7 @@ class RunReport:
     def __post_init__(self) -> None:
         self._names = {str(path) for path in (self.dataset_dir, self.output_dir) if str(path)}
         self._samples = SliceSamples()
-        self._sections: list[dict[str, Any]] = []
+        self._sections: list[str] = []
         self._facts: list[dict[str, Any]] = []
         self._warnings = KeptWarnings()
         self._began = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -67,6 +68,12 @@ def on_image(maps: Tensor, grid: tuple[int, int], shape: tuple[int, int]) -> Ten
     bottom, right = (max(0, side - start - got) for side, got in zip(shape, large.shape[1:], strict=True))
     padded = F.pad(large, [start, right, start, bottom], value=float("nan"))
     return padded[:, : shape[0], : shape[1]]
+
+
+def map_limits(maps: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Limits of the colours of a block's maps, each (H, W): their 1st and 99th percentile."""
+    lower, upper = (float(limit) for limit in np.nanpercentile(np.stack(maps), (1, 99)))
+    return lower, max(upper, lower + 1e-3)
 
 
 def shrunk(image: np.ndarray, longest: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,24 +15,6 @@ from .pictures import AFTER, BEFORE, OKABE_ITO
 
 #: After Okabe and Ito's colours come their first ones again, hatched.
 HATCHES = ("", "////", "....")
-_STYLE = {
-    "svg.fonttype": "none",  # words stay words, in the page's type
-    "svg.hashsalt": "bioatt",
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#6b7280",
-    "axes.labelcolor": "#374151",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "xtick.color": "#6b7280",
-    "ytick.color": "#6b7280",
-    "grid.color": "#e5e7eb",
-    "hatch.color": "#ffffff",
-    "hatch.linewidth": 0.8,
-}
 _LINES = {"before": {"color": BEFORE, "linestyle": (0, (4, 2))}, "after": {"color": AFTER, "linestyle": "-"}}
 
 
@@ -98,10 +81,9 @@ def prior_plot(priors: np.ndarray, descriptors: Sequence[str], positions_mm: np.
             step = (positions_mm[-1] - positions_mm[0]) / (count - 1)
             ends = f"{positions_mm[0]:.0f} to {positions_mm[-1]:.0f} mm".replace("-", "\u2212")
             axes.set_xlabel(f"slice, inferior to superior ({ends}, {step:.2f} mm apart; dashed: slices shown)")
-        handles, labels = axes.get_legend_handles_labels()
+        # the topmost of the stack first
         axes.legend(
-            handles[::-1],
-            labels[::-1],
+            reverse=True,
             loc="center left",
             bbox_to_anchor=(1.01, 0.5),
             frameon=False,
@@ -148,7 +130,7 @@ def _figure(width: float, height: float) -> Any:
 def _style() -> AbstractContextManager[None]:
     from matplotlib import rc_context
 
-    return rc_context(_STYLE)
+    return rc_context(fname=Path(__file__).with_name("page.mplstyle"))
 
 
 def _finish(axes: Any) -> None:

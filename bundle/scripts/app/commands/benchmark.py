@@ -24,8 +24,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from ...benchmark.page import to_markdown
-    from ...benchmark.run import run_benchmark
+    from ...benchmark.run import run_benchmark, to_markdown
 
     figures = run_benchmark(
         options.output,
@@ -36,4 +35,4 @@ def run(options: argparse.Namespace) -> None:
         threads=options.threads,
         compiled=options.compile,
     )
-    print("\n".join(to_markdown(figures)))
+    print(to_markdown(figures), end="")
