@@ -2,7 +2,9 @@
 
 MERCURE_IN_DIR holds files ``SERIES_UID#NAME.dcm`` of one or several series, and task.json, whose ``process.settings``
 may have keys of configs/inference.json, such as ``strength``, and ``rules`` as docs/node.md describes them.
-MERCURE_OUT_DIR exists; it gets the images of all derived series, and result.json.
+mercure names a file by the header that it received, so a file that cannot be read any more is a slice lost from the
+series of its name, and from no other. MERCURE_OUT_DIR exists; it gets the images of all derived series, and
+result.json.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +77,20 @@ def series_of(folder: Path) -> dict[str, list[Path]]:
     """The files of each series, by the UID before # in their names.
 
     Raises:
-        BioAttError: there are none.
+        BioAttError: there are none, or an image that no name puts into a series.
     """
+    from pydicom.misc import is_dicom
     from scripts.app.node.storage import is_uid
     from scripts.errors import BioAttError
 
     found: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("*#*.dcm")):
-        uid = file.name.partition("#")[0]
-        if not is_uid(uid):  # it becomes a setting, and settings can be code
-            raise BioAttError("MERCURE_IN_DIR holds a file whose name does not begin with a UID; take it out")
-        found.setdefault(uid, []).append(file)
+    for file in sorted(one for one in folder.rglob("*") if one.is_file()):
+        uid, hash_sign, _ = file.name.partition("#")
+        is_named = bool(hash_sign) and is_uid(uid) and file.parent == folder  # UIDs become settings, which can be code
+        if is_named and file.suffix == ".dcm":
+            found.setdefault(uid, []).append(file)
+        elif file.suffix == ".dcm" or is_dicom(file):  # others are mercure's notes
+            raise BioAttError("MERCURE_IN_DIR holds an image whose name is not SERIES_UID#NAME.dcm; take it out")
     if not found:
         raise BioAttError("MERCURE_IN_DIR holds no SERIES_UID#NAME.dcm; start the module by a rule of mercure")
     return found
@@ -107,7 +113,7 @@ def denoise_series(
         choice = choose(files, rules)
         if choice.settings is None:
             return {"series": uid, "state": "left out", "why": choice.why}
-        figures = _denoise(inference, source, uid, target, {**settings, **choice.settings})
+        figures = _denoise(inference, uid, files, target, {**settings, **choice.settings})
         return {"series": uid, "state": "denoised", **figures}
     except Exception as error:
         ours = find_bioatt_error(error)
@@ -132,20 +138,47 @@ def notification(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"text": "\n".join(lines), "requested": odd}
 
 
-def _denoise(inference: Any, source: Path, uid: str, target: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the inference workflow, and put its images into `target` when all are made."""
+def _denoise(
+    inference: Any, uid: str, files: Sequence[Path], target: Path, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Run the inference workflow on these files alone, and put its images into `target` when all are made."""
+    from scripts.errors import BioAttError, find_bioatt_error
+
     own = Path(tempfile.mkdtemp(prefix=".bioatt-", dir=target))
     try:
-        places = {"dataset_dir": str(source), "series": uid, "output_dir": str(own / "made")}
+        alone = own / uid
+        alone.mkdir()
+        for file in files:
+            _check_series(file, uid)
+            (alone / file.name).symlink_to(file.absolute())
         inference.load({**settings, "stable_uids": True, "progress": False, "summary": False})
-        figures = inference.run(places)
+        figures = inference.run({"dataset_dir": str(alone), "output_dir": str(own / "made")})
         made = sorted((own / "made").glob("*.dcm"))
         derived = _series_uid(made[0])
         for file in made:
             os.rename(file, target / f"{derived}#{file.name}")
+    except Exception as error:
+        if (ours := find_bioatt_error(error)) is None:
+            raise
+        raise BioAttError(str(ours).replace(str(alone), str(files[0].parent))) from error
     finally:
         shutil.rmtree(own, ignore_errors=True)
     return {"derived_series": derived, **figures}
+
+
+def _check_series(file: Path, uid: str) -> None:
+    """Refuse an image that says of itself another series than its name; one that cannot be read says none.
+
+    Raises:
+        BioAttError: it does, or it is damaged.
+    """
+    from scripts.dicom.headers import CutError, label, open_dicom
+    from scripts.errors import BioAttError
+
+    with suppress(CutError):  # the workflow refuses it as lost
+        header = open_dicom(file, specific_tags=["SOPClassUID", "SeriesInstanceUID"], stop_before_pixels=True)
+        if header is not None and label(header, "SeriesInstanceUID", file) != uid:
+            raise BioAttError(f"{file} says another SeriesInstanceUID than its name; send the series again")
 
 
 def _series_uid(file: Path) -> str:

@@ -46,21 +46,36 @@ def lay(folder, *series, settings=None):
     return uids
 
 
-@pytest.fixture
-def run(module, tmp_path, monkeypatch, capsys):
-    """A function that runs the module on series: exit code, result.json, what was printed, the output folder."""
+def series(folder, uid):
+    """The files of a series as mercure names them."""
+    return sorted(folder.glob(f"{uid}#*.dcm"))
 
-    def start(*series, settings=None):
-        uids = lay(tmp_path / "in", *series, settings=settings)
+
+@pytest.fixture
+def start(module, tmp_path, monkeypatch, capsys):
+    """A function that runs the module on tmp_path / "in": exit code, result.json, what was printed, output folder."""
+
+    def begin():
         (tmp_path / "out").mkdir()
         monkeypatch.setenv("MERCURE_IN_DIR", str(tmp_path / "in"))
         monkeypatch.setenv("MERCURE_OUT_DIR", str(tmp_path / "out"))
         code = module.main()
         told = tmp_path / "out" / "result.json"
         result = json.loads(told.read_text()) if told.exists() else None
-        return code, result, capsys.readouterr(), tmp_path / "out", uids
+        return code, result, capsys.readouterr(), tmp_path / "out"
 
-    return start
+    return begin
+
+
+@pytest.fixture
+def run(start, tmp_path):
+    """A function that runs the module on series: what `start` returns, and their UIDs."""
+
+    def begin(*laid, settings=None):
+        uids = lay(tmp_path / "in", *laid, settings=settings)
+        return *start(), uids
+
+    return begin
 
 
 def test_each_ct_series_of_a_study_is_denoised_by_the_settings(run, tmp_path, weights):
@@ -103,6 +118,39 @@ def test_a_series_that_fails_asks_for_the_notification_and_the_others_are_done(r
     assert not any(path.name.startswith(".") for path in out.iterdir())
 
 
+@pytest.mark.parametrize("left", [b"", bytes(4096), b"no DICOM any more\n", b"I" * 200])
+def test_a_file_that_cannot_be_read_is_lost_from_the_series_of_its_name_alone(tmp_path, start, weights, left):
+    good, bad = (write_ct_series(tmp_path / name, seed=seed, **SMALL) for seed, name in enumerate("ab"))
+    uids = lay(tmp_path / "in", good, bad, settings={"weights": str(weights), "prior": "uniform"})
+    last = max(series(tmp_path / "in", uids[1]), key=lambda file: pydicom.dcmread(file).InstanceNumber)
+    last.write_bytes(left)  # at the end of the stack, where positions show no gap
+    code, result, _, out = start()
+    told = {one["series"]: one for one in result["series"]}
+    assert code == 1 and [told[uid]["state"] for uid in uids] == ["denoised", "failed"]
+    assert "slices are lost" in told[uids[1]]["why"] and str(last) in told[uids[1]]["why"]
+    assert result["__mercure_notification"]["requested"] is True
+    assert len(list(out.glob("*.dcm"))) == 5 and not any(path.name.startswith(".") for path in out.iterdir())
+
+
+def test_a_series_of_which_nothing_can_be_read_fails(tmp_path, start):
+    uids = lay(tmp_path / "in", write_ct_series(tmp_path / "a", **SMALL))
+    for file in series(tmp_path / "in", *uids):
+        file.write_bytes(b"no DICOM any more\n")
+    code, result, _, _ = start()
+    assert code == 1 and result["series"][0]["state"] == "failed" and "is not DICOM" in result["series"][0]["why"]
+
+
+def test_an_image_that_says_another_series_than_its_name_fails_that_series(tmp_path, start, weights):
+    both = [write_ct_series(tmp_path / name, seed=seed, **SMALL) for seed, name in enumerate("ab")]
+    uids = lay(tmp_path / "in", *both, settings={"weights": str(weights), "prior": "uniform"})
+    stray = series(tmp_path / "in", uids[1])[0]
+    shutil.copy(series(tmp_path / "in", uids[0])[0], stray)
+    code, result, _, _ = start()
+    told = {one["series"]: one for one in result["series"]}
+    assert code == 1 and [told[uid]["state"] for uid in uids] == ["denoised", "failed"]
+    assert told[uids[1]]["why"].startswith(f"{stray} says another SeriesInstanceUID than its name")
+
+
 def test_what_the_weights_were_not_trained_on_is_told(run, tmp_path):
     code, result, _, _, _ = run(write_ct_series(tmp_path / "a", **SMALL))
     (told,) = result["series"]
@@ -139,10 +187,21 @@ def test_settings_that_cannot_be_used_are_one_line(run, tmp_path, settings, told
     assert code == 2 and result is None and said.err.count("error: ") == 1 and told in said.err
 
 
-def test_a_name_that_would_be_code_is_refused(run, tmp_path, module, capsys):
-    run()
-    (tmp_path / "in" / "$print(1)#1.dcm").touch()
-    assert module.main() == 2 and "does not begin with a UID" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["$print(1)#1.dcm", "1.2.dcm", "IM0001", "within/1.2#3.dcm"])
+def test_an_image_of_another_name_is_refused(tmp_path, start, name):
+    lay(tmp_path / "in", write_ct_series(tmp_path / "a", **SMALL))
+    file = tmp_path / "in" / name
+    file.parent.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / "a" / "0001.dcm", file)
+    code, result, said, _ = start()
+    assert code == 2 and result is None and "name is not SERIES_UID#NAME.dcm" in said.err
+
+
+def test_notes_of_mercures_are_no_images(tmp_path, start, weights):
+    (uid,) = lay(tmp_path / "in", write_ct_series(tmp_path / "a", **SMALL), settings={"weights": str(weights)})
+    for name in (f"{uid}#1.tags", "notes.json", ".processing"):
+        (tmp_path / "in" / name).write_text("{}")
+    assert start()[0] == 0
 
 
 def test_folders_that_are_not_there_are_one_line(run, module, tmp_path, monkeypatch, capsys):

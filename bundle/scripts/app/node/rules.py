@@ -124,11 +124,13 @@ def choose(files: Iterable[Path], rules: Sequence[Rule]) -> Choice:
     What BioAtt made never fits: a result that is routed back ends here.
 
     Raises:
-        BioAttError: an image is damaged.
+        BioAttError: an image is damaged, or files that are no DICOM may have been all its slices.
     """
+    unread = []
     for file in sorted(files):
         image = open_dicom(file, stop_before_pixels=True)
         if image is None:
+            unread.append(file)
             continue
         if label(image, "Modality", file).upper() not in ("", "CT"):
             return Choice(None, "no CT")
@@ -142,6 +144,8 @@ def choose(files: Iterable[Path], rules: Sequence[Rule]) -> Choice:
             derived = label(header, "ImageType", file).upper().startswith("DERIVED")
             return Choice(None, "no rule fits" + (": it is DERIVED" if derived else ""))
         return Choice(rule.settings if rule.denoise else None, f"rule {rule.name}")
+    if unread:
+        raise BioAttError(f"{unread[0]} is not DICOM, and no other file of the series is a slice; send it again")
     return Choice(None, "no image but localizers")
 
 
