@@ -501,7 +501,9 @@ def test_options_that_cannot_be_used_are_refused(study, weights, words, what, ca
     assert what in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--resume"], ["--processes", "2"], ["--scheduler", "x"], ["--tries", "2"]])
+@pytest.mark.parametrize(
+    "words", [["--resume"], *(["--processes", n] for n in "02"), ["--scheduler", "x"], *(["--tries", n] for n in "02")]
+)
 def test_options_of_a_list_alone_are_refused(study, words, capsys):
     assert main(["denoise", str(study / "series1"), str(study / "out"), *words]) == 2
     assert "use it with --cohort" in capsys.readouterr().err

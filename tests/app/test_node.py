@@ -895,13 +895,17 @@ def test_options_that_cannot_be_used_are_one_line(capsys, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["--tries", "0"], ["--max-associations", "0"], ["--min-free", "-1"], ["--min-free", "inf"], ["--patience", "nan"]],
+    ("words", "wanted"),
+    [
+        *((words, "a whole number from 1") for words in (["--tries", "0"], ["--max-associations", "x"])),
+        *((["--min-free", value], "a number from 0, below 1e9") for value in ("-1", "inf", "x")),
+        *((["--patience", value], "a number above 0 and below 1e9") for value in ("nan", "0", "x")),
+    ],
 )
-def test_numbers_with_which_nothing_would_be_done_are_refused(capsys, words):
+def test_numbers_with_which_nothing_would_be_done_are_refused(capsys, words, wanted):
     with pytest.raises(SystemExit) as ended:
         serve(capsys, *words)
-    assert ended.value.code == 2 and f"argument {words[0]}: wanted " in capsys.readouterr().err
+    assert ended.value.code == 2 and f"argument {words[0]}: wanted {wanted}\n" in capsys.readouterr().err
 
 
 def test_an_empty_address_is_not_all_addresses(capsys):

@@ -183,7 +183,7 @@ def test_starved_rays_and_their_bias_are_reported(source, tmp_path, capsys):
         (("--dose", "1.5"), "dose is 1.5"),
         (("--dose", "nan"), "dose is nan"),
         (("--dose", "0.5", "--filter", "bone"), "filter_name must be one of"),
-        (("--dose", "0.5", "--photons", "0"), "photons is 0"),
+        (("--dose", "0.5", "--photons", "inf"), "photons is inf"),
         (("--dose", "0.5", "--electronic", "-1"), "electronic noise is -1"),
         (("--dose", "0.5", "--seed", "-1"), "seed is -1"),
         (("--dose", "0.5", "--tube-current", "header"), "XRayTubeCurrent is missing"),
@@ -196,6 +196,14 @@ def test_bad_choices_are_told_in_one_line_and_leave_nothing(source, tmp_path, ca
     last = err.splitlines()[-1]
     assert last.startswith("error: ") and message in last and err.count("error") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("photons", ["0", "nan", "many"])
+def test_photons_that_are_no_number_of_photons_are_told(source, tmp_path, capsys, photons):
+    with pytest.raises(SystemExit) as ended:
+        simulate(source, tmp_path / "out", "--dose", "0.5", "--photons", photons)
+    assert ended.value.code == 2
+    assert "argument --photons: wanted a number above 0, or auto\n" in capsys.readouterr().err
 
 
 def test_existing_output_is_kept_unless_it_may_be_replaced(source, tmp_path, capsys):

@@ -137,7 +137,11 @@ def test_candidates_take_turns_and_medians_are_taken(monkeypatch):
 
 @pytest.mark.parametrize(
     ("words", "wanted"),
-    [(("--repeats", "0"), "1 or more"), (("--size", "0"), "1 or more"), (("--threads", "-1"), "1 or more")],
+    [
+        ((name, value), "1 or more")
+        for name in ("--repeats", "--size", "--slices", "--threads")
+        for value in ("0", "-1")
+    ],
 )
 def test_numbers_out_of_range_are_refused(tmp_path, capsys, words, wanted):
     assert main(["benchmark", "--output", str(tmp_path / "b"), *words]) == 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..device import PRECISIONS, find_device
@@ -22,6 +23,18 @@ prior, one of (default: the one the weights were trained with):
   random:SEED      random numbers, as a control
 """
 NOTICE = "Research software, not a medical device: not for diagnosis."
+
+
+def number(kind: type, wanted: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
+    """The type of an option: int or float, of numbers that fit; any other word is refused with what was wanted."""
+
+    def read(text: str) -> Any:
+        with suppress(ValueError):
+            if fits(found := kind(text)):
+                return found
+        raise argparse.ArgumentTypeError(f"wanted {wanted}")
+
+    return read
 
 
 def add_series(parser: argparse.ArgumentParser) -> None:

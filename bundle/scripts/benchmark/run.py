@@ -79,7 +79,12 @@ def run_benchmark(
     Raises:
         BioAttError: a number out of its range, or the output cannot be written.
     """
-    for name, number in (("repeats", repeats), ("size", min(shape)), ("slices", slices), ("threads", threads or 1)):
+    for name, number in (
+        ("repeats", repeats),
+        ("size", min(shape)),
+        ("slices", slices),
+        ("threads", 1 if threads is None else threads),
+    ):
         if number < 1:
             raise BioAttError(f"{name} of a benchmark is {number}, wanted 1 or more; e.g. leave it out")
     folder = make_folder(Path(output_dir))

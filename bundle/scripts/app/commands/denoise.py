@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         places = _places(options)
         return denoise_cohort(options.input, options.output, configs, overrides, resume=options.resume, places=places)
     for name in ("resume", "processes", "scheduler", "resource", "tries"):
-        if getattr(options, name):
+        if not any(getattr(options, name) is one for one in (None, False)):  # a 0 is given
             also = "" if name == "resume" else " or --all-series"
             raise BioAttError(f"--{name} applies to several series; use it with --cohort{also}")
     run_workflow("inference", configs, overrides)
@@ -130,7 +130,7 @@ def _places(options: argparse.Namespace) -> Places:
     """Where a list is denoised, as the options say it."""
     from ...cohort import Places
 
-    if options.scheduler and options.processes:
+    if options.scheduler and options.processes is not None:
         raise BioAttError("--processes are of this machine, --scheduler has its own workers; give one of them")
     if options.resource and not options.scheduler:
         raise BioAttError("--resource applies to the workers of a cluster; use it with --scheduler")

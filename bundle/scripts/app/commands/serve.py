@@ -6,7 +6,11 @@ import argparse
 from pathlib import Path
 
 from ...errors import BioAttError
-from ..arguments import NOTICE, read_settings
+from ..arguments import NOTICE, number, read_settings
+
+_COUNT = number(int, "a whole number from 1", lambda found: found >= 1)
+_POSITIVE = number(float, "a number above 0 and below 1e9", lambda found: 0 < found < 1e9)
+_MIN_FREE = number(float, "a number from 0, below 1e9", lambda found: 0 <= found < 1e9)
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -53,7 +57,7 @@ def _add_completeness(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option(
         "--quiet-time",
-        type=_positive,
+        type=_POSITIVE,
         default=30.0,
         metavar="S",
         help="a series is complete S s after its last image (default: 30)",
@@ -61,7 +65,7 @@ def _add_completeness(parser: argparse.ArgumentParser) -> None:
     option("--at-release", action="store_true", help="a series is complete when its association ends")
     option(
         "--patience",
-        type=_positive,
+        type=_POSITIVE,
         default=300.0,
         metavar="S",
         help="after an aborted association, wait S seconds for the sender to try again (default: 300)",
@@ -70,20 +74,16 @@ def _add_completeness(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
-    option("--max-associations", type=_count, default=10, metavar="N", help="associations at a time (default: 10)")
-    option("--max-object", type=_positive, default=1024, metavar="MB", help="largest image (default: 1024)")
+    option("--max-associations", type=_COUNT, default=10, metavar="N", help="associations at a time (default: 10)")
+    option("--max-object", type=_POSITIVE, default=1024, metavar="MB", help="largest image (default: 1024)")
     option(
-        "--min-free",
-        type=_not_negative,
-        default=2.0,
-        metavar="GB",
-        help="refuse images if less disk is free (default: 2)",
+        "--min-free", type=_MIN_FREE, default=2.0, metavar="GB", help="refuse images if less disk is free (default: 2)"
     )
-    option("--tries", type=_count, default=3, metavar="N", help="attempts for each series (default: 3)")
-    option("--max-minutes", type=_positive, default=60.0, metavar="N", help="time limit for each series (default: 60)")
+    option("--tries", type=_COUNT, default=3, metavar="N", help="attempts for each series (default: 3)")
+    option("--max-minutes", type=_POSITIVE, default=60.0, metavar="N", help="time limit for each series (default: 60)")
     option(
         "--send-hours",
-        type=_positive,
+        type=_POSITIVE,
         default=72.0,
         metavar="N",
         help="stop trying to send after N hours (default: 72)",
@@ -97,28 +97,10 @@ def _add_tls(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--send-tls", action="store_true", help="also send by TLS, with the same files")
 
 
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e9:
-        raise argparse.ArgumentTypeError("wanted a number above 0 and below 1e9")
-    return number
-
-
-def _not_negative(text: str) -> float:
-    return _positive(text) if float(text) else 0.0
-
-
 def _address(text: str) -> str:
     if not text.strip():  # e.g. a variable that is not set; it would be all addresses
         raise argparse.ArgumentTypeError("is empty; name an address, 0.0.0.0 for all")
     return text
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("wanted 1 or more")
-    return number
 
 
 def _node_options(options: argparse.Namespace) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ...provenance import SimulatedDose, bundle_version
-from ..arguments import NOTICE, add_output, add_series, reading
+from ..arguments import NOTICE, add_output, add_series, number, reading
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -66,4 +66,4 @@ def run(options: argparse.Namespace) -> None:
 
 def _number_or_auto(text: str) -> float | None:
     """None for ``auto``."""
-    return None if text == "auto" else float(text)
+    return None if text == "auto" else number(float, "a number above 0, or auto", lambda found: found > 0)(text)
