@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,25 @@ def _is_empty(folder: Path) -> bool:
         return True
 
 
-def check_output_file(target: str | os.PathLike[str], overwrite: bool) -> Path:
+def check_output_file(
+    target: str | os.PathLike[str], overwrite: bool, read: Callable[[Path], object] | None = None, what: str = ""
+) -> Path:
     """Return `target` as a path if a file may be put there.
 
+    Args:
+        read: reads a file that may be replaced, `what` it is; none where any may be.
+
     Raises:
-        BioAttError: it exists (and `overwrite` is false), or its folder does not.
+        BioAttError: it exists (and `overwrite` is false, or `read` does not take it), or its folder does not.
     """
     file = Path(target)
     if file.exists() and not overwrite:
         raise BioAttError(f"{file} exists; name another file, or replace it with --overwrite")
+    if read is not None and file.exists():
+        try:
+            read(file)
+        except BioAttError as error:
+            raise BioAttError(f"{file} is not {what}, and is not replaced; name another file") from error
     if not file.absolute().parent.is_dir():
         raise BioAttError(f"{file} cannot be written: its folder does not exist; make it, or choose another place")
     return file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import BioAttError
@@ -58,11 +58,13 @@ def choose_strength(
             "a number is no longer a strength; give it as --anchor-mm (anchor_mm), in mm"
         )
     known_mm, known_grain = STRENGTHS[strength]
-    anchor = known_mm if anchor_mm is None else _number("anchor_mm", anchor_mm, f"over 0 to {LARGEST_MM:g} mm")
-    share = known_grain if grain is None else _share("grain", grain, "the input")
-    back = RESTORE if restore is None else _share("restore", restore, "all")
-    if not 0 < anchor <= LARGEST_MM:
-        raise BioAttError(f"anchor_mm is {anchor_mm!r}, wanted a number over 0 to {LARGEST_MM:g} mm")
+    anchor, share, back = known_mm, known_grain, RESTORE
+    if anchor_mm is not None:
+        anchor = _number("anchor_mm", anchor_mm, f"over 0 to {LARGEST_MM:g} mm", lambda mm: 0 < mm <= LARGEST_MM)
+    if grain is not None:
+        share = _number("grain", grain, "from 0 (none) to 1 (the input)", _is_share)
+    if restore is not None:
+        back = _number("restore", restore, "from 0 (none) to 1 (all)", _is_share)
     known = {row: name for name, row in STRENGTHS.items()} if back == RESTORE else {}
     return Strength(name=known.get((anchor, share), CUSTOM), anchor_mm=anchor, grain=share, restore=back)
 
@@ -76,16 +78,13 @@ def as_strength(strength: Strength | str) -> Strength:
     return strength if isinstance(strength, Strength) else choose_strength(strength)
 
 
-def _share(name: str, value: float, of_1: str) -> float:
-    wanted = f"from 0 (none) to 1 ({of_1})"
-    number = _number(name, value, wanted)
-    if not 0 <= number <= 1:
-        raise BioAttError(f"{name} is {value!r}, wanted a number {wanted}")
-    return number
+def _is_share(value: float) -> bool:
+    return 0 <= value <= 1
 
 
-def _number(name: str, value: float, wanted: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def _number(name: str, value: float, wanted: str, holds: Callable[[float], bool]) -> float:
+    """`value` if it is a number for which the condition `holds`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
         raise BioAttError(f"{name} is {value!r}, wanted a number {wanted}")
     return float(value)
 

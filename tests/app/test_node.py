@@ -23,8 +23,9 @@ from scripts.app.node.sender import Destination, send
 from scripts.app.node.status import describe
 from scripts.app.node.storage import Completeness, StorageQueue
 from scripts.app.node.tls import Tls
-from scripts.app.node.worker import Denoiser, Outcome, Worker, denoise_folder, load
+from scripts.app.node.worker import Outcome, Worker, denoise
 from scripts.errors import BioAttError
+from scripts.workflow import RepeatedInference
 from servers import assert_same_images, free_port, names, until
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
@@ -308,12 +309,15 @@ class FakeWorker:
         return Outcome("done")
 
     def start(self, folder, settings):
+        if folder is None:
+            self.checked.append(settings)
+        else:
+            self.begin(folder, settings)
+
+    def begin(self, folder, settings):
         self.folders.append(folder)
         self.settings.append(settings)
         self.is_busy = True
-
-    def check(self, settings):
-        self.checked.append(settings)
 
     def poll(self):
         self.is_busy = False
@@ -611,7 +615,9 @@ def test_a_series_that_broke_off_is_not_taken_yet(node, series):
 
 def test_own_results_come_back_and_end(node, receiver, series, tmp_path, weights):
     own = tmp_path / "own"
-    Denoiser()(series, own, {"weights": str(weights), "prior": "uniform"})
+    inference = RepeatedInference()
+    inference.load({"weights": str(weights), "prior": "uniform", "stable_uids": True, "progress": False})
+    inference.run({"dataset_dir": str(series), "output_dir": str(own)})
     store(node.port, own)
     node.steps_until(lambda: not names(node.queue.receiving) and not node.queue.jobs())
     assert node.worker.folders == [] and receiver.got == []
@@ -630,8 +636,8 @@ def test_settings_that_cannot_be_used_end_the_node_before_a_series_fails(tmp_pat
     rules = [Rule(settings={"strength": "low"}), Rule(denoise=False), Rule(settings={"strength": "hgih"}), Rule()]
     node = Running(tmp_path / "queue", receiver.destination, rules=rules)
     assert store(node.port, series) == [0x0000] * 3
-    node.worker.check = lambda settings: node.worker.start(None, settings)
-    node.worker.does = lambda _: load(Denoiser(), node.worker.settings[-1])
+    node.worker.start = node.worker.begin
+    node.worker.does = lambda _: denoise(RepeatedInference(), None, node.worker.settings[-1])
     with pytest.raises(BioAttError, match="strength is 'hgih'"):
         node.node.run()
     assert node.worker.settings == [{}, {"strength": "hgih"}]
@@ -844,19 +850,22 @@ def test_a_worker_that_is_killed_or_too_slow_is_told(tmp_path, series, settings)
 def test_what_the_workflow_refuses_is_refused_and_a_full_disk_is_not(tmp_path, series, settings, caplog):
     folder = job_folder(tmp_path / "job", write_ct_series(tmp_path / "made", **SMALL | {"slices": 5}))
     (folder / "source" / "0002.dcm").unlink()
-    outcome = denoise_folder(Denoiser(), folder, settings)
+    inference = RepeatedInference()
+    outcome = denoise(inference, folder, settings)
     assert outcome.kind == "refused" and "slices are missing" in outcome.why
     assert "terminating" not in caplog.text  # of Ignite, with the text of any error: it can hold values of a header
 
-    def full(source, target, settings):
+    def full(places):
         raise BioAttError("writing failed") from OSError(28, "No space left on device")
 
-    assert denoise_folder(full, folder, settings) == Outcome("again", "writing failed")
+    inference.run = full
+    assert denoise(inference, folder, settings) == Outcome("again", "writing failed")
 
-    def odd(source, target, settings):
+    def odd(places):
         raise ValueError("Phäntom^Body")
 
-    assert denoise_folder(odd, folder, settings) == Outcome("again", "unexpected ValueError")
+    inference.run = odd
+    assert denoise(inference, folder, settings) == Outcome("again", "unexpected ValueError")
     assert not (folder / "result").exists()
 
 

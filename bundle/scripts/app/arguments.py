@@ -72,16 +72,22 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, as a whole and only at the end")
 
 
-def inference_overrides(options: argparse.Namespace) -> dict[str, Any]:
-    """What `denoise` and `explain` both override."""
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options `names` that were given, as config overrides."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def inference_overrides(options: argparse.Namespace, *, elsewhere: bool = False) -> dict[str, Any]:
+    """What `denoise` and `explain` both override; a device that is `elsewhere` is not looked for here."""
+    device = given(options, "device")
     return {
         "dataset_dir": options.input,
         "output_dir": options.output,
         "overwrite": options.overwrite,
         **reading(options),
-        **{name: getattr(options, name) for name in ("prior", "weights") if getattr(options, name) is not None},
+        **given(options, "prior", "weights"),
         **result_overrides(options),
-        **({"device": find_device(options.device)} if options.device else {}),
+        **(device if elsewhere else {name: find_device(value) for name, value in device.items()}),
     }
 
 
@@ -110,13 +116,7 @@ def add_result(parser: argparse.ArgumentParser) -> None:
 
 def result_overrides(options: argparse.Namespace) -> dict[str, Any]:
     """How the result is anchored, and what the network runs in, for all commands with a network's result."""
-    anchoring = {
-        "strength": options.strength,
-        "anchor_mm": options.anchor_mm,
-        "grain": options.grain,
-        "restore": options.restore,
-    }
-    return anchoring | ({"precision": options.precision} if options.precision else {})
+    return given(options, "strength", "anchor_mm", "grain", "restore", "precision")
 
 
 def add_data_set(parser: argparse.ArgumentParser) -> None:

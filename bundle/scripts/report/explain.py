@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..dose.image_noise import flat_soft_tissue, noise_sd_hu, tissue_mask
 from ..errors import BioAttError
 from ..hu import VALID_RANGE_HU
-from ..inference.inferers import SlicePriorInferer, find_priors, network_input
+from ..inference.inferers import SlicePriorInferer, find_priors
 from ..ownership import EXPLAINED, check_replaceable
 from ..priors import PriorSource, whole_slice_priors
 from ..provenance import Provenance
@@ -24,6 +24,7 @@ from ..staging import staged_folder
 from ..volumes.orientation import RadiologicalSlices
 from ..volumes.reader import slice_keys_from_meta
 from .explained import attention_figure, swap_figure
+from .pictures import slice_attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,6 @@ def explain_slice(
         "uniform": torch.full_like(right, 1 / len(right)),
         "other": torch.eye(len(right))[source.descriptors.index(other)],
     }
-    with torch.inference_mode():
-        maps = network.attention_maps(network_input(image[None])[0], given.to(place))
     affine = np.asarray(volume.meta["affine"], dtype=np.float64).copy()
     affine[:3, 3] += index * affine[:3, 2]
     whole = MetaTensor(image[None, None, ..., None], affine=torch.from_numpy(affine))
@@ -95,7 +94,7 @@ def explain_slice(
         denoised_hu={
             name: _denoise(whole, prior, network, inferer) for name, prior in {**priors, "right": given[0]}.items()
         },
-        maps={name: block[0].float().cpu() for name, block in maps.items()},
+        maps=slice_attention(network, volume[index], given[0]),
         grids=network.attention_grids(),
     )
 

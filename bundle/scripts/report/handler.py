@@ -22,11 +22,12 @@ from ..dicom import KnownSeries
 from ..errors import KeptWarnings
 from ..evaluation.measures import SliceSamples, measure_samples
 from ..hu import WINDOWS_HU
-from ..inference.inferers import SlicePriorInferer, network_input
+from ..inference.inferers import SlicePriorInferer
 from ..priors import whole_slice_priors
 from ..provenance import Provenance
 from ..volumes.reader import slice_keys_from_meta
 from .page import Findings, page, volume_section
+from .pictures import slice_attention
 
 #: The package of the bundle's code, whose warnings belong to a run.
 _PACKAGE = __name__.rsplit(".", 2)[0]
@@ -138,15 +139,8 @@ class RunReport:
         if kind not in ("prior", "spatial"):
             return {"attention_kind": kind, "attention": {}, "grids": {}}
         before = self._samples.before_hu[self._samples.indices.index(index)]
-        parameter = next(self.network.parameters())
-        image, _ = network_input(torch.from_numpy(before).to(parameter)[None])
-        with torch.inference_mode():
-            maps = self.network.attention_maps(image, prior.to(parameter)[None])
-        return {
-            "attention_kind": kind,
-            "attention": {name: block[0].float().cpu() for name, block in maps.items()},
-            "grids": self.network.attention_grids(),
-        }
+        maps = slice_attention(self.network, before, prior)
+        return {"attention_kind": kind, "attention": maps, "grids": self.network.attention_grids()}
 
 
 def warning_without_names(record: logging.LogRecord, names: Iterable[str]) -> str:

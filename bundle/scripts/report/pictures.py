@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..hu import to_window
+from ..inference.inferers import network_input
+from ..networks import Denoiser
 
 #: Okabe and Ito's colours, told apart by the colour-blind; and the two of "before" and "after".
 OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
@@ -50,6 +52,15 @@ def png(pixels: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def slice_attention(network: Denoiser, image_hu: np.ndarray, prior: Tensor) -> dict[str, Tensor]:
+    """The ``attention_maps`` of a network for one slice (H, W), each (K, h, w), by the prior of that slice."""
+    place = next(network.parameters())
+    image, _ = network_input(torch.from_numpy(image_hu).to(place)[None])
+    with torch.inference_mode():
+        maps = network.attention_maps(image, prior.to(place)[None])
+    return {name: block[0].float().cpu() for name, block in maps.items()}
 
 
 def on_image(maps: Tensor, grid: tuple[int, int], shape: tuple[int, int]) -> Tensor:

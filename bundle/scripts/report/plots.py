@@ -67,11 +67,11 @@ def prior_plot(priors: np.ndarray, descriptors: Sequence[str], positions_mm: np.
         axes = figure.subplots()
         count = len(priors)
         edges = np.arange(count + 1) - 0.5
-        bottom = np.zeros(count)
-        for k, word in enumerate(descriptors):
-            top = bottom + priors[:, k]
-            _band(axes, edges, bottom, top, k, word)
-            bottom = top
+        turns = [HATCHES[k // len(OKABE_ITO) % len(HATCHES)] for k in range(len(descriptors))]
+        look = {"colors": OKABE_ITO, "hatch": turns, "edgecolor": "#ffffff", "linewidth": 0.6}
+        axes.stackplot(edges, np.append(priors, priors[-1:], axis=0).T, labels=descriptors, step="post", **look)
+        for top, share, word in zip(priors.T.cumsum(axis=0), priors.T, descriptors, strict=True):
+            _name_band(axes, edges, top, share, word)
         for i in shown:
             axes.axvline(i, color="#111827", linewidth=0.9, linestyle=(0, (2, 2)))
             axes.annotate(f"{i}", (i, 1.0), xytext=(0, 3), textcoords="offset points", ha="center", color="#111827")
@@ -81,38 +81,19 @@ def prior_plot(priors: np.ndarray, descriptors: Sequence[str], positions_mm: np.
             step = (positions_mm[-1] - positions_mm[0]) / (count - 1)
             ends = f"{positions_mm[0]:.0f} to {positions_mm[-1]:.0f} mm".replace("-", "\u2212")
             axes.set_xlabel(f"slice, inferior to superior ({ends}, {step:.2f} mm apart; dashed: slices shown)")
-        # the topmost of the stack first
-        axes.legend(
-            reverse=True,
-            loc="center left",
-            bbox_to_anchor=(1.01, 0.5),
-            frameon=False,
-            handlelength=1.6,
-            handleheight=1.1,
-        )
+        place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+        axes.legend(**place, reverse=True, frameon=False, handlelength=1.6, handleheight=1.1)
         return _svg(figure)
 
 
-def _band(axes: Any, edges: np.ndarray, bottom: np.ndarray, top: np.ndarray, k: int, word: str) -> None:
-    """One descriptor's share of the stack, its name written where it is widest."""
-    axes.fill_between(
-        edges,
-        np.append(bottom, bottom[-1]),
-        np.append(top, top[-1]),
-        step="post",
-        facecolor=OKABE_ITO[k % len(OKABE_ITO)],
-        hatch=HATCHES[k // len(OKABE_ITO) % len(HATCHES)],
-        edgecolor="#ffffff",
-        linewidth=0.6,
-        label=word,
-    )
-    width = np.convolve(top - bottom, np.ones(3) / 3, mode="same")
-    widest = int(width.argmax())
-    if top[widest] - bottom[widest] > 0.12:
+def _name_band(axes: Any, edges: np.ndarray, top: np.ndarray, share: np.ndarray, word: str) -> None:
+    """Write a descriptor's name into its band of the stack, where that is widest."""
+    widest = int(np.convolve(share, np.ones(3) / 3, mode="same").argmax())
+    if share[widest] > 0.12:
         side = {True: "left", False: "right"}[widest < len(top) / 2] if widest in (0, len(top) - 1) else "center"
         axes.annotate(
             word,
-            (edges[widest] + 0.5, (bottom[widest] + top[widest]) / 2),
+            (edges[widest] + 0.5, top[widest] - share[widest] / 2),
             ha=side,
             va="center",
             fontsize=9,

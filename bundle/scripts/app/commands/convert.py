@@ -31,15 +31,8 @@ def run(options: argparse.Namespace) -> None:
     beside = target.with_suffix(".json")
     if target.suffix != ".pt":
         raise BioAttError(f"{target} must end in .pt; name the weights file so")
-    for path in (target, beside):
-        check_output_file(path, options.overwrite)
-    if beside.exists():
-        try:
-            read_recipe(target)
-        except BioAttError as error:
-            raise BioAttError(
-                f"{beside} is not the recipe of {target}, and is not replaced; name another file"
-            ) from error
+    check_output_file(target, options.overwrite)
+    check_output_file(beside, options.overwrite, lambda _: read_recipe(target), f"the recipe of {target}")
     network = load_reference_checkpoint(options.input)
     with staged_file(target) as weights:
         torch.save(network.state_dict(), weights)

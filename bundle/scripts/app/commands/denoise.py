@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BioAttError
-from ..arguments import NOTICE, PRIORS, add_input, add_output, add_result, inference_overrides
+from ..arguments import NOTICE, PRIORS, add_input, add_output, add_result, given, inference_overrides
 
 if TYPE_CHECKING:
     from ...cohort import Places
@@ -62,22 +62,15 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> int:
     from ...workflow import run_workflow
 
-    device = options.device
-    if options.scheduler:
-        options.device = None  # it is of the workers, and not looked for here
-    overrides = inference_overrides(options) | {
+    overrides = inference_overrides(options, elsewhere=bool(options.scheduler)) | {
         "report": options.report,
         "stable_uids": options.stable_uids,
         "keep_private": options.keep_private,
         "compile": options.compile,
         "progress": not options.quiet,
     }
-    for name in ("batch_size", "series_description", "series_number_step"):
-        if getattr(options, name) is not None:
-            overrides[name] = getattr(options, name)
+    overrides |= given(options, "batch_size", "series_description", "series_number_step")
     configs = ["inference.json"]
-    if options.scheduler and device:
-        overrides["device"] = device
     if options.all_series:
         return _all_series(options, configs, overrides)
     if options.rules:

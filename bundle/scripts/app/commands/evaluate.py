@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ...errors import BioAttError
-from ..arguments import add_result, add_workflow, result_overrides, training_overrides
+from ..arguments import add_result, add_workflow, given, result_overrides, training_overrides
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -18,6 +18,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     add_workflow(parser)
     parser.add_argument(
         "--patients",
+        dest="test_patients",
         nargs="+",
         metavar="PATIENT",
         help="folders or pseudonyms (default: the test split of the split.json beside the weights)",
@@ -28,11 +29,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def run(options: argparse.Namespace) -> None:
     from ...workflow import BUNDLE_ROOT, run_workflow
 
-    overrides = result_overrides(options) | training_overrides(options)
-    if options.patients:
-        overrides["test_patients"] = options.patients
-    if options.weights:
-        overrides["weights"] = options.weights
+    overrides = result_overrides(options) | training_overrides(options) | given(options, "test_patients", "weights")
     if not overrides.keys() & {"split_file", "validation_patients", "test_patients"}:
         # Not a new split: that could hand over patients these weights were trained on.
         kept = Path(options.weights or BUNDLE_ROOT / "models" / "model.pt").with_name("split.json")

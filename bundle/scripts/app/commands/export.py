@@ -6,7 +6,7 @@ import argparse
 
 from ...device import find_device
 from ...staging import check_output_file
-from ..arguments import NOTICE, add_weights
+from ..arguments import NOTICE, add_weights, given
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -28,8 +28,7 @@ def run(options: argparse.Namespace) -> None:
 
     target = check_output_file(options.output, options.overwrite)
     overrides = {"device": find_device("cpu"), "prior": "uniform"}  # the prior comes in from outside
-    overrides |= {"weights": options.weights} if options.weights else {}
-    workflow = open_workflow("inference", ["inference.json"], overrides)
+    workflow = open_workflow("inference", ["inference.json"], overrides | given(options, "weights"))
     network = workflow.parser.get_parsed_content("network")
     made_by = workflow.parser.get_parsed_content("provenance").as_dict()
     record = {key: made_by[key] for key in ("bundle", "version", "network", "weights_sha256", "notice")}

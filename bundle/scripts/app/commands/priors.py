@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 from ...device import find_device
-from ...errors import BioAttError
 from ...progress import bar
 from ...staging import check_output_file
-from ..arguments import PRIORS, add_input, reading
+from ..arguments import PRIORS, add_input, given, reading
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -23,10 +22,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     option = parser.add_argument
     option(
         "--prior-preparation",
+        dest="preparation",
         choices=("window", "minmax"),
         help="of a slice for the prior model: a HU window, or min-max scaled as in the paper",
     )
-    option("--prior-window", nargs=2, type=float, metavar=("LOWER", "UPPER"), help="that HU window")
+    option("--prior-window", dest="window_hu", nargs=2, type=float, metavar=("LOWER", "UPPER"), help="that HU window")
     option("output", metavar="TABLE.csv", help="the table to write")
     option("--overwrite", action="store_true", help="replace the table")
 
@@ -38,19 +38,10 @@ def run(options: argparse.Namespace) -> None:
     from ...volumes import find_inputs, radiological_slices
     from ...volumes.reader import slice_keys_from_meta
 
-    target = check_output_file(options.output, options.overwrite)
-    if target.exists():
-        try:
-            TablePrior(target)
-        except BioAttError as error:
-            raise BioAttError(f"{target} is not a table of priors, and is not replaced; name another file") from error
+    target = check_output_file(options.output, options.overwrite, TablePrior, "a table of priors")
     inputs = find_inputs(options.input)
-    said = {"preparation": options.prior_preparation, "window_hu": options.prior_window and tuple(options.prior_window)}
-    source = make_prior(
-        options.prior or "compact",
-        **{key: value for key, value in said.items() if value},
-        device=find_device(options.device or _default_device()),
-    )
+    device = find_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    source = make_prior(options.prior or "compact", **given(options, "preparation", "window_hu"), device=device)
     rows = []
     for path in inputs:
         volume = radiological_slices(path, **reading(options), progress=True)
@@ -61,9 +52,3 @@ def run(options: argparse.Namespace) -> None:
                 advance(1)
     write_prior_table(target, rows, source)
     print(f"{len(rows)} slices, prior {source.model}: {target}")
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

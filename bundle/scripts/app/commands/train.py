@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ...errors import BioAttError
-from ..arguments import add_workflow, training_overrides
+from ..arguments import add_workflow, given, training_overrides
 from ..entry import BUNDLE_ROOT
 
 
@@ -21,6 +21,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--tracking", metavar="NAME", help="mlflow: also record the curve in OUT/mlruns.db")
     option(
         "--validation",
+        dest="validation_patients",
         nargs="+",
         metavar="PATIENT",
         help="validation split, by folder or pseudonym (default: drawn, see split_fractions)",
@@ -34,5 +35,5 @@ def run(options: argparse.Namespace) -> None:
     if options.network and options.network not in known:
         raise BioAttError(f"--network {options.network}: no such network; choose {', '.join(known)}")
     configs = ["train.json", *([f"network_{options.network}.json"] if options.network else [])]
-    named = {"validation_patients": options.validation} if options.validation else {}
-    run_workflow("training", configs, named | training_overrides(options), options.tracking)
+    overrides = given(options, "validation_patients") | training_overrides(options)
+    run_workflow("training", configs, overrides, options.tracking)

@@ -142,7 +142,7 @@ class Node:
                 raise BioAttError(outcome.why)
         if not self.worker.is_busy and self._unchecked:
             logger.info("loading network and prior")
-            self.worker.check(self._unchecked.pop())  # those of the first rule last: they stay loaded
+            self.worker.start(None, self._unchecked.pop())  # those of the first rule last: they stay loaded
         elif not self.worker.is_busy:
             self._begin_next()
 

@@ -10,24 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydicom import uid
 from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    UID,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
 
@@ -39,20 +23,20 @@ logger = logging.getLogger(__name__)
 
 #: What the bundle decodes, uncompressed first.
 TRANSFER_SYNTAXES = [
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-    RLELossless,
-    JPEGLosslessSV1,
-    JPEGLossless,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    HTJ2K,
-    JPEG2000,
+    uid.ExplicitVRLittleEndian,
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+    uid.RLELossless,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLossless,
+    uid.JPEGLSLossless,
+    uid.JPEGLSNearLossless,
+    uid.HTJ2KLossless,
+    uid.HTJ2KLosslessRPCL,
+    uid.JPEG2000Lossless,
+    uid.HTJ2K,
+    uid.JPEG2000,
 ]
 STORAGE_CLASSES = [CT_IMAGE_STORAGE, *sorted(ENHANCED_CT)]
 
@@ -206,7 +190,7 @@ class Receiver:
         syntaxes = {
             syntax for one in proposed if one.abstract_syntax in STORAGE_CLASSES for syntax in one.transfer_syntax
         }
-        what = ", ".join(sorted(UID(one).name for one in syntaxes or {one.abstract_syntax for one in proposed}))
+        what = ", ".join(sorted(uid.UID(one).name for one in syntaxes or {one.abstract_syntax for one in proposed}))
         wanted = "CT in a transfer syntax that BioAtt reads" if syntaxes else "CT images"
         logger.warning("%s proposed %s; wanted %s", _caller(event), what, wanted)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -88,7 +89,7 @@ class StorageQueue:
         self._clock = clock
         self._guard = threading.RLock()
         self._arrivals: dict[str, _Arrival] = {}
-        self._numbers = iter(range(1 << 62))
+        self._numbers = count()
 
     def open(self) -> None:
         """Take it for this process: make the folders, clear what a kill left half done, find what was being received.
@@ -195,12 +196,10 @@ class StorageQueue:
 
     def retry_failed(self) -> int:
         """Let all that failed wait again; return how many there are."""
-        count = 0
-        for folder in self.failed.iterdir():
-            if not (self.waiting / folder.name).exists():
-                os.rename(folder, self.waiting / folder.name)
-                count += 1
-        return count
+        again = [folder for folder in self.failed.iterdir() if not (self.waiting / folder.name).exists()]
+        for folder in again:
+            os.rename(folder, self.waiting / folder.name)
+        return len(again)
 
     def discard(self, folder: Path) -> None:
         """Remove a folder in one step."""
@@ -284,8 +283,17 @@ class Job:
         return not 0 < self.tries().get("next", 0) - now <= longest_s
 
     def fail(self, why: str) -> None:
-        """Put it among the failed."""
-        fail(self.queue, self.folder, why)
+        """Put it among the failed, with the reason; nothing of it is deleted."""
+        logger.error("series %s: failed, %s", self.name, why)
+        for left in ("tries.json", _OPEN):
+            (self.folder / left).unlink(missing_ok=True)
+        with synced(self.folder / "why.json", self.queue.new_file()) as file:
+            file.write(json.dumps({"why": why, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}, indent=2).encode() + b"\n")
+        target, numbers = self.queue.failed / self.name, count(2)
+        while target.exists():
+            target = self.queue.failed / f"{self.name}-{next(numbers)}"
+        os.rename(self.folder, target)
+        sync_folder(self.queue.failed)
 
     def finish(self, **record: Any) -> None:
         """Write it into the book of what was sent, and remove it.
@@ -300,21 +308,6 @@ class Job:
         except OSError as error:
             logger.error("series %s: sent, but sent.jsonl cannot be written (%s)", self.name, error.strerror)
         self.queue.discard(self.folder)
-
-
-def fail(queue: StorageQueue, folder: Path, why: str) -> None:
-    """Put the folder of a series among the failed, with the reason; nothing of it is deleted."""
-    logger.error("series %s: failed, %s", folder.name, why)
-    (folder / "tries.json").unlink(missing_ok=True)
-    (folder / _OPEN).unlink(missing_ok=True)
-    with synced(folder / "why.json", queue.new_file()) as file:
-        file.write(json.dumps({"why": why, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}, indent=2).encode() + b"\n")
-    target, number = queue.failed / folder.name, 1
-    while target.exists():
-        number += 1
-        target = queue.failed / f"{folder.name}-{number}"
-    os.rename(folder, target)
-    sync_folder(queue.failed)
 
 
 @contextmanager

@@ -15,11 +15,14 @@ from dataclasses import dataclass
 from io import StringIO
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import find_bioatt_error
 from ...staging import is_about_the_disk
 from .storage import sync_folder
+
+if TYPE_CHECKING:
+    from ...workflow import RepeatedInference
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,8 @@ class Worker:
         """Whether a series is at work."""
         return self._until is not None
 
-    def start(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Have ``folder/source`` denoised to ``folder/result``."""
-        self._ask(folder, settings)
-
-    def _ask(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
-        """Give the process its work."""
+    def start(self, folder: Path | None, settings: Mapping[str, Any]) -> None:
+        """Have ``folder/source`` denoised to ``folder/result``; without a folder, have what they ask for loaded."""
         if self._process is None or not self._process.is_alive():
             context = multiprocessing.get_context("spawn")
             self._pipe, other = context.Pipe()
@@ -72,17 +71,13 @@ class Worker:
         except OSError:  # it died just now: `poll` tells
             pass
 
-    def check(self, settings: Mapping[str, Any]) -> None:
-        """Have it load what the settings ask for, without a series; `poll` tells."""
-        self._ask(None, settings)
-
     def poll(self, wait_s: float = 0.0) -> Outcome | None:
         """How the series ended; None while it is at work."""
         try:
             if self._pipe.poll(wait_s):
                 outcome = self._pipe.recv()
             elif not self._process.is_alive():
-                outcome = Outcome("again", f"the worker ended with code {self._process.exitcode}")
+                raise EOFError  # as the pipe does, sooner or later
             elif time.monotonic() > self._until:
                 self.stop()
                 outcome = Outcome("again", f"it took more than {self.limit_s:g} s")
@@ -102,49 +97,22 @@ class Worker:
         self._process = self._until = None
 
 
-class Denoiser:
-    """Denoises one series after another by the inference workflow; what the same settings share is loaded once."""
+def denoise(inference: RepeatedInference, folder: Path | None, settings: Mapping[str, Any]) -> Outcome:
+    """Load what series with these settings need; make ``folder/result`` of ``folder/source``, whole and on the disk.
 
-    def __init__(self) -> None:
-        from ...workflow import RepeatedInference
-
-        self._inference = RepeatedInference()
-
-    def load(self, settings: Mapping[str, Any]) -> None:
-        """Load what series with these settings need.
-
-        Raises:
-            BioAttError: none can be denoised with them.
-        """
-        self._inference.load({**settings, "stable_uids": True, "progress": False})
-
-    def __call__(self, source: Path, target: Path, settings: Mapping[str, Any]) -> None:
-        """Denoise the one series in `source`; its derived series, with stable UIDs, is the folder `target`.
-
-        Raises:
-            BioAttError: it cannot be denoised.
-        """
-        self.load(settings)
-        self._inference.run({"dataset_dir": str(source), "output_dir": str(target)})
-
-
-def load(denoise: Denoiser, settings: Mapping[str, Any]) -> Outcome:
-    """Load network and prior, and see whether these settings can be used."""
-    try:
-        denoise.load(settings)
-    except Exception as error:
-        return _ended_by(error)
-    return Outcome("done")
-
-
-def denoise_folder(denoise: Denoiser, folder: Path, settings: Mapping[str, Any]) -> Outcome:
-    """Make ``folder/result`` of ``folder/source``, whole and on the disk."""
-    made = folder / "made"
-    for left in [made, *folder.glob(".made.*")]:  # of a worker that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    Args:
+        inference: what the same settings share is loaded once.
+        folder: None to see whether these settings can be used.
+    """
     try:
         with redirect_stdout(StringIO()):
-            denoise(folder / "source", made, settings)
+            inference.load({**settings, "stable_uids": True, "progress": False})
+            if folder is None:
+                return Outcome("done")
+            made = folder / "made"
+            for left in [made, *folder.glob(".made.*")]:  # of a worker that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            inference.run({"dataset_dir": str(folder / "source"), "output_dir": str(made)})
         sync_folder(made, files=True)
         os.rename(made, folder / "result")
         sync_folder(folder)
@@ -166,18 +134,18 @@ def run_worker(pipe: Connection, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the node decides when to stop
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     from ...device import keep_freed_memory
-    from ...workflow import quiet_libraries
+    from ...workflow import RepeatedInference, quiet_libraries
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     quiet_libraries()
     keep_freed_memory()
-    denoise = Denoiser()
+    inference = RepeatedInference()
     while True:
         try:
             folder, settings = pipe.recv()
         except EOFError:
             return
-        pipe.send(denoise_folder(denoise, folder, settings) if folder else load(denoise, settings))
+        pipe.send(denoise(inference, folder, settings))
 
 
 def _end_with(parent: int) -> None:
