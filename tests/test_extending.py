@@ -148,20 +148,18 @@ def test_a_format_of_volumes_is_one_file(series, module, tmp_path, monkeypatch):
     np.testing.assert_array_equal(after.affine, volume.affine)
 
 
-COMMAND = """
-import argparse
-
+COMMAND = '''
+"""Tell how many slices there are."""
 from ..arguments import add_series
 
-def add(commands):
-    parser = commands.add_parser("extent", help="tell how many slices there are")
+def add(parser):
     add_series(parser)
 
 def run(options):
     from ...volumes import load_volume
 
     print(load_volume(options.input, series=options.series).hu.shape[2], "slices")
-"""
+'''
 
 
 def test_a_command_is_one_file(series, module, tmp_path, monkeypatch, capsys):

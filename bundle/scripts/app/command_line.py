@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ..former_keys import FORMER_OPTIONS
 from .arguments import NOTICE
-from .commands import all_commands
+from .commands import add_commands
 from .entry import BUNDLE_ROOT, bundle_module, bundle_version
 
 
@@ -22,8 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {bundle_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in all_commands():
-        command.add(commands)
+    add_commands(commands)
     return parser
 
 

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 STOCK = "RED-CNN, stock PyTorch form"
 EXACT = "RED-CNN, exact path"
+#: What is told of a matrix product.
+PRODUCT = ("name", "device", "precision", "gflop_per_second")
 #: Instruction sets, by PyTorch's names, for which oneDNN has no bf16: a slice of RED-CNN takes minutes.
 _WITHOUT_BF16 = ("NO AVX", "DEFAULT", "AVX2")
 _SEED = 0
@@ -263,37 +265,23 @@ def _measure(rooflines: Sequence[Candidate], networks: Sequence[Candidate], repe
             for times, one in zip(seconds, everyone, strict=True):
                 times.append(_time(one))
                 advance(1)
-    medians = [statistics.median(times) for times in seconds]
-    products = [
-        {"name": one.name, "device": one.device, "precision": one.precision, "gflop_per_second": one.gflop / median}
-        for one, median in zip(rooflines, medians, strict=False)
-    ]
+    rows = []
+    for one, times, peak in zip(everyone, seconds, peaks, strict=True):
+        median = statistics.median(times)
+        row = {"name": one.name, "device": one.device, "precision": one.precision, "seconds_per_slice": median}
+        row |= {"all_seconds": times, "gflop_per_slice": one.gflop, "gflop_per_second": one.gflop / median}
+        rows.append(row | {"peak_memory_mib": peak})
+    products = [{key: row[key] for key in PRODUCT} for row in rows[: len(rooflines)]]
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for row in sorted(products, key=lambda row: row["gflop_per_second"]):
         best[row["device"], row["precision"]] = row
-    rows = []
-    stock = {one.device: m for one, m in zip(everyone, medians, strict=True) if _is_stock(one)}
-    for one, median, times, peak in list(zip(everyone, medians, seconds, peaks, strict=True))[len(rooflines) :]:
-        rate = one.gflop / median
-        rows.append(
-            {
-                "name": one.name,
-                "device": one.device,
-                "precision": one.precision,
-                "seconds_per_slice": median,
-                "all_seconds": times,
-                "gflop_per_slice": one.gflop,
-                "gflop_per_second": rate,
-                "share_of_roofline": rate / best[one.device, one.precision]["gflop_per_second"],
-                "peak_memory_mib": peak,
-                "times_as_fast_as_stock": stock[one.device] / median,
-            }
-        )
-    return {"products": products, "rooflines": list(best.values()), "networks": rows}
-
-
-def _is_stock(one: Candidate) -> bool:
-    return one.name == STOCK and one.precision == "fp32"
+    stock = {
+        row["device"]: row["seconds_per_slice"] for row in rows if (row["name"], row["precision"]) == (STOCK, "fp32")
+    }
+    for row in (measured := rows[len(rooflines) :]):
+        row["share_of_roofline"] = row["gflop_per_second"] / best[row["device"], row["precision"]]["gflop_per_second"]
+        row["times_as_fast_as_stock"] = stock[row["device"]] / row["seconds_per_slice"]
+    return {"products": products, "rooflines": list(best.values()), "networks": measured}
 
 
 def _time(one: Candidate) -> float:

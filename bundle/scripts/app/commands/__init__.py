@@ -12,10 +12,14 @@ from typing import Protocol
 
 
 class Command(Protocol):
-    """A module of this package, named as the command is."""
+    """A module of this package, named as the command is.
 
-    def add(self, commands: argparse._SubParsersAction) -> None:
-        """Add the command with its arguments and its words."""
+    Its docstring is the command's help: a line that tells it in short, and a paragraph that describes it. What
+    follows the options stands in its ``EPILOG``, if it has one.
+    """
+
+    def add(self, parser: argparse.ArgumentParser) -> None:
+        """Add the arguments of the command."""
         ...
 
     def run(self, options: argparse.Namespace) -> int | None:
@@ -23,9 +27,22 @@ class Command(Protocol):
         ...
 
 
-def all_commands() -> list[Command]:
+def all_commands() -> dict[str, Command]:
     """The commands, by name."""
-    return [
-        importlib.import_module(f"{__name__}.{name}")
-        for name in sorted(one.name for one in pkgutil.iter_modules(__path__))
-    ]
+    names = sorted(one.name for one in pkgutil.iter_modules(__path__))
+    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+
+
+def add_commands(commands: argparse._SubParsersAction) -> None:
+    """Add the parser of every command, with its words and its arguments."""
+    for name, command in all_commands().items():
+        short, _, description = (command.__doc__ or "").partition("\n\n")
+        epilog = getattr(command, "EPILOG", None)
+        parser = commands.add_parser(
+            name,
+            help=short[:1].lower() + short[1:].rstrip("."),
+            description=" ".join(description.split()),
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter if "\n" in (epilog or "") else argparse.HelpFormatter,
+        )
+        command.add(parser)

@@ -1,4 +1,8 @@
-"""`bioatt ablate`: networks, priors, seeds and patients left out, in one table."""
+"""Train and compare networks and priors on the same data.
+
+Train and evaluate every arm of a study (networks and priors), with every seed and every patient left out in turn, on
+the same data and budget, and write one table and one plot. Finished runs are kept: run the command again to continue.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,7 @@ from pathlib import Path
 from ..arguments import add_data_set, add_settings, read_settings
 
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "ablate",
-        help="train and compare networks and priors on the same data",
-        description="Train and evaluate every arm of a study (networks and priors), with every seed and every patient "
-        "left out in turn, on the same data and budget, and write one table and one plot. Finished runs are kept: "
-        "run the command again to continue.",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     add_data_set(parser)
     option = parser.add_argument
     option("output", metavar="OUT", help="folder for runs, table and plot")

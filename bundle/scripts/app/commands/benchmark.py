@@ -1,18 +1,16 @@
-"""`bioatt benchmark`: how fast the networks and the whole way are on this machine."""
+"""Measure how fast this machine denoises.
+
+Measure, in turn: the rate of matrix products, RED-CNN in plain PyTorch, the same network by our fastest path, the
+default network, and a whole series from reading to writing. Do not use the machine meanwhile. docs/performance.md
+explains the figures.
+"""
 
 from __future__ import annotations
 
 import argparse
 
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "benchmark",
-        help="measure how fast this machine denoises",
-        description="Measure, in turn: the rate of matrix products, RED-CNN in plain PyTorch, the same network by our "
-        "fastest path, the default network, and a whole series from reading to writing. Do not use the machine "
-        "meanwhile. docs/performance.md explains the figures.",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--output", default="benchmark", metavar="DIR", help="folder for benchmark.json and .md")
     option("--repeats", type=int, default=5, metavar="N", help="runs of each, for the median (default: 5)")

@@ -1,4 +1,8 @@
-"""`bioatt convert`: the authors' checkpoint to this bundle's weights."""
+"""Convert a checkpoint of the paper's authors to weights of this bundle.
+
+Read a checkpoint in one of the authors' four layouts and write it as weights of this bundle, with their recipe (.json)
+beside them.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,7 @@ from ...errors import BioAttError
 from ...staging import check_output_file, staged_file
 
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "convert",
-        help="convert a checkpoint of the paper's authors to weights of this bundle",
-        description="Read a checkpoint in one of the authors' four layouts and write it as weights of this bundle, "
-        "with their recipe (.json) beside them.",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("input", metavar="CHECKPOINT", help="the authors' .pth file")
     option("output", metavar="WEIGHTS.pt", help="the file to write")

@@ -1,4 +1,8 @@
-"""`bioatt data`: what a data set holds, and what was refused."""
+"""List what a data set holds for training, patient by patient.
+
+List the studies of DATA: layout, slices, thickness, body region, which doses there are, and what was refused and why.
+Patients are named by pseudonym. docs/data.md shows the layouts.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,7 @@ import argparse
 from ..arguments import add_data_set
 
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "data",
-        help="list what a data set holds for training, patient by patient",
-        description="List the studies of DATA: layout, slices, thickness, body region, which doses there are, and what "
-        "was refused and why. Patients are named by pseudonym. docs/data.md shows the layouts.",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     add_data_set(parser)
     parser.add_argument("--key", metavar="FILE", help="write which pseudonym is which folder to this JSON file")
 

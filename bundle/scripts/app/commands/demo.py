@@ -1,4 +1,8 @@
-"""`bioatt demo`: a phantom at low dose, denoised."""
+"""Simulate a small low-dose series and denoise it.
+
+Simulate a small low-dose DICOM series of a phantom, denoise it, and print the quality before and after. OUT then
+contains the DICOM series low_dose, truth and denoised, and demo.png.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,10 @@ from pathlib import Path
 
 from ..arguments import NOTICE
 
+EPILOG = NOTICE
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "demo",
-        help="simulate a small low-dose series and denoise it",
-        description="Simulate a small low-dose DICOM series of a phantom, denoise it, and print the quality before and "
-        "after. OUT then contains the DICOM series low_dose, truth and denoised, and demo.png.",
-        epilog=NOTICE,
-    )
+
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", help="folder to create; an earlier demo in it is replaced")
 
 

@@ -1,4 +1,8 @@
-"""`bioatt denoise`: the inference workflow, for one input or for each of a list."""
+"""Denoise a DICOM series or NIfTI files.
+
+Denoise CT: a DICOM series becomes a derived DICOM series, NIfTI becomes NIfTI. HU and geometry are kept; the input is
+never changed.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,10 @@ from ..arguments import NOTICE, PRIORS, add_input, add_output, add_result, given
 if TYPE_CHECKING:
     from ...cohort import Places
 
+EPILOG = f"{PRIORS}\nexample: bioatt denoise study/series3 study/series3_denoised\n\n{NOTICE}"
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "denoise",
-        help="denoise a DICOM series or NIfTI files",
-        description="Denoise CT: a DICOM series becomes a derived DICOM series, NIfTI becomes NIfTI. "
-        "HU and geometry are kept; the input is never changed.",
-        epilog=f"{PRIORS}\nexample: bioatt denoise study/series3 study/series3_denoised\n\n{NOTICE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add(parser: argparse.ArgumentParser) -> None:
     add_input(parser)
     add_output(parser)
     option = parser.add_argument

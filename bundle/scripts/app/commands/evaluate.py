@@ -1,4 +1,7 @@
-"""`bioatt evaluate`: the evaluation workflow."""
+"""Measure the quality of trained weights on patients held out.
+
+Run the evaluation workflow (configs/train.json with evaluate.json).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,7 @@ from ...errors import BioAttError
 from ..arguments import add_result, add_workflow, given, result_overrides, training_overrides
 
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "evaluate",
-        help="measure the quality of trained weights on patients held out",
-        description="Run the evaluation workflow (configs/train.json with evaluate.json).",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     add_workflow(parser)
     parser.add_argument(
         "--patients",

@@ -1,4 +1,8 @@
-"""`bioatt explain`: attention maps of one slice, and what another prior changes."""
+"""Show where the network attends in a slice, and what another prior changes.
+
+For one slice, write the attention maps as pictures and NIfTI, and compare the result with its own prior, the uniform
+prior and a prior of another region.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,10 @@ import argparse
 from ...errors import BioAttError
 from ..arguments import NOTICE, PRIORS, add_input, add_output, add_result, inference_overrides, reading
 
+EPILOG = f"{PRIORS}\nexample: bioatt explain study/series3 explained --slice 40\n\n{NOTICE}"
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "explain",
-        help="show where the network attends in a slice, and what another prior changes",
-        description="For one slice, write the attention maps as pictures and NIfTI, and compare the result with its "
-        "own prior, the uniform prior and a prior of another region.",
-        epilog=f"{PRIORS}\nexample: bioatt explain study/series3 explained --slice 40\n\n{NOTICE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add(parser: argparse.ArgumentParser) -> None:
     add_input(parser)
     add_output(parser)
     option = parser.add_argument

@@ -1,4 +1,8 @@
-"""`bioatt export`: the network as a file for other runtimes."""
+"""Write the network as ONNX.
+
+Write the network for other runtimes, and compare it with PyTorch. Inputs are image (B, 1, H, W) in network range, (HU +
+500) / 500, and prior (B, 11); B, H and W are free.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,10 @@ from ...device import find_device
 from ...staging import check_output_file
 from ..arguments import NOTICE, add_weights, given
 
+EPILOG = NOTICE
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "export",
-        help="write the network as ONNX",
-        description="Write the network for other runtimes, and compare it with PyTorch. Inputs are image "
-        "(B, 1, H, W) in network range, (HU + 500) / 500, and prior (B, 11); B, H and W are free.",
-        epilog=NOTICE,
-    )
+
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", help="the file, .onnx")
     add_weights(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the file")

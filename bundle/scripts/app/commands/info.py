@@ -1,4 +1,7 @@
-"""`bioatt info`: versions, weights, and where the network would run."""
+"""Show versions, weights, device and precision.
+
+Show the versions, the bundle's weights and their sha256, and the device and precision that would be used.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,7 @@ from ..entry import BUNDLE_ROOT, bundle_version
 _PACKAGES = ("torch", "monai", "pydicom", "nibabel", "numpy")
 
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "info",
-        help="show versions, weights, device and precision",
-        description="Show the versions, the bundle's weights and their sha256, and the device and precision that would "
-        "be used.",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -1,4 +1,7 @@
-"""`bioatt priors`: a table of priors, one row per slice."""
+"""Write the prior of each slice to a CSV table.
+
+Write the prior of each axial slice to a CSV table that --prior table:FILE reads.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,10 @@ from ...progress import bar
 from ...staging import check_output_file
 from ..arguments import PRIORS, add_input, given, reading
 
+EPILOG = PRIORS
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "priors",
-        help="write the prior of each slice to a CSV table",
-        description="Write the prior of each axial slice to a CSV table that --prior table:FILE reads.",
-        epilog=PRIORS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add(parser: argparse.ArgumentParser) -> None:
     add_input(parser)
     option = parser.add_argument
     option(

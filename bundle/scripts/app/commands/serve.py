@@ -1,4 +1,8 @@
-"""`bioatt serve`: a DICOM node that denoises what is sent to it. docs/node.md shows how to use it."""
+"""Run a DICOM node: receive CT by C-STORE, send derived series.
+
+Receive CT series by C-STORE, denoise each as `bioatt denoise` does, and send the derived series to another node. What
+was acknowledged is on disk, and is processed even after a restart.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,10 @@ _COUNT = number(int, "a whole number from 1", lambda found: found >= 1)
 _POSITIVE = number(float, "a number above 0 and below 1e9", lambda found: 0 < found < 1e9)
 _MIN_FREE = number(float, "a number from 0, below 1e9", lambda found: 0 <= found < 1e9)
 
+EPILOG = f"example: bioatt serve --ae-title BIOATT --send-to PACS@192.0.2.1:104\n\n{NOTICE}"
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "serve",
-        help="run a DICOM node: receive CT by C-STORE, send derived series",
-        description="Receive CT series by C-STORE, denoise each as `bioatt denoise` does, and send the derived series "
-        "to another node. What was acknowledged is on disk, and is processed even after a restart.",
-        epilog=f"example: bioatt serve --ae-title BIOATT --send-to PACS@192.0.2.1:104\n\n{NOTICE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--send-to", metavar="AE@HOST:PORT", help="where derived series go")
     option("--port", type=int, default=11112, metavar="N", help="to listen on (default: 11112)")

@@ -1,4 +1,8 @@
-"""`bioatt simulate`: a low-dose series from a routine one."""
+"""Simulate a low-dose series from a routine one.
+
+Simulate a lower dose: a DICOM series becomes a derived DICOM series, marked as simulated; NIfTI stays NIfTI. Only the
+difference in noise is added; docs/simulation.md describes the method.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,10 @@ import argparse
 from ...provenance import SimulatedDose, bundle_version
 from ..arguments import NOTICE, add_output, add_series, number, reading
 
+EPILOG = f"example: bioatt simulate study/series3 study/series3_quarter --dose 0.25\n\n{NOTICE}"
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "simulate",
-        help="simulate a low-dose series from a routine one",
-        description="Simulate a lower dose: a DICOM series becomes a derived DICOM series, marked as simulated; NIfTI "
-        "stays NIfTI. Only the difference in noise is added; docs/simulation.md describes the method.",
-        epilog=f"example: bioatt simulate study/series3 study/series3_quarter --dose 0.25\n\n{NOTICE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+
+def add(parser: argparse.ArgumentParser) -> None:
     add_series(parser)
     add_output(parser)
     option = parser.add_argument

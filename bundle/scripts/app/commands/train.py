@@ -1,4 +1,7 @@
-"""`bioatt train`: the training workflow."""
+"""Train on real low doses, or on low doses simulated from full ones.
+
+Run the training workflow (configs/train.json).
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,7 @@ from ..arguments import add_workflow, given, training_overrides
 from ..entry import BUNDLE_ROOT
 
 
-def add(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "train",
-        help="train on real low doses, or on low doses simulated from full ones",
-        description="Run the training workflow (configs/train.json).",
-    )
+def add(parser: argparse.ArgumentParser) -> None:
     add_workflow(parser)
     option = parser.add_argument
     option("--network", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 or redcnn")
