@@ -21,7 +21,7 @@ from fuzz_dicom import examined, mutate_bytes
 from scripts.cohort import read_list
 from scripts.networks import load_weights, make_network, read_recipe
 from scripts.priors import DESCRIPTORS, SliceKey, TablePrior, UniformPrior, write_prior_table
-from scripts.training import Checkpoints
+from scripts.training import Checkpoints, WeightAverage
 from scripts.volumes.formats.nifti import geometry as nifti_geometry
 from scripts.volumes.formats.nifti import write as write_nifti
 from scripts.volumes.scope import scope_of
@@ -177,7 +177,8 @@ class Checkpoint:
     def seeds(folder):
         """(name, content), the first letter says what it is."""
         network, optimizer, schedule = Checkpoint.parts()
-        kept = Checkpoints(folder, network, optimizer, schedule, SimpleNamespace(state=SimpleNamespace(epoch=0)))
+        validator = SimpleNamespace(state=SimpleNamespace(epoch=0))
+        kept = Checkpoints(folder, network, optimizer, schedule, validator, WeightAverage(network))
         state = SimpleNamespace(epoch=1, iteration=3, epoch_length=3, max_epochs=1)
         kept.validator.state.metrics = {}
         kept.save(SimpleNamespace(state=state))
@@ -242,7 +243,7 @@ class Checkpoint:
         def steps(source, target):
             network, optimizer, schedule = Checkpoint.parts()
             if kind == b"C":
-                kept = Checkpoints(source, network, optimizer, schedule, None, resume=True)
+                kept = Checkpoints(source, network, optimizer, schedule, None, WeightAverage(network), resume=True)
                 kept.load(SimpleNamespace(state=SimpleNamespace(epoch_length=3, max_epochs=5)))
             elif kind == b"S":
                 recipe = read_recipe(source / "model.pt")

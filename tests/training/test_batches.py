@@ -11,7 +11,7 @@ import torch
 from scripts.errors import BioAttError
 from scripts.hu import network_to_hu
 from scripts.priors import SliceKey
-from scripts.training import Augmentation, PatchBatches, ProbedSquaredError
+from scripts.training import PatchBatches, ProbedSquaredError
 from scripts.training.pairs import CachedPair
 
 ALPHA_SQUARED = 4.0
@@ -271,7 +271,7 @@ def test_unusable_settings_are_refused(tmp_path):
     with pytest.raises(BioAttError, match="augmentation noise_gian is not known; it has .*noise_gain"):
         PatchBatches(data, batch_size=1, patch_shape=(8, 8), steps=1, augmentation={"noise_gian": (1, 2)})
     with pytest.raises(BioAttError, match="nothing is left to train on"):
-        PatchBatches([], batch_size=1, patch_shape=(8, 8), steps=1, augmentation=Augmentation())
+        PatchBatches([], batch_size=1, patch_shape=(8, 8), steps=1, augmentation={})
 
 
 def test_patches_with_a_structure_are_shared_out_evenly_or_refused(tmp_path, monkeypatch):

@@ -186,7 +186,7 @@ def test_early_stop_ends_the_trainer_that_it_is_attached_to():
 
 def test_a_training_that_goes_on_stops_early_where_it_would_have_stopped(tmp_path):
     from ignite.engine import Engine
-    from scripts.training.loop import Checkpoints, EarlyStop
+    from scripts.training.loop import Checkpoints, EarlyStop, WeightAverage
 
     network = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
@@ -195,7 +195,8 @@ def test_a_training_that_goes_on_stops_early_where_it_would_have_stopped(tmp_pat
     def train(scores, epochs):
         """Train until `epochs`, Checkpoints attached before EarlyStop as in paper.json; return the last epoch."""
         trainer, validator = (Engine(lambda engine, batch: None) for _ in range(2))
-        Checkpoints(tmp_path, network, optimizer, schedule, validator, resume=True).attach(trainer)
+        average = WeightAverage(network)
+        Checkpoints(tmp_path, network, optimizer, schedule, validator, average, resume=True).attach(trainer)
         EarlyStop(3, lambda engine: scores[engine.state.epoch - 1]).attach(trainer)
         trainer.run([0], max_epochs=epochs)
         return trainer.state.epoch
@@ -208,7 +209,7 @@ def test_a_training_that_goes_on_stops_early_where_it_would_have_stopped(tmp_pat
 def test_weights_take_the_recipe_of_their_own_training_along(tmp_path):
     from ignite.engine import Engine
     from scripts.networks import Recipe, read_recipe
-    from scripts.training.loop import Checkpoints
+    from scripts.training.loop import Checkpoints, WeightAverage
 
     network = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
@@ -219,7 +220,8 @@ def test_weights_take_the_recipe_of_their_own_training_along(tmp_path):
     def train(folder, recipe):
         trainer, validator = (Engine(lambda engine, batch: None) for _ in range(2))
         validator.state.epoch, validator.state.metrics = 1, {"denoised_psnr_db": 30.0}
-        Checkpoints(folder, network, optimizer, schedule, validator, publish=published, recipe=recipe).attach(trainer)
+        average = WeightAverage(network)
+        Checkpoints(folder, network, optimizer, schedule, validator, average, recipe, publish=published).attach(trainer)
         trainer.run([0], max_epochs=1)
 
     for version in ("one", "two"):

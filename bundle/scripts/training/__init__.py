@@ -8,7 +8,6 @@ from .loop import (
     EarlyStop,
     ProbedSquaredError,
     StopOnNaN,
-    TargetLoss,
     WeightAverage,
     clip_gradients,
     end_process_group,

@@ -101,7 +101,7 @@ class PatchBatches:
         batch_size: B, over all processes.
         patch_shape: h and w in pixels.
         steps: batches an epoch.
-        augmentation: ranges; or its arguments by name.
+        augmentation: arguments of `Augmentation` by name.
         seed: of all that is random.
         device: where slices, noise and patches live.
         most_slices: no more are held at a time; of more slices each epoch takes others.
@@ -117,7 +117,7 @@ class PatchBatches:
         batch_size: int,
         patch_shape: Sequence[int],
         steps: int,
-        augmentation: Augmentation | dict[str, Any],
+        augmentation: dict[str, Any],
         seed: int = 0,
         device: torch.device | str = "cpu",
         most_slices: int = 2000,
@@ -132,12 +132,11 @@ class PatchBatches:
         self.patch_shape = tuple(int(side) for side in patch_shape)
         self.steps = steps
         known = {field.name for field in fields(Augmentation)}
-        if isinstance(augmentation, dict) and set(augmentation) - known:
+        if unknown := set(augmentation) - known:
             raise BioAttError(
-                f"augmentation {', '.join(sorted(set(augmentation) - known))} is not known; it has "
-                f"{', '.join(sorted(known))}"
+                f"augmentation {', '.join(sorted(unknown))} is not known; it has {', '.join(sorted(known))}"
             )
-        self.augmentation = augmentation if isinstance(augmentation, Augmentation) else Augmentation(**augmentation)
+        self.augmentation = Augmentation(**augmentation)
         self.probed = round(self.augmentation.probe_share * batch_size)
         if self.probed % processes:
             raise BioAttError(
@@ -181,13 +180,13 @@ class PatchBatches:
         if len(self.pairs) <= self.most_slices:
             return self.pairs
         order = torch.randperm(len(self.pairs), generator=_generator(self.seed, -1 - turn)).tolist()
-        nth: dict[str, int] = {}
+        seen: Counter[str] = Counter()  # how many slices of each patient come before
         ranked = []
         for index in order:
             patient = self.pairs[index].patient
-            nth[patient] = nth.get(patient, 0) + 1
-            ranked.append((nth[patient], len(ranked), index))
-        return [self.pairs[index] for _, _, index in sorted(ranked)[: self.most_slices]]
+            ranked.append((seen[patient], index))
+            seen[patient] += 1
+        return [self.pairs[index] for _, index in sorted(ranked, key=lambda one: one[0])[: self.most_slices]]
 
 
 class _Pool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,11 @@ def mayo_2016(root: Path, folders: list[Path]) -> list[Entry]:
         root/quarter_1mm/L067/quarter_1mm/*.IMA     or as its archives unpack, at any depth
         root/full_1mm/L067/full_1mm/*.IMA
     """
-    doses: dict[tuple[str, str], dict[str, Path]] = {}
-    for folder in _walk(folders):
-        named = re.fullmatch(r"(quarter|full)_(\d+mm(?:_[a-z]+)?)", folder.name, re.IGNORECASE)
-        if named and any(one.is_file() for one in folder.iterdir()):
-            dose, variant = named[1].lower(), named[2].lower()
-            taken = doses.setdefault((folder.parent.name, variant), {}).setdefault(dose, folder)
-            if taken != folder:
-                raise BioAttError(f"{taken} and {folder} are the same dose of one patient; keep one of them")
+    doses = _by_dose(
+        ((folder.parent.name, named[2].lower()), named[1].lower(), folder)
+        for folder, named in _walk(folders, r"(quarter|full)_(\d+mm(?:_[a-z]+)?)")
+        if any(one.is_file() for one in folder.iterdir())
+    )
     return [
         Entry(
             patient=patient,
@@ -91,15 +88,13 @@ def tcia_ldct(root: Path, folders: list[Path]) -> list[Entry]:
 
     Doses of one study belong together; so do the only low and the only full dose of a patient.
     """
+    found = _by_dose(
+        ((folder.parent.parent.name, folder.parent.name), named[1].lower(), folder)
+        for folder, named in _walk(folders, r"[\d.]+-(low|full) dose images-\w+")
+    )
     patients: dict[str, dict[str, dict[str, Path]]] = {}
-    for folder in _walk(folders):
-        named = re.fullmatch(r"[\d.]+-(low|full) dose images-\w+", folder.name, re.IGNORECASE)
-        if named:
-            studies = patients.setdefault(folder.parent.parent.name, {})
-            doses = studies.setdefault(folder.parent.name, {})
-            taken = doses.setdefault(named[1].lower(), folder)
-            if taken != folder:
-                raise BioAttError(f"{taken} and {folder} are the same dose of one study; keep one of them")
+    for (patient, study), doses in found.items():
+        patients.setdefault(patient, {})[study] = doses
     return [
         Entry(
             patient=patient,
@@ -130,16 +125,13 @@ def nifti_pairs(root: Path, folders: list[Path]) -> list[Entry]:
         root/PATIENT/low.nii.gz       or      root/low/PATIENT.nii.gz
         root/PATIENT/full.nii.gz              root/full/PATIENT.nii.gz
     """
-    doses: dict[str, dict[str, Path]] = {}
-    for folder in folders:
-        for file in sorted(folder.iterdir()):
-            if format_of(file) is None or file.name.startswith("."):
-                continue
-            name = file.name.removesuffix(suffix_of(file))
-            pair = {"low", "full"}
-            patient, dose = (name, folder.name) if folder.name in pair else (folder.name, name)
-            if dose in pair and doses.setdefault(patient, {}).setdefault(dose, file) != file:
-                raise BioAttError(f"{file} and {doses[patient][dose]} are the same dose of one patient; keep one")
+    pair = {"low", "full"}
+    found = []
+    for file in (file for folder in folders for file in sorted(folder.iterdir())):
+        if format_of(file) is not None and not file.name.startswith("."):
+            name, folder_name = file.name.removesuffix(suffix_of(file)), file.parent.name
+            found.append((name, folder_name, file) if folder_name in pair else (folder_name, name, file))
+    doses = _by_dose(one for one in found if one[1] in pair)
     return [
         Entry(patient=patient, layout="NIfTI", full=of.get("full"), low=of.get("low")) for patient, of in doses.items()
     ]
@@ -181,9 +173,8 @@ def datalist(file: Path) -> list[Entry]:
     entries = []
     try:
         known = json.loads(file.read_text())
-        sections = [name for name in ("training", "validation", "test") if known.get(name)]
         for section, part in zip(("training", "validation", "test"), PARTS, strict=True):
-            items = load_decathlon_datalist(file, True, section) if section in sections else ()
+            items = load_decathlon_datalist(file, True, section) if known.get(section) else ()
             for item, written in zip(items, known.get(section) or (), strict=True):
                 own = dict(written) if isinstance(written, Mapping) else {}
                 named = {**item, "patient": own.get("patient")}  # MONAI makes a path of the name of a file or folder
@@ -243,9 +234,24 @@ def _datalist_entry(item: Mapping[str, Any], what: str, part: str = "") -> Entry
     )
 
 
-def _walk(folders: list[Path]) -> Iterator[Path]:
-    """`folders` and all below them in a fixed order, hidden ones passed over."""
+def _walk(folders: list[Path], pattern: str) -> Iterator[tuple[Path, re.Match[str]]]:
+    """Those of `folders` and all below them whose name fits, in a fixed order, hidden ones passed over."""
     for folder in folders:
         for parent, below, _ in os.walk(folder):
             below[:] = sorted(name for name in below if not name.startswith("."))
-            yield Path(parent)
+            if named := re.fullmatch(pattern, Path(parent).name, re.IGNORECASE):
+                yield Path(parent), named
+
+
+def _by_dose(found: Iterable[tuple[Any, str, Path]]) -> dict[Any, dict[str, Path]]:
+    """Where each dose of a patient, or of a study or variant of theirs, lies.
+
+    Raises:
+        BioAttError: one of them is there twice.
+    """
+    doses: dict[Any, dict[str, Path]] = {}
+    for key, dose, place in found:
+        taken = doses.setdefault(key, {}).setdefault(dose, place)
+        if taken != place:
+            raise BioAttError(f"{taken} and {place} are the same dose of one patient or study; keep one of them")
+    return doses

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 _WEAK_STRUCTURE = hu_to_network(60.0) - hu_to_network(0.0)
 #: Names of the files in a training's output folder.
 CHECKPOINT, BEST, FINAL = "checkpoint.pt", "best.pt", "model.pt"
+_IN_CHECKPOINT = "network average optimizer lr_scheduler epoch iteration epoch_length random".split()
 _REMEDY = f"take {BEST} beside it as weights, or name another output folder"
 
 
@@ -51,7 +53,7 @@ class Checkpoints:
     Args:
         folder: where the files stand; made if missing.
         network: the bare network, not wrapped for several processes.
-        average: of its weights, which is what best.pt and model.pt hold; None keeps the last weights themselves.
+        average: of its weights, which is what best.pt and model.pt hold.
         recipe: of the weights, written beside them; None writes none.
         validator: the evaluator whose metric decides about the best weights.
         metric: its name in the validator's metrics; higher is better.
@@ -70,7 +72,7 @@ class Checkpoints:
     optimizer: torch.optim.Optimizer
     lr_scheduler: Any
     validator: Engine
-    average: WeightAverage | None = None
+    average: WeightAverage
     recipe: Recipe | None = None
     metric: str = "denoised_psnr_db"
     interval: int = 1
@@ -109,8 +111,7 @@ class Checkpoints:
             )
         state = _read_checkpoint(path)
         fit_weights(self.network, state["network"], str(path))
-        if self.average is not None:
-            fit_weights(self.average.network, state.get("average") or state["network"], str(path))
+        fit_weights(self.average.network, state["average"], str(path))
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
@@ -145,6 +146,7 @@ class Checkpoints:
             return
         state = {
             "network": self.network.state_dict(),
+            "average": self.average.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "lr_scheduler": self.lr_scheduler.state_dict(),
             "epoch": engine.state.epoch,
@@ -153,8 +155,6 @@ class Checkpoints:
             "best": self.best,
             "random": {"torch": torch.get_rng_state()},
         }
-        if self.average is not None:
-            state["average"] = self.average.network.state_dict()
         if hasattr(engine.state, "early_stop"):
             state["early_stop"] = dict(engine.state.early_stop.state_dict())
         _save(self.folder / CHECKPOINT, state)
@@ -167,8 +167,7 @@ class Checkpoints:
     def _save_weights(self, path: Path) -> None:
         """Write weights and their recipe; between the two there is none, rather than that of the weights before."""
         recipe_path(path).unlink(missing_ok=True)
-        kept_network = self.network if self.average is None else self.average.network
-        _save(path, {name: value.cpu() for name, value in kept_network.state_dict().items()})
+        _save(path, {name: value.cpu() for name, value in self.average.network.state_dict().items()})
         if self.recipe is not None:
             write_recipe(path, self.recipe)
 
@@ -243,28 +242,19 @@ class ProbedSquaredError(nn.Module):
         return loss
 
 
-class TargetLoss(nn.Module):
-    """Any loss of an image and its target, of batches that hold more than both.
+def on_targets(loss: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """`loss` as a training takes it: `ProbedSquaredError` itself, any other on images and their targets alone.
 
-    Patches that are shown with a structure, structures and weights are left out. Targets without bias are noisy: only a
-    squared error leads from them to the truth.
+    A batch of `PatchBatches` holds more: of the output (B + P, 1, h, w) patches that are shown with a structure, of the
+    label (B, 3, h, w) structures and weights, are left out. Targets without bias are noisy: only a squared error leads
+    from them to the truth.
 
     Args:
         loss: called with the network's output and the target, (B, 1, h, w) each.
     """
-
-    def __init__(self, loss: nn.Module) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, pred: Tensor, label: Tensor) -> Tensor:
-        """Return the loss of `pred` (B + P, 1, h, w) and `label` (B, 1, h, w), or (B, 3, h, w) of `PatchBatches`."""
-        return self.loss(pred[: len(label)], label[:, :1])
-
-
-def on_targets(loss: nn.Module) -> nn.Module:
-    """`loss` as a training takes it: `ProbedSquaredError` itself, any other on targets alone."""
-    return loss if isinstance(loss, ProbedSquaredError) else TargetLoss(loss)
+    if isinstance(loss, ProbedSquaredError):
+        return loss
+    return lambda pred, label: loss(pred[: len(label)], label[:, :1])
 
 
 @dataclass(eq=False)
@@ -406,7 +396,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         check_size(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        missing = {"network", "optimizer", "lr_scheduler", "epoch", "iteration", "epoch_length", "random"} - set(state)
+        missing = set(_IN_CHECKPOINT) - set(state)
     except Exception as error:  # torch, zipfile and pickle each have their own for a damaged file
         raise BioAttError(f"checkpoint {path} cannot be read; {_REMEDY}") from error
     if missing:

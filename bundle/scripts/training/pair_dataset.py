@@ -59,8 +59,8 @@ class LoadPaird(MapTransform):
 
     Takes ``{"pair": CachedPair}`` (see `training_pairs`) and gives ``image`` and ``label`` (1, H, W) in HU, and
     ``prior`` (K,) or (K, h, w), all of one slice, with its ``spacing_mm`` (2,), of rows and columns, and
-    ``alpha_squared``, the variance of the added noise over the full dose's own, both NaN where not known, its
-    ``patient`` (pseudonym), ``region`` and ``uid``; other keys are kept.
+    ``alpha_squared``, the variance of the added noise over the full dose's own, both NaN where not known; other keys,
+    such as ``patient``, ``region`` and ``uid``, are kept.
 
     Args:
         keys: where the pair stands, usually ``pair``.
@@ -84,7 +84,4 @@ class LoadPaird(MapTransform):
             "prior": torch.from_numpy(priors[self.realisation]),
             "spacing_mm": torch.full((2,), math.nan if spacing_mm is None else spacing_mm),
             "alpha_squared": torch.tensor(pair.added_noise(self.realisation)),
-            "patient": pair.patient,
-            "region": pair.region,
-            "uid": pair.uid,
         }

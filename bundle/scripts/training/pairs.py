@@ -82,10 +82,7 @@ class CachedPair:
         Raises:
             BioAttError: the file is damaged or gone.
         """
-        read = _read_pair(self.path)
-        if read is None:
-            raise BioAttError(f"cached pair {self.path} is damaged or gone; start again, and it is made anew")
-        return (*read, self.priors)
+        return (*_whole_pair(self.path), self.priors)
 
 
 def training_pairs(
@@ -135,10 +132,9 @@ def training_pairs(
         wanted += [(study, [one for owner, one in slices if owner is study]) for study in studies.of(patient)]
     maker = _Maker(Path(cache_dir), recipe)
     _make_all(maker, wanted, processes)
-    cache = _Cache(maker, prior_source)
     made: dict[str, list[CachedPair]] = {patient: [] for patient in patients}
     for study, indices in wanted:
-        made[study.patient] += cache.pairs(study, indices)
+        made[study.patient] += _cached(maker, study, indices, prior_source)
     for patient in made:
         logger.info("%s: %d slices to %s on", patient, len(made[patient]), part)
     if not any(made.values()):
@@ -227,63 +223,56 @@ def _told_without_names(study: Study) -> Iterator[None]:
         raise BioAttError(f"{study.patient}: no pairs can be made: {why}") from error
 
 
-class _Cache:
-    """Pairs that are there, with their priors; makes priors that are not."""
+def _cached(maker: _Maker, study: Study, indices: list[tuple[int, int]], source: PriorSource) -> list[CachedPair]:
+    """The pairs of one study at the slice indices (full, low), inferior to superior; priors not there are made."""
+    stack, paths, facts = study.low or study.full, [maker.path(study, *pair) for pair in indices], facts_of_study(study)
+    found = []
+    are_missing = not all(_prior_path(path, source).exists() for path in paths)
+    with _told_without_names(study), bar(len(paths), f"priors {study.patient}", are_missing) as advance:
+        noise = "" if study.low or not paths else str(maker.match(study))
+        for path, (full, low) in zip(paths, indices, strict=True):
+            index = low if study.low else full  # of the slice which names the priors
+            priors = _priors(path, stack.keys[index], source)
+            found.append(
+                CachedPair(
+                    path=path,
+                    priors=priors,
+                    patient=study.patient,
+                    key=stack.keys[index],
+                    uid=stack.uids[index],
+                    region=_region(study, priors, source),
+                    facts=facts,
+                    dose_fractions=() if study.low else tuple(maker.recipe["doses"]),
+                    real_dose_fraction=study.dose_fraction if study.low else None,
+                    noise=noise,
+                )
+            )
+            advance(1)
+    return found
 
-    def __init__(self, maker: _Maker, prior_source: PriorSource) -> None:
-        self.maker = maker
-        self.prior_source = prior_source
 
-    def pairs(self, study: Study, indices: list[tuple[int, int]]) -> list[CachedPair]:
-        """The pairs of one study at the slice indices (full, low), inferior to superior."""
-        paths = [self.maker.path(study, *pair) for pair in indices]
-        found, facts = [], facts_of_study(study)
-        are_missing = not all(self._prior_path(path).exists() for path in paths)
-        with _told_without_names(study), bar(len(paths), f"priors {study.patient}", are_missing) as advance:
-            noise = "" if study.low or not paths else str(self.maker.match(study))
-            for path, (full, low) in zip(paths, indices, strict=True):
-                found.append(self._with_prior(study, path, low if study.low else full, facts, noise))
-                advance(1)
-        return found
+def _region(study: Study, priors: np.ndarray, source: PriorSource) -> str:
+    """By the header, or by the priors (R, K) or (R, K, h, w) of a source that looks at the slice."""
+    if study.region != UNKNOWN or source.name.partition(":")[0] in ("uniform", "random"):
+        return study.region
+    return region_of_prior(priors.mean(axis=(0, *range(2, priors.ndim))), source.descriptors)
 
-    def _with_prior(self, study: Study, path: Path, index: int, facts: Facts, noise: str) -> CachedPair:
-        """The pair with the priors of its low doses; `index` is that of the slice which names them."""
-        stack = study.low or study.full
-        priors = self._priors(path, stack.keys[index])
-        region = study.region
-        if region == UNKNOWN and self.prior_source.name.partition(":")[0] not in ("uniform", "random"):  # know nothing
-            whole = priors.mean(axis=(0, *range(2, priors.ndim)))  # over realisations, and the places of a dense prior
-            region = region_of_prior(whole, self.prior_source.descriptors)
-        return CachedPair(
-            path=path,
-            priors=priors,
-            patient=study.patient,
-            key=stack.keys[index],
-            uid=stack.uids[index],
-            region=region,
-            facts=facts,
-            dose_fractions=() if study.low else tuple(self.maker.recipe["doses"]),
-            real_dose_fraction=study.dose_fraction if study.low else None,
-            noise=noise,
-        )
 
-    def _priors(self, path: Path, key: SliceKey) -> np.ndarray:
-        """Priors of the low-dose realisations (R, K), kept beside the pair under the digest of what made them."""
-        kept = self._prior_path(path)
-        try:
-            return np.load(kept, allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # not there yet, or damaged
-            pass
-        read = _read_pair(path)
-        if read is None:
-            raise BioAttError(f"cached pair {path} is damaged or gone; start again, and it is made anew")
-        low = torch.from_numpy(read[1].astype(np.float32))
-        priors = self.prior_source(low, [key] * len(low)).numpy()
-        _write(kept, partial(np.save, arr=priors))
-        return priors
+def _priors(path: Path, key: SliceKey, source: PriorSource) -> np.ndarray:
+    """Priors of the low-dose realisations (R, K), kept beside the pair under the digest of what made them."""
+    kept = _prior_path(path, source)
+    try:
+        return np.load(kept, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # not there yet, or damaged
+        pass
+    low = torch.from_numpy(_whole_pair(path)[1].astype(np.float32))
+    priors = source(low, [key] * len(low)).numpy()
+    _write(kept, partial(np.save, arr=priors))
+    return priors
 
-    def _prior_path(self, path: Path) -> Path:
-        return path.with_suffix(f".{self.prior_source.digest[:16]}.prior.npy")
+
+def _prior_path(path: Path, source: PriorSource) -> Path:
+    return path.with_suffix(f".{source.digest[:16]}.prior.npy")
 
 
 def _volume(stack: Stack, dose: str) -> RadiologicalSlices:
@@ -317,6 +306,17 @@ def _read_pair(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     except Exception:  # numpy and zipfile raise many kinds of errors on damaged files
         return None
     return (full, low) if low.shape[1:] == full.shape and low.ndim == 3 else None
+
+
+def _whole_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """`_read_pair` of a file that must be there.
+
+    Raises:
+        BioAttError: it is damaged or gone.
+    """
+    if (read := _read_pair(path)) is None:
+        raise BioAttError(f"cached pair {path} is damaged or gone; start again, and it is made anew")
+    return read
 
 
 def _write(path: Path, save: Callable[[Any], None]) -> None:

@@ -107,7 +107,8 @@ def make_split(
     path = Path(file)
     kept = _read(path) if path.exists() else None
     if any(named.values()):
-        parts = _complete(named, studies)
+        kept_out = named["validate"] + named["test"]
+        parts = named | {"train": named["train"] or [one for one in studies.patients if one not in kept_out]}
         if kept is not None and kept != parts:
             logger.warning("%s holds another split; the patients named override it", path)
     else:
@@ -119,12 +120,6 @@ def make_split(
     if kept is None:
         write_json(path, parts)
     return drawn
-
-
-def _complete(named: dict[str, list[str]], studies: Collection) -> dict[str, list[str]]:
-    """The named parts, all other patients for training if none were named for it."""
-    others = [patient for patient in studies.patients if patient not in named["validate"] + named["test"]]
-    return named | {"train": named["train"] or others}
 
 
 def _own_split(studies: Collection) -> dict[str, list[str]] | None:
