@@ -59,14 +59,11 @@ def frame_headers(dataset: Dataset, where: Path) -> list[Dataset]:
         )
     shared = items(dataset, "SharedFunctionalGroupsSequence", where) or [Dataset()]
     label(dataset, "SeriesDescription", where)  # decoded here, where its character set is known
-    common = Dataset()
-    common.update({tag: dataset.get_item(tag) for tag in dataset.keys() if tag.group < 0x5200})
+    common = _before_pixels(dataset)
     _lift(shared[0], common, where)
     headers = []
     for groups in own:
-        header = Dataset()
-        header.update(common)
-        header.file_meta = dataset.file_meta
+        header = _before_pixels(common)
         _lift(groups, header, where)
         headers.append(header)
     return headers
@@ -92,13 +89,13 @@ def _placed_frames(dataset: Dataset, frames: int, where: Path) -> list[Dataset]:
     They follow each other along the normal (rows x columns) of the first, by GridFrameOffsetVector or
     SpacingBetweenSlices.
     """
-    offsets = _frame_offsets(dataset, frames, where)
     pointers = text(dataset, "FrameIncrementPointer", where)
-    if offsets is None and pointers and not any(pointer in pointers for pointer in _PLACES):
+    if pointers and not any(pointer in pointers for pointer in _PLACES):
         raise BioAttError(
             f"{where}: NumberOfFrames is {frames} in CT Image Storage, and its frames follow each other by "
             f"{pointers} (FrameIncrementPointer), not in space; take images of one time, each a file or an Enhanced CT"
         )
+    offsets = _frame_offsets(dataset, frames, where)
     if offsets is None:
         raise BioAttError(
             f"{where}: NumberOfFrames is {frames} in CT Image Storage, and nothing says where its frames lie (no "
@@ -109,9 +106,7 @@ def _placed_frames(dataset: Dataset, frames: int, where: Path) -> list[Dataset]:
     normal = np.cross(orientation[:3], orientation[3:])
     headers = []
     for offset in offsets:
-        header = Dataset()
-        header.update({tag: dataset.get_item(tag) for tag in dataset.keys() if tag.group < 0x5200})
-        header.file_meta = dataset.file_meta
+        header = _before_pixels(dataset)
         position = [round(float(one), 6) for one in first + offset * normal]
         header["ImagePositionPatient"] = DataElement("ImagePositionPatient", "DS", list(map(str, position)))
         headers.append(header)
@@ -119,11 +114,8 @@ def _placed_frames(dataset: Dataset, frames: int, where: Path) -> list[Dataset]:
 
 
 def _frame_offsets(dataset: Dataset, frames: int, where: Path) -> np.ndarray | None:
-    """Way of each frame along the normal in mm; None where it is not known, or frames follow in time."""
+    """Way of each frame along the normal in mm; None where it is not known."""
     if frames < 1 or frames > MAX_FRAMES:
-        return None
-    pointers = text(dataset, "FrameIncrementPointer", where)
-    if pointers and not any(pointer in pointers for pointer in _PLACES):
         return None
     try:
         along = numbers(dataset, "GridFrameOffsetVector", frames, where)
@@ -133,6 +125,14 @@ def _frame_offsets(dataset: Dataset, frames: int, where: Path) -> np.ndarray | N
         except BioAttError:
             return None
     return along - along[0] if np.all(np.diff(along) != 0) else None
+
+
+def _before_pixels(dataset: Dataset) -> Dataset:
+    """A header with the elements of `dataset`, not decoded, up to the functional groups of frames."""
+    header = Dataset()
+    header.update({tag: dataset.get_item(tag) for tag in dataset.keys() if tag.group < 0x5200})
+    header.file_meta = dataset.file_meta
+    return header
 
 
 def _lift(groups: Dataset, header: Dataset, where: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..priors import SliceKey
 from .volume import Volume, load_volume
 
 
+@dataclass(kw_only=True, eq=False)
 class SeriesReader(ImageReader):
     """Reads a DICOM series, a DICOM file or a NIfTI file as HU, float32, with an affine to RAS.
 
@@ -32,28 +33,13 @@ class SeriesReader(ImageReader):
         BioAttError: on reading, see `load_volume`.
     """
 
-    def __init__(
-        self,
-        *,
-        series: str | int = "",
-        assume_hu: bool = False,
-        allow_gaps: bool = False,
-        one_scan: bool = False,
-        progress: bool = False,
-        processes: FileProcesses | None = None,
-        known: KnownSeries | None = None,
-    ) -> None:
-        super().__init__()
-        self._load = partial(
-            load_volume,
-            series=str(series),  # MONAI's command line reads a SeriesNumber as a number
-            assume_hu=assume_hu,
-            allow_gaps=allow_gaps,
-            one_scan=one_scan,
-            progress=progress,
-            processes=processes,
-            known=known,
-        )
+    series: str | int = ""  # MONAI's command line reads a SeriesNumber as a number
+    assume_hu: bool = False
+    allow_gaps: bool = False
+    one_scan: bool = False
+    progress: bool = False
+    processes: FileProcesses | None = None
+    known: KnownSeries | None = None
 
     def verify_suffix(self, filename: Sequence[os.PathLike | str] | os.PathLike | str) -> bool:
         """Every path may be tried: DICOM files need no suffix."""
@@ -61,7 +47,7 @@ class SeriesReader(ImageReader):
 
     def read(self, data: Sequence[os.PathLike | str] | os.PathLike | str, **kwargs: Any) -> Volume:
         """Read the one path in `data`."""
-        return self._load(data if isinstance(data, (str, os.PathLike)) else data[0])
+        return load_volume(data if isinstance(data, (str, os.PathLike)) else data[0], **vars(self))
 
     def get_data(self, img: Volume) -> tuple[np.ndarray, dict[str, Any]]:
         """Return the array and the meta data that LoadImaged makes a MetaTensor of."""

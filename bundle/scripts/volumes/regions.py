@@ -11,26 +11,17 @@ UNKNOWN = "unknown"
 #: Regions by the defined terms of BodyPartExamined (PS3.16 annex L) that name one of them. An organ tells what was
 #: looked for and not what a slice shows, and terms over several regions (CHESTABDPELVIS) leave it open.
 HEADER_REGIONS = {
-    "HEAD": "head",
-    "SKULL": "head",
-    "BRAIN": "head",
-    "CHEST": "chest",
-    "THORAX": "chest",
+    **dict.fromkeys(("HEAD", "SKULL", "BRAIN"), "head"),
+    **dict.fromkeys(("CHEST", "THORAX"), "chest"),
     "ABDOMEN": "abdomen",
     "PELVIS": "pelvis",
 }
 
 #: Regions that the paper's descriptors vote for; spine and lymph nodes are everywhere and vote for none.
 DESCRIPTOR_REGIONS = {
-    "skull": "head",
-    "ventricles": "head",
-    "lungs": "chest",
-    "mediastinum": "chest",
-    "liver": "abdomen",
-    "kidneys": "abdomen",
-    "pancreas": "abdomen",
-    "spleen": "abdomen",
-    "abdominal aorta": "abdomen",
+    **dict.fromkeys(("skull", "ventricles"), "head"),
+    **dict.fromkeys(("lungs", "mediastinum"), "chest"),
+    **dict.fromkeys(("liver", "kidneys", "pancreas", "spleen", "abdominal aorta"), "abdomen"),
 }
 
 #: Share of a prior that must stand above the uniform one before it names a region.

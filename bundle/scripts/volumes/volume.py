@@ -83,7 +83,7 @@ def _is_dicom(path: Path) -> bool:
 def load_volume(
     path: str | os.PathLike[str],
     *,
-    series: str = "",
+    series: str | int = "",
     assume_hu: bool = False,
     allow_gaps: bool = False,
     one_scan: bool = False,
@@ -114,7 +114,7 @@ def load_volume(
             check_hu(hu, path)
         return Volume(hu=hu, affine=affine, source=Path(path))
     allowed = {"allow_gaps": allow_gaps, "assume_hu": assume_hu, "one_scan": one_scan}
-    chosen = (known or KnownSeries()).select(path, series or None, **allowed)
+    chosen = (known or KnownSeries()).select(path, str(series) or None, **allowed)
     with bar(len(chosen.files), "reading", progress) as advance:
         hu = read_volume(chosen, advance, processes, bright_padding_as_air=True).transpose(2, 1, 0)
     if not assume_hu:
