@@ -97,9 +97,7 @@ class _Inflated(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         with _damage_told():
-            data = self._stream.read1(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+            return self._stream.readinto1(buffer)
 
     def close(self) -> None:
         self._stream.close()

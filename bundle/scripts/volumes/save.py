@@ -82,13 +82,16 @@ class SaveSeries:
 
     def write(self, engine: Engine) -> None:
         """Write the results of one iteration."""
+        if self.report is not None and self._page is None:  # what is entered first is moved last
+            self.report_file.absolute().parent.mkdir(parents=True, exist_ok=True)
+            self._page = self._staging.enter_context(staged_file(self.report_file))
         for item in engine.state.output:
             meta = item["image"].meta
-            hu = item["pred"].cpu().numpy()[0]
+            source, hu = Path(meta["filename_or_obj"]), item["pred"].cpu().numpy()[0]
             provenance = self.provenance.outside(meta.get("outside_scope", ""))
             if meta["kind"] == "dicom":
                 write_dicom_result(
-                    Path(meta["filename_or_obj"]),
+                    source,
                     json.loads(meta["selection"]),
                     hu,
                     self.output_dir,
@@ -101,7 +104,9 @@ class SaveSeries:
                     known=self.known,
                 )
             else:
-                self._write_file(Path(meta["filename_or_obj"]), hu, provenance)
+                if self._folder is None:
+                    self._folder = self._staging.enter_context(staged_folder(self.output_dir, self.overwrite))
+                write_file_result(source, hu, self._folder, provenance)
 
     def finish(self, engine: Engine) -> None:
         """Move the finished folder to its place, and then the report to its own."""
@@ -115,19 +120,7 @@ class SaveSeries:
         self._staging.__exit__(type(error), error, error.__traceback__)
         raise error
 
-    def _write_file(self, source: Path, hu: np.ndarray, provenance: Derivation) -> None:
-        if self._folder is None:
-            self._stage_report()  # what is entered first is moved last
-            self._folder = self._staging.enter_context(staged_folder(self.output_dir, self.overwrite))
-        write_file_result(source, hu, self._folder, provenance)
-
-    def _stage_report(self) -> None:
-        if self.report is not None and self._page is None:
-            self.report_file.absolute().parent.mkdir(parents=True, exist_ok=True)
-            self._page = self._staging.enter_context(staged_file(self.report_file))
-
     def _write_report(self) -> None:
-        self._stage_report()
         if self.report is not None and self._page is not None:
             self._page.write_text(self.report(), encoding="utf-8")
 
