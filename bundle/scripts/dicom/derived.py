@@ -30,10 +30,11 @@ _UNTRUE_ANYWHERE = frozenset(
         "ConversionSourceAttributesSequence DigitalSignaturesSequence MACParametersSequence"
     ).split()
 )
-#: Of the equipment that acquired the source, for its item among those that contributed (PS3.3 C.7.5.1, C.12.1.1.5).
-_EQUIPMENT = (
-    "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions InstitutionName StationName".split()
-)
+#: Of the equipment that acquired the source, for its item among those that contributed (PS3.3 C.7.5.1, C.12.1.1.5):
+#: characters of each, of an LO, or of an SH.
+_EQUIPMENT = dict.fromkeys(
+    "Manufacturer ManufacturerModelName DeviceSerialNumber SoftwareVersions InstitutionName".split(), 64
+) | {"StationName": 16}
 _ACQUISITION = ("109101", "Acquisition Equipment")
 _CONCATENATION = ("ConcatenationUID", "SOPInstanceUIDOfConcatenationSource")
 
@@ -199,9 +200,8 @@ def _set_equipment(derived: Dataset, source: Dataset, file: Path, run: Run) -> N
     earlier = items(derived, "ContributingEquipmentSequence", file)  # those that worked on the source stay
     purposes = [code.get("CodeValue") for one in earlier for code in one.get("PurposeOfReferenceCodeSequence", [])]
     if _ACQUISITION[0] not in purposes:
-        said = {keyword: label(source, keyword, file) for keyword in _EQUIPMENT}
-        limits = {"StationName": 16}  # of an SH; the others are LO
-        said = {keyword: plain(words, limits.get(keyword, 64)) for keyword, words in said.items() if words}
+        said = {one: plain(label(source, one, file), limit) for one, limit in _EQUIPMENT.items()}
+        said = {keyword: words for keyword, words in said.items() if words}
         if "Manufacturer" in said:  # type 1
             earlier = [_item(**said, PurposeOfReferenceCodeSequence=[_code(*_ACQUISITION)]), *earlier]
     set_element(derived, "ContributingEquipmentSequence", "SQ", [*earlier, device])

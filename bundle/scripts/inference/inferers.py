@@ -97,7 +97,7 @@ class SlicePriorInferer(Inferer):
         """
         if inputs.dim() != 5 or inputs.shape[1] != 1:
             raise BioAttError(f"the inferer wants a volume (B, 1, H, W, slices), got {list(inputs.shape)}")
-        if isinstance(inputs, MetaTensor) and IN_NETWORK_RANGE in inputs.meta:
+        if isinstance(inputs, MetaTensor) and inputs.meta.get(IN_NETWORK_RANGE):
             raise BioAttError(HU_UNTIL_THE_INFERER)
         values = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         meta = inputs.meta if isinstance(inputs, MetaTensor) else {}

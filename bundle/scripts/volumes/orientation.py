@@ -49,27 +49,17 @@ class OrientSlicesd(MapTransform, InvertibleTransform):
         change = radiological_change(affine)
         axes, reversed_axes = np.argsort(change[:, 0]).tolist(), np.flatnonzero(change[:, 1] < 0).tolist()
         _reverse(values, reversed_axes)
-        turned = MetaTensor(
-            values.permute(0, *(axis + 1 for axis in axes)),
-            meta=dict(volume.meta) | {"affine": torch.as_tensor(affine @ inv_ornt_aff(change, values.shape[1:]))},
-            applied_operations=volume.applied_operations,
-        )
-        self.push_transform(
-            turned,
-            orig_size=tuple(values.shape[1:]),
-            extra_info={"axes": axes, "reversed": reversed_axes, "affine": affine},
-        )
+        permuted = values.permute(0, *(axis + 1 for axis in axes))
+        turned = _placed(volume, permuted, affine @ inv_ornt_aff(change, values.shape[1:]))
+        done = {"axes": axes, "reversed": reversed_axes, "affine": affine}
+        self.push_transform(turned, orig_size=tuple(values.shape[1:]), extra_info=done)
         return turned
 
     def _turn_back(self, volume: MetaTensor) -> MetaTensor:
         done = self.pop_transform(volume)["extra_info"]
         values = volume.as_tensor().permute(0, *(int(axis) + 1 for axis in np.argsort(done["axes"])))
         _reverse(values, done["reversed"])
-        return MetaTensor(
-            values,
-            meta=dict(volume.meta) | {"affine": torch.as_tensor(done["affine"])},
-            applied_operations=volume.applied_operations,
-        )
+        return _placed(volume, values, done["affine"])
 
 
 def radiological_change(affine: np.ndarray) -> np.ndarray:
@@ -77,6 +67,12 @@ def radiological_change(affine: np.ndarray) -> np.ndarray:
     from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
     return ornt_transform(io_orientation(affine), axcodes2ornt(RADIOLOGICAL_AXES))
+
+
+def _placed(volume: MetaTensor, values: torch.Tensor, affine: np.ndarray) -> MetaTensor:
+    """`volume` with other values and affine."""
+    meta = dict(volume.meta) | {"affine": torch.as_tensor(affine)}
+    return MetaTensor(values, meta=meta, applied_operations=volume.applied_operations)
 
 
 def _reverse(volume: torch.Tensor, axes: list[int]) -> None:

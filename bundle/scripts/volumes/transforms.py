@@ -40,7 +40,7 @@ class LoadSeriesd(LoadImaged):
 HU_UNTIL_THE_INFERER = (
     "the inferer takes HU and gives HU; leave HUToNetworkd out of preprocessing and NetworkToHUd out of postprocessing"
 )
-#: In the meta of a volume that `HUToNetworkd` converted.
+#: In the meta of a volume: whether `HUToNetworkd` converted it.
 IN_NETWORK_RANGE = "in_network_range"
 
 
@@ -56,6 +56,7 @@ class HUToNetworkd(MapTransform):
     """
 
     convert = staticmethod(hu_to_network)
+    to_network = True
 
     def __init__(self, keys: KeysCollection, *, in_place: bool = False) -> None:
         super().__init__(keys)
@@ -64,23 +65,18 @@ class HUToNetworkd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Convert the arrays under `keys`."""
-        return dict(data) | {key: self._marked(self.convert(data[key])) for key in self.key_iterator(data)}
-
-    def _marked(self, volume: Any) -> Any:
-        if isinstance(volume, MetaTensor):
-            volume.meta[IN_NETWORK_RANGE] = True
-        return volume
+        converted = {key: self.convert(data[key]) for key in self.key_iterator(data)}
+        for volume in converted.values():
+            if isinstance(volume, MetaTensor):
+                volume.meta[IN_NETWORK_RANGE] = self.to_network
+        return dict(data) | converted
 
 
 class NetworkToHUd(HUToNetworkd):
     """Network range to HU, value * 500 - 500; the inverse of `HUToNetworkd`."""
 
     convert = staticmethod(network_to_hu)
-
-    def _marked(self, volume: Any) -> Any:
-        if isinstance(volume, MetaTensor):
-            volume.meta.pop(IN_NETWORK_RANGE, None)
-        return volume
+    to_network = False
 
 
 def collate_one(batch: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
