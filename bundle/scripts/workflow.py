@@ -17,7 +17,7 @@ from pydoc import locate
 from types import TracebackType
 from typing import Any
 
-from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, run
 from monai.bundle.config_item import ComponentLocator
 
 from .device import keep_freed_memory
@@ -41,18 +41,7 @@ CONFIGS = BUNDLE_ROOT / "configs"
 #: Overrides that are words of users: paths, names of series, text. They are never code.
 _WORDS = {"dataset_dir", "output_dir", "series", "series_description", "weights", "prior"}
 #: Options of `python -m monai.bundle run` itself; all others override a config.
-RUN_OPTIONS = {
-    "run_id",
-    "init_id",
-    "final_id",
-    "meta_file",
-    "config_file",
-    "logging_file",
-    "tracking",
-    "args_file",
-    "workflow_type",
-    "properties_path",
-}
+RUN_OPTIONS = {*inspect.signature(run).parameters, *inspect.signature(ConfigWorkflow).parameters} - {"override"}
 
 
 def begin() -> None:

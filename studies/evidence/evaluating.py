@@ -293,6 +293,28 @@ def real_patient(low_folder: Path, full_folder: Path, count: int, *, seed: int =
     return EvaluatedPatient(name=low_folder.name, slices=slices)
 
 
+def insert_several(
+    full_hu: np.ndarray, spacing_mm: float, generator: np.random.Generator, insertions: int = INSERTIONS
+) -> list[list[Disc]]:
+    """Discs of several insertions, each with places of its own.
+
+    Args:
+        full_hu, spacing_mm: see `insert_discs`.
+        insertions: how many; of those beyond `INSERTIONS`, as many as there is room for.
+
+    Raises:
+        BioAttError: there is no room for the discs.
+    """
+    rounds = []
+    for turn in range(insertions):
+        try:
+            rounds.append(insert_discs(full_hu, spacing_mm, generator, turn))
+        except BioAttError:
+            if turn < INSERTIONS:
+                raise
+    return rounds
+
+
 def with_room(
     total: int,
     full: Callable[[int], np.ndarray],
@@ -311,7 +333,7 @@ def with_room(
     for index in range(every // 2, total, every):
         generator = np.random.default_rng([seed, index])
         try:
-            room.append((index, insert_discs(full(index), spacing_mm, generator, insertions)))
+            room.append((index, insert_several(full(index), spacing_mm, generator, insertions)))
         except BioAttError:  # lungs, or air
             continue
     if not room:

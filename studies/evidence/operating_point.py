@@ -113,7 +113,7 @@ def chosen_slices(patient: Patient, seed: int) -> list[tuple[int, list[tuple[str
         wanted = [d for d in DIAMETERS_MM for _ in range(NODULES)]
         nodules = place_lesions(inside, wanted, spacing_mm, generator, tissue_hu=LUNG_PLACE_HU, even_hu=LUNG_EVEN_HU)
         try:
-            (soft,) = insert_discs(full, spacing_mm, generator, insertions=1)
+            soft = insert_discs(full, spacing_mm, generator)
         except BioAttError:  # no even soft tissue
             continue
         if nodules:

@@ -270,7 +270,7 @@ def _discs(
 ) -> tuple[tuple[float, int, int, float], ...]:
     """Discs of all diameters in even soft tissue; none where there is no room."""
     try:
-        (discs,) = insert_discs(full_hu[box], spacing_mm, np.random.default_rng(seed), insertions=1)
+        discs = insert_discs(full_hu[box], spacing_mm, np.random.default_rng(seed))
     except BioAttError:
         return ()
     starts = [int(one.start) for one in box]

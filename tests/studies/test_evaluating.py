@@ -6,7 +6,6 @@ from made_studies import save_default_network
 from phantom import write_ct_series
 from scipy.ndimage import gaussian_filter
 from scripts.errors import BioAttError
-from scripts.evaluation.plane import insert_discs
 from scripts.priors import SliceKey
 
 from studies.evidence import quick
@@ -14,6 +13,7 @@ from studies.evidence.evaluating import (
     EvaluatedSlice,
     Method,
     evaluate,
+    insert_several,
     kept_patient,
     measured_alpha2,
     patient_figures,
@@ -44,7 +44,7 @@ def body(size=192, noise=10.0, seed=0):
 def one():
     full = body()
     added = np.sqrt(3.0) * (body(seed=1) - body(seed=1, noise=0.0))
-    insertions = insert_discs(full, SPACING_MM, np.random.default_rng(0))
+    insertions = insert_several(full, SPACING_MM, np.random.default_rng(0))
     return EvaluatedSlice(
         index=7,
         key=SliceKey(7, "1.2.3"),
@@ -108,7 +108,7 @@ def test_bm3d_denoises_one_insertion_and_knows_a_spectrum():
     pytest.importorskip("bm3d")
     small = body(96)
     added = 2.0 * (body(96, seed=1) - body(96, seed=1, noise=0.0))
-    discs = insert_discs(small, SPACING_MM, np.random.default_rng(0))
+    discs = insert_several(small, SPACING_MM, np.random.default_rng(0))
     one = EvaluatedSlice(
         index=0, key=SliceKey(0), full_hu=small, low_hu=small + added, spacing_mm=1.0, insertions=discs
     )

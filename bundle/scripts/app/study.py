@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from ..cohort import Job, Places, denoise_jobs
 from ..dicom.scan import Scan, scan, series_number
 from ..errors import BioAttError, find_bioatt_error
-from ..progress import bar
 from ..staging import check_output_folder
 from ..volumes.save import check_apart
 from .node.rules import Choice, Rule, choose
@@ -82,13 +81,11 @@ def denoise_study(
             tell(uid, "left out", choice.why)
         else:
             tell(uid, "failed", str(choice))
-    with bar(len(jobs), "series", bool(overrides.get("progress", True)), "series") as advance:
-        for job, outcome in denoise_jobs(jobs, configs, overrides, places):
-            if outcome["state"] == "done":
-                tell(job.series, "denoised", _result(job.target.name, outcome))
-            else:
-                tell(job.series, "failed", outcome["why"])
-            advance(1)
+    for job, outcome in denoise_jobs(jobs, configs, overrides, places):
+        if outcome["state"] == "done":
+            tell(job.series, "denoised", _result(job.target.name, outcome))
+        else:
+            tell(job.series, "failed", outcome["why"])
     outcomes.sort(key=lambda one: (one.number or 0, one.uid))
     print("\n".join(_told(outcomes, root)), flush=True)
     if all(one.state == "left out" for one in outcomes):

@@ -90,10 +90,8 @@ def denoise_cohort(
     _check(before, root, resume, overrides)
     rows = _rows_before(root, jobs, before)
     left = [job for job in jobs if job.target not in rows]
-    with bar(len(left), "series", bool(overrides.get("progress", True)), "series") as advance:
-        for job, outcome in denoise_jobs(left, config_names, overrides, places or Places()):
-            rows[job.target] = _row(root, job, outcome)
-            advance(1)
+    for job, outcome in denoise_jobs(left, config_names, overrides, places or Places()):
+        rows[job.target] = _row(root, job, outcome)
     table = [rows[job.target] for job in jobs]
     with staged_file(root / TABLE) as file, open(file, "w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, _COLUMNS)
@@ -120,7 +118,8 @@ def denoise_jobs(
         "threads": places.threads or _share_of_cores(places),
         "version": bundle_version(),
     }
-    with _connected(places, jobs) as client:
+    shown = bool(overrides.get("progress", True))
+    with _connected(places, jobs) as client, bar(len(jobs), "series", shown, "series") as advance:
 
         def submit(job: Job) -> Future:
             places_of_it = {"source": str(job.source), "target": str(job.target), "series": job.series}
@@ -145,6 +144,7 @@ def denoise_jobs(
             else:
                 for note in outcome["notes"]:
                     logger.warning("%s", note if note.startswith(str(job.source)) else f"{job.name}: {note}")
+                advance(1)
                 yield job, outcome
 
 

@@ -127,15 +127,9 @@ def noise_frequency(slices_hu: Sequence[np.ndarray]) -> float:
     return float(weight @ frequency[band] / weight.sum()) if weight.sum() > 0.0 else math.nan
 
 
-def _rings() -> np.ndarray:
-    """Ring of each cell of the spectrum of a square."""
-    axis = np.fft.fftfreq(SIDE)
-    return np.rint(np.hypot(*np.meshgrid(axis, axis)) * SIDE).astype(int)
-
-
 def ring_frequencies() -> np.ndarray:
     """Frequency of each ring of `noise_spectrum`, in cycles a pixel."""
-    return np.arange(_rings().max() + 1) / SIDE
+    return np.arange(len(ring_means(np.zeros((SIDE, SIDE))))) / SIDE
 
 
 def noise_spectrum(squares_hu: Sequence[np.ndarray]) -> np.ndarray:
@@ -143,8 +137,15 @@ def noise_spectrum(squares_hu: Sequence[np.ndarray]) -> np.ndarray:
     flat = without_trend(np.asarray(squares_hu, dtype=np.float64))
     window = np.outer(hann(SIDE, sym=False), hann(SIDE, sym=False))
     power = (np.abs(np.fft.fft2(flat * window)) ** 2).mean(0) / (window**2).sum()
-    rings = _rings()
-    return np.bincount(rings.ravel(), power.ravel()) / np.bincount(rings.ravel())
+    return ring_means(power)
+
+
+def ring_means(spectrum: np.ndarray) -> np.ndarray:
+    """Means of a spectrum (N, N) of an FFT over rings of one step of frequency, from frequency 0 to the corners."""
+    size = len(spectrum)
+    axis = np.fft.fftfreq(size)
+    rings = np.rint(np.hypot(*np.meshgrid(axis, axis)) * size).astype(int).ravel()
+    return np.bincount(rings, spectrum.ravel()) / np.bincount(rings)
 
 
 def without_trend(squares: np.ndarray) -> np.ndarray:

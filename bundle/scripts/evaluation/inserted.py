@@ -67,7 +67,7 @@ class InsertedDiscs(OfEachSlice):
         low, full, out = (np.asarray(item[key].cpu().numpy()[0], np.float64) for key in ("image", "label", "pred"))
         generator = np.random.default_rng([self.seed, zlib.crc32(str(source.get("uid", "")).encode())])
         try:
-            insertions = insert_discs(full, spacing_mm, generator, insertions=1)
+            insertions = [insert_discs(full, spacing_mm, generator)]
         except BioAttError:  # lungs, head or air
             insertions = []
         one = PlaneSlice(low_hu=low, anatomy_hu=full, spacing_mm=spacing_mm, insertions=insertions)

@@ -42,40 +42,24 @@ class Disc:
     contrast_hu: float
 
 
-def insert_discs(
-    full_hu: np.ndarray, spacing_mm: float, generator: np.random.Generator, insertions: int = INSERTIONS
-) -> list[list[Disc]]:
-    """Places and contrasts of the discs of several insertions, each of which is one image to denoise.
+def insert_discs(full_hu: np.ndarray, spacing_mm: float, generator: np.random.Generator, turn: int = 0) -> list[Disc]:
+    """Places and contrasts of the discs of one insertion, which is one image to denoise: as many as there is room for.
 
-    Each insertion has places of its own; the contrasts go round from disc to disc and from insertion to insertion, so
-    that each diameter meets each contrast equally often.
+    The contrasts go round from disc to disc and from turn to turn, so that in `INSERTIONS` insertions each diameter
+    meets each contrast equally often. The largest gives way if else a needed diameter would find no place.
 
     Args:
         full_hu: (H, W) in HU; decides where soft tissue is even, see `place_lesions`.
-        insertions: how many; of those beyond `INSERTIONS`, as many as there is room for.
+        turn: which insertion of several on this slice.
 
     Raises:
         BioAttError: there is no room for a disc of each diameter in `NEEDED_MM`.
     """
-    rounds = []
-    for i in range(insertions):
-        try:
-            lesions = _place(full_hu, spacing_mm, generator)
-        except BioAttError:
-            if i < INSERTIONS:
-                raise
-            continue
-        rounds.append([Disc(one, CONTRASTS_HU[(i + j) % len(CONTRASTS_HU)]) for j, one in enumerate(lesions)])
-    return rounds
-
-
-def _place(full_hu: np.ndarray, spacing_mm: float, generator: np.random.Generator) -> list[Lesion]:
-    """As many as there is room for; the largest gives way if else a needed diameter would find none."""
     for largest in (max(DIAMETERS_MM), *[max(NEEDED_MM)] * TRIES):
         diameters = [d for d, count in DISCS_AN_INSERTION.items() for _ in range(count) if d <= largest]
         lesions = place_lesions(full_hu, diameters, spacing_mm, generator)
         if set(NEEDED_MM) <= {one.diameter_mm for one in lesions}:
-            return lesions
+            return [Disc(one, CONTRASTS_HU[(turn + j) % INSERTIONS]) for j, one in enumerate(lesions)]
     raise BioAttError(
         f"no room for discs of {', '.join(f'{d:g}' for d in NEEDED_MM)} mm in even soft tissue; choose another slice"
     )
@@ -91,7 +75,7 @@ class PlaneSlice:
     Args:
         low_hu: the noisy slice, (H, W) in HU.
         anatomy_hu: the same slice at the best dose there is; decides the flat places.
-        insertions: see `insert_discs`.
+        insertions: of each the discs, see `insert_discs`.
         window: the part of the slice that is looked at; the discs must lie in it.
     """
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..dose.image_noise import ring_means
+
 
 def noise_power_spectrum_2d(noise_hu: np.ndarray, spacing_mm: float) -> np.ndarray:
     """``NPS(u, v) = spacing^2 / N^2 <|DFT(noise)|^2>``, in HU^2 mm^2; frequency 0 stands first.
@@ -41,9 +43,7 @@ def noise_power_spectrum(noise_hu: np.ndarray, spacing_mm: float) -> dict[str, A
     """
     spectrum = noise_power_spectrum_2d(noise_hu, spacing_mm)
     size = spectrum.shape[0]
-    frequencies = np.fft.fftfreq(size)
-    bins = np.rint(np.hypot(*np.meshgrid(frequencies, frequencies)) * size).astype(int)
-    radial = (np.bincount(bins.ravel(), spectrum.ravel()) / np.bincount(bins.ravel()))[: size // 2 + 1]
+    radial = ring_means(spectrum)[: size // 2 + 1]
     frequency = np.arange(len(radial)) / (size * spacing_mm)
     total = radial.sum()
     return {

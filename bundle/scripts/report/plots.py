@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ _LINES = {"before": {"color": BEFORE, "linestyle": (0, (4, 2))}, "after": {"colo
 
 def spectrum_plot(nps: dict[str, Any]) -> str:
     """Radial noise power spectra before and after, see `spectra`."""
-    with _style():
-        figure = _figure(5.4, 3.1)
+    with _figure(5.4, 3.1) as figure:
         axes = figure.subplots()
         for name, line in _LINES.items():
             one = nps[name]
@@ -34,8 +33,7 @@ def spectrum_plot(nps: dict[str, Any]) -> str:
 
 def histogram_plot(histogram: dict[str, Sequence[float]]) -> str:
     """Share of pixels by HU before and after: all of them on a log scale, and soft tissue on a linear one."""
-    with _style():
-        figure = _figure(10.4, 3.1)
+    with _figure(10.4, 3.1) as figure:
         for axes, (title, limits, scale) in zip(
             figure.subplots(1, 2),
             (("All HU, logarithmic", (-1024, 1500), "log"), ("Fat and soft tissue", (-200, 300), "linear")),
@@ -62,8 +60,7 @@ def prior_plot(priors: np.ndarray, descriptors: Sequence[str], positions_mm: np.
         positions_mm: (slices,) along the patient, superior positive.
         shown: slices whose pictures the page has; marked.
     """
-    with _style():
-        figure = _figure(10.4, 4.0)
+    with _figure(10.4, 4.0) as figure:
         axes = figure.subplots()
         count = len(priors)
         edges = np.arange(count + 1) - 0.5
@@ -102,16 +99,14 @@ def _name_band(axes: Any, edges: np.ndarray, top: np.ndarray, share: np.ndarray,
         )
 
 
-def _figure(width: float, height: float) -> Any:
+@contextmanager
+def _figure(width: float, height: float) -> Iterator[Any]:
+    """Yield a figure of this size in inches, to be drawn and written in the report's style."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _style() -> AbstractContextManager[None]:
-    from matplotlib import rc_context
-
-    return rc_context(fname=Path(__file__).with_name("page.mplstyle"))
+    with rc_context(fname=Path(__file__).with_name("page.mplstyle")):
+        yield Figure(figsize=(width, height), layout="constrained")
 
 
 def _finish(axes: Any) -> None:

@@ -48,7 +48,7 @@ def send(files: Sequence[Path], destination: Destination, ae_title: str, context
     Raises:
         BioAttError: not all were taken; to be tried again. Says why.
     """
-    from pynetdicom import AE, evt
+    from pynetdicom import AE
     from pynetdicom.status import code_to_category
 
     node = AE(ae_title=ae_title)
@@ -58,17 +58,14 @@ def send(files: Sequence[Path], destination: Destination, ae_title: str, context
         for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
             node.add_requested_context(storage_class, syntax)
     tls = {"tls_args": (context, destination.host)} if context else {}
-    rejections: list[str] = []
-    handlers = [(evt.EVT_PDU_RECV, lambda event: rejections.append(getattr(event.pdu, "reason_str", "")))]
     try:
-        association = node.associate(
-            destination.host, destination.port, ae_title=destination.ae_title, evt_handlers=handlers, **tls
-        )
+        association = node.associate(destination.host, destination.port, ae_title=destination.ae_title, **tls)
     except (OSError, UnicodeError) as error:
         raise BioAttError(f"{destination} cannot be called ({error}); its name is not known") from error
     if not association.is_established:
         if association.is_rejected:
-            raise BioAttError(f"{destination} rejects the association of {ae_title}: {rejections[-1]}")
+            why = association.acceptor.primitive.reason_str
+            raise BioAttError(f"{destination} rejects the association of {ae_title}: {why}")
         if association.rejected_contexts:
             names = ", ".join(sorted({UID(one.abstract_syntax).name for one in association.rejected_contexts}))
             raise BioAttError(f"{destination} accepts no {names}; let it take them from {ae_title}")
