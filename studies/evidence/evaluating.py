@@ -146,13 +146,23 @@ class SliceFigures:
 def patient_figures(slices: Sequence[SliceFigures]) -> dict[str, Any]:
     """Of a patient: `PlanePoint.summary`, ``error_hu2`` by region, ``psnr_db``, ``bias_hu`` by tissue, ``slices``."""
     regions = slices[0].errors
+    point = sum((one.point for one in slices[1:]), slices[0].point)
     return {
         "slices": [one.index for one in slices],
-        **sum((one.point for one in slices[1:]), slices[0].point).summary(),
+        **point.summary(),
+        "contrast_by_hu": contrast_by_hu(point),
         "error_hu2": {region: pooled(one.errors[region] for one in slices) for region in regions},
         "psnr_db": float(np.mean([one.psnr_db for one in slices])),
         "bias_hu": {tissue: pooled(one.bias_hu[tissue] for one in slices) for tissue in TISSUES_HU},
     }
+
+
+def contrast_by_hu(point: PlanePoint) -> dict[str, dict[str, float]]:
+    """Mean share of the contrast that is kept, by diameter and contrast of the discs; keys are strings, as in JSON."""
+    shares: dict[str, dict[str, list[float]]] = {}
+    for diameter, contrast, share in sorted(point.shares):
+        shares.setdefault(f"{diameter:g}", {}).setdefault(f"{contrast:g}", []).append(share)
+    return {d: {c: float(np.mean(of)) for c, of in by.items()} for d, by in shares.items()}
 
 
 def edge_figures(slices: Sequence[EvaluatedSlice], found: Sequence[SliceFigures]) -> dict[str, list[float]]:

@@ -74,6 +74,7 @@ def test_a_blur_errs_at_edges_and_gains_in_flat_tissue(one):
     figures = {name: patient_figures(of) for name, of in evaluate(gaussians(), [one]).items()}
     none, some = figures["0 mm"], figures["1 mm"]
     assert none["noise_left"] == pytest.approx(1.0) and none["contrast"]["4"] == pytest.approx(1.0)
+    assert none["contrast_by_hu"]["4"] == pytest.approx({"-20": 1.0, "20": 1.0, "40": 1.0})
     own = np.var((one.low_hu - one.full_hu)[60:130, 60:130]) / 3.0
     assert none["error_hu2"]["flat"] == pytest.approx(4.0 * own, rel=0.2)
     assert some["error_hu2"]["edges"] > none["error_hu2"]["edges"]

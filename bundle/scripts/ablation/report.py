@@ -136,14 +136,6 @@ def _quality_table(summary: Mapping[str, Any]) -> str:
     return table(("arm", "patients", "seeds", "PSNR (dB)", "SSIM", "RMSE (HU)", *heads), rows)
 
 
-def _patient_table(summary: Mapping[str, Any]) -> str:
-    rows = [row for row in summary["rows"] if row["test_prior"] == "right"]
-    patients = sorted({patient for row in rows for patient in row["psnr_db"]["patients"]})
-    known = [(row["arm"], row["psnr_db"]["patients"]) for row in rows]
-    cells = [(arm, *(f"{of[patient]:.2f}" if patient in of else "-" for patient in patients)) for arm, of in known]
-    return table(("arm", *patients), cells)
-
-
 def _cell(difference: Mapping[str, Any], measure: str) -> str:
     """Mean, interval and verdict of one difference."""
     if measure not in difference:
@@ -162,7 +154,7 @@ def _page(summary: Mapping[str, Any], records: Sequence[Mapping[str, Any]], plot
         summary=summary,
         plot=plot,
         quality=_quality_table(summary),
-        patients=_patient_table(summary),
+        patients=sorted({name for row in summary["rows"] for name in row["psnr_db"]["patients"]}),
         cell=_cell,
         settings=json.dumps(records[0]["shared_settings"]) if records else "{}",
         versions=sorted({json.dumps(record["versions"], sort_keys=True) for record in records}),

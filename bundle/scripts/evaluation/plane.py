@@ -180,7 +180,7 @@ class PlanePoint:
         Returns:
             ``noise_in_hu``, ``noise_left`` (mean over slices of output over input), ``frequency_in_per_mm`` and
             ``frequency_left`` (mean frequency of the noise, and the output's over the input's), ``contrast`` by
-            diameter, ``contrast_by_hu`` by diameter and contrast, ``discs`` by diameter. Keys are strings, as in JSON.
+            diameter, ``discs`` by diameter. Keys are strings, as in JSON.
         """
         known = [(a, b) for a, b in self.noise_hu if a > 0.0 and not math.isnan(b)]
         before, after = (self._mean_frequency(i) for i in (0, 1))
@@ -191,12 +191,6 @@ class PlanePoint:
             "frequency_in_per_mm": before,
             "frequency_left": after / before,
             "contrast": {f"{d:g}": float(np.mean([s[2] for s in of])) for d, of in by.items()},
-            "contrast_by_hu": {
-                f"{d:g}": {
-                    f"{c:g}": float(np.mean([s[2] for s in of if s[1] == c])) for c in sorted({s[1] for s in of})
-                }
-                for d, of in by.items()
-            },
             "discs": {f"{d:g}": len(of) for d, of in by.items()},
         }
 

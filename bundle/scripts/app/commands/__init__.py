@@ -27,15 +27,10 @@ class Command(Protocol):
         ...
 
 
-def all_commands() -> dict[str, Command]:
-    """The commands, by name."""
-    names = sorted(one.name for one in pkgutil.iter_modules(__path__))
-    return {name: importlib.import_module(f"{__name__}.{name}") for name in names}
-
-
 def add_commands(commands: argparse._SubParsersAction) -> None:
     """Add the parser of every command, with its words and its arguments."""
-    for name, command in all_commands().items():
+    for name in sorted(one.name for one in pkgutil.iter_modules(__path__)):
+        command: Command = importlib.import_module(f"{__name__}.{name}")
         short, _, description = (command.__doc__ or "").partition("\n\n")
         epilog = getattr(command, "EPILOG", None)
         parser = commands.add_parser(

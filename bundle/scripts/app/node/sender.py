@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, Association
+from pynetdicom.status import code_to_category
 
 from ...dicom.headers import open_dicom
 from ...errors import BioAttError
@@ -48,9 +50,6 @@ def send(files: Sequence[Path], destination: Destination, ae_title: str, context
     Raises:
         BioAttError: not all were taken; to be tried again. Says why.
     """
-    from pynetdicom import AE
-    from pynetdicom.status import code_to_category
-
     node = AE(ae_title=ae_title)
     node.acse_timeout = node.connection_timeout = 30
     node.dimse_timeout = node.network_timeout = 120
@@ -72,7 +71,7 @@ def send(files: Sequence[Path], destination: Destination, ae_title: str, context
         raise BioAttError(f"{destination} does not answer{_why_not(destination, context)}")
     try:
         for file in files:
-            _send_one(association, file, destination, code_to_category)
+            _send_one(association, file, destination)
     finally:
         if association.is_established:
             association.release()
@@ -89,7 +88,7 @@ def _why_not(destination: Destination, context: ssl.SSLContext | None) -> str:
     return ""
 
 
-def _send_one(association, file, destination, code_to_category) -> None:  # noqa: ANN001
+def _send_one(association: Association, file: Path, destination: Destination) -> None:
     try:
         status = association.send_c_store(file)
     except (RuntimeError, ValueError, AttributeError) as error:  # the association broke, or no context was accepted
