@@ -83,11 +83,13 @@ def test_regions_are_body_edges_and_flat_soft_tissue():
     distance = np.hypot(rows - 80, columns - 80)
     image = np.where(distance < 60, 50.0, -1000.0)
     image[70:90, 40:60] = -850.0  # lung
+    image[100:116, 60:76], image[100:116, 84:100] = -400.0, -600.0  # denser and less dense than the limit
     image[2:6, 2:30] = 0.0  # the table
     image += generator.normal(0.0, 30.0, image.shape)
     regions = truth_regions(image, 1.0)
     assert set(regions) == {"body", "edges", "flat"}
     assert not regions["body"][:10].any() and not regions["body"][80, 50] and regions["body"][80, 100]
+    assert regions["body"][108, 68] and not regions["body"][108, 92]
     assert regions["edges"].any() and not (regions["edges"] & ~regions["body"]).any()
     assert not regions["edges"][110, 80], "noise is no edge"
     assert regions["flat"].any() and not (regions["flat"] & regions["edges"]).any()
