@@ -102,18 +102,14 @@ def _compare(folder: Path) -> list[str]:
     """Compare low dose and denoised with the truth, draw the picture, and return the lines to print."""
     truth, low = (radiological_slices(folder / name) for name in ("truth", "low_dose"))
     images = {"low dose": low} | {name: radiological_slices(_result(folder, name)) for name in STRENGTHS}
-    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in images}
-    for i in range(len(truth)):
-        mask = flat_soft_tissue(truth[i])
-        for name, volume in images.items():
-            quality = image_quality(volume[i], truth[i])
-            rows[name].append((quality["psnr_db"], quality["ssim"], noise_sd_hu(volume[i], mask)))
     middle = len(truth) // 2
     panels = {"low dose": low[middle], "denoised": images[DEFAULT][middle], "truth": truth[middle]}
     picture_rows(folder / "demo.png", {"": panels}, ("low dose", "denoised"))
     told = f"--strength {', '.join(STRENGTHS)}: abdomen window, against the truth"
     lines = ["", f"{'':<10}{'PSNR (dB)':>12}{'SSIM':>10}{'noise SD (HU)':>16}   {told}"]
-    for name, values in rows.items():
-        psnr, ssim, noise = np.mean(values, axis=0)
+    for name, volume in images.items():
+        quality = [image_quality(volume[i], truth[i]) for i in range(len(truth))]
+        psnr, ssim = (np.mean([one[measure] for one in quality]) for measure in ("psnr_db", "ssim"))
+        noise = np.mean([noise_sd_hu(volume[i], flat_soft_tissue(truth[i])) for i in range(len(truth))])
         lines.append(f"{name:<10}{psnr:>12.2f}{ssim:>10.4f}{noise:>16.1f}")
     return lines

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from ..networks import Denoiser, write_recipe
+from ..workflow import open_workflow
 
 _SEED = 0
 
 
 def default_network() -> Denoiser:
     """The network of inference.json, with seeded random weights."""
-    from ..workflow import open_workflow
-
     torch.manual_seed(_SEED)
     return open_workflow("inference", ["inference.json"], {}).parser.get_parsed_content("network_def").eval()
 
@@ -79,7 +78,6 @@ def time_series(
     from monai.engines import IterationEvents
 
     from ..dicom.phantom import write_ct_series
-    from ..workflow import open_workflow
 
     source = series or write_ct_series(scratch / "series", shape=shape, slices=slices, spacing=spacing(shape))
     overrides = {"dataset_dir": str(source), "output_dir": str(scratch / "out"), "weights": random_weights(scratch)}
@@ -136,8 +134,6 @@ def spacing(shape: tuple[int, int]) -> tuple[float, float]:
 
 def random_weights(scratch: Path) -> str:
     """A file of random weights for the default network, with the prior and the scope of the bundle's own."""
-    from ..workflow import open_workflow
-
     file = scratch / "default.pt"
     workflow = open_workflow("inference", ["inference.json"], {})
     torch.save(default_network().state_dict(), file)

@@ -44,11 +44,12 @@ def denoise_series(request: Mapping[str, Any]) -> dict[str, Any]:
     from distributed import get_worker
 
     inference, lock = _kept()
+    name = get_worker().name
     with lock, _warnings_kept() as notes:
-        outcome = {"began": time.time(), "state": "done", "why": "", "notes": notes, "worker": str(get_worker().name)}
+        outcome = {"began": time.time(), "state": "done", "why": "", "notes": notes, "worker": str(name)}
         usable = False
         try:
-            _prepare(inference, request)
+            _prepare(inference, request, name)
             usable = True
             target = Path(request["target"])
             clear_leftovers(target)
@@ -68,10 +69,9 @@ def clear_leftovers(target: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def _prepare(inference: Any, request: Mapping[str, Any]) -> None:
-    """Load what all series share."""
+def _prepare(inference: Any, request: Mapping[str, Any], name: int | str) -> None:
+    """Load what all series share, in the worker of that name."""
     import torch
-    from distributed import get_worker
 
     if request["version"] != bundle_version():
         raise BioAttError(
@@ -80,7 +80,6 @@ def _prepare(inference: Any, request: Mapping[str, Any]) -> None:
     if request["threads"]:
         torch.set_num_threads(request["threads"])
     settings = dict(request["settings"])
-    name = get_worker().name
     if "device" in settings:
         settings["device"] = find_device(settings["device"])
     elif isinstance(name, int) and torch.cuda.is_available():  # counted on one machine: they share its GPUs

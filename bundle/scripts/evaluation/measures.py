@@ -23,17 +23,16 @@ class SliceSamples:
     """Copies of up to nine slices, evenly spaced, of the first volume of a batch.
 
     Args:
-        volumes: (B, 1, H, W, slices) in HU, as the inferer gets it; None for no slices.
+        volumes: (B, 1, H, W, slices) in HU, as the inferer gets it.
 
     Attributes:
         indices: which slices.
         before_hu, after_hu: (samples, H, W) float32 in HU, NaN and padding set to the ends of the valid range.
     """
 
-    def __init__(self, volumes: Tensor | None = None) -> None:
-        count = 0 if volumes is None else volumes.shape[-1]
-        spread = np.linspace(0, max(0, count - 1), MEASURED_SLICES + 2).round().astype(int)[1:-1]
-        self.indices: list[int] = np.unique(spread).tolist() if count else []
+    def __init__(self, volumes: Tensor) -> None:
+        spread = np.linspace(0, volumes.shape[-1] - 1, MEASURED_SLICES + 2).round().astype(int)[1:-1]
+        self.indices: list[int] = np.unique(spread).tolist()
         self.before_hu = self._copy(volumes)
         self.after_hu = np.empty(0, np.float32)
 
@@ -50,9 +49,7 @@ class SliceSamples:
                 pairs.append((noise_sd_hu(before, mask), noise_sd_hu(after, mask)))
         return pairs
 
-    def _copy(self, volumes: Tensor | None) -> np.ndarray:
-        if volumes is None:
-            return np.empty(0, np.float32)
+    def _copy(self, volumes: Tensor) -> np.ndarray:
         lower, upper = VALID_RANGE_HU
         slices = [volumes[0, 0, ..., i].detach().float().cpu().numpy() for i in self.indices]
         return np.nan_to_num(np.stack(slices), nan=lower).clip(lower, upper)

@@ -178,9 +178,9 @@ class PlanePoint:
         """The figures.
 
         Returns:
-            ``noise_in_hu``, ``noise_left`` (mean over slices of output over input), ``frequency_in_per_mm`` and
-            ``frequency_left`` (mean frequency of the noise, and the output's over the input's), ``contrast`` by
-            diameter, ``discs`` by diameter. Keys are strings, as in JSON.
+            ``noise_in_hu``, ``noise_left`` (mean over slices of output over input), ``frequency_left``
+            (the same of the noise's mean frequency), ``contrast`` and ``discs`` by diameter. Keys are strings, as in
+            JSON.
         """
         known = [(a, b) for a, b in self.noise_hu if a > 0.0 and not math.isnan(b)]
         before, after = (self._mean_frequency(i) for i in (0, 1))
@@ -188,7 +188,6 @@ class PlanePoint:
         return {
             "noise_in_hu": float(np.mean([a for a, _ in known])) if known else math.nan,
             "noise_left": float(np.mean([b / a for a, b in known])) if known else math.nan,
-            "frequency_in_per_mm": before,
             "frequency_left": after / before,
             "contrast": {f"{d:g}": float(np.mean([s[2] for s in of])) for d, of in by.items()},
             "discs": {f"{d:g}": len(of) for d, of in by.items()},

@@ -33,7 +33,7 @@ class InferenceSummary:
 
     def __post_init__(self) -> None:
         self._began, self._slices = 0.0, 0
-        self._samples = SliceSamples()
+        self._samples: SliceSamples | None = None
         self._measuring: list[Future[list[tuple[float, float]]]] = []
         self._beside = ThreadPoolExecutor(1)  # measures while results are written
         self._outside: list[str] = []
@@ -62,7 +62,7 @@ class InferenceSummary:
         """Measure the noise of these slices before and after."""
         self._samples.take_after(engine.state.output["pred"])
         self._measuring.append(self._beside.submit(self._samples.noise_sd_hu))
-        self._samples = SliceSamples()
+        self._samples = None
 
     def tell(self, engine: Engine) -> None:
         """Print the summary, if it is to be shown."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -61,35 +62,31 @@ def swap_figure(
     """
     from matplotlib.figure import Figure
 
-    right, names = denoised_hu["right"], {"uniform": "uniform prior", "other": f"all on {other}"}
-    taken = right - image_hu
-    swaps = {title: denoised_hu[name] - right for name, title in names.items()}
+    right = denoised_hu["right"]
+    swapped = {"uniform prior": denoised_hu["uniform"], f"all on {other}": denoised_hu["other"]}
     figure = Figure(figsize=(11.0, 6.4), layout="constrained")
     axes = figure.subplots(2, 4)
-    above = {"input": image_hu, "right prior": right, **{t: denoised_hu[n] for n, t in names.items()}}
-    for one, (title, image) in zip(axes[0], above.items(), strict=True):
-        shown = _grey(one, image, WINDOWS_HU["abdomen"])
-        one.set_title(title, fontsize=10)
-    figure.colorbar(shown, ax=axes[0], shrink=0.8, label="HU")
     axes[1, 0].set_axis_off()
-    limit = _limit([taken])
-    shown = _grey(axes[1, 1], taken, (-limit, limit))
-    axes[1, 1].set_title("right prior - input", fontsize=10)
-    figure.colorbar(shown, ax=axes[1, 1], orientation="horizontal", shrink=0.8, label="HU")
-    limit = _limit(list(swaps.values()))
-    for one, (title, image) in zip(axes[1, 2:], swaps.items(), strict=True):
-        shown = _grey(one, image, (-limit, limit))
-        one.set_title(f"{title} - right prior", fontsize=10)
-    figure.colorbar(shown, ax=axes[1, 2:], orientation="horizontal", shrink=0.8, aspect=40, label="HU")
-    for one in axes.flat:
-        one.set(xticks=[], yticks=[])
+    _draw(axes[0], {"input": image_hu, "right prior": right, **swapped}, WINDOWS_HU["abdomen"])
+    _draw(axes[1, 1:2], {"right prior - input": right - image_hu}, orientation="horizontal")
+    changes = {f"{title} - right prior": image - right for title, image in swapped.items()}
+    _draw(axes[1, 2:], changes, orientation="horizontal", aspect=40)
     figure.savefig(path, dpi=100)
+
+
+def _draw(
+    axes: np.ndarray, images: Mapping[str, np.ndarray], limits: tuple[float, float] | None = None, **bar: Any
+) -> None:
+    """Images by title with one grey scale and its bar; without `limits` 99.5% of differences lie in it, or 1 HU."""
+    if limits is None:
+        largest = max(1.0, float(np.ceil(np.nanpercentile(np.abs(np.stack(list(images.values()))), 99.5))))
+        limits = (-largest, largest)
+    for one, (title, image) in zip(axes, images.items(), strict=True):
+        shown = _grey(one, image, limits)
+        one.set_title(title, fontsize=10)
+        one.set(xticks=[], yticks=[])
+    axes[0].figure.colorbar(shown, ax=axes, shrink=0.8, label="HU", **bar)
 
 
 def _grey(axes, image: np.ndarray, limits: tuple[float, float]):  # noqa: ANN001 (matplotlib's)
     return axes.imshow(image, cmap="gray", vmin=limits[0], vmax=limits[1], interpolation="nearest")
-
-
-def _limit(differences: Sequence[np.ndarray]) -> float:
-    """Where the grey scale of differences ends: what 99.5% of them stay within, at least 1 HU."""
-    return max(1.0, float(np.ceil(np.nanpercentile(np.abs(np.stack(differences)), 99.5))))

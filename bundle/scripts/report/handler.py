@@ -61,7 +61,7 @@ class RunReport:
 
     def __post_init__(self) -> None:
         self._names = {str(path) for path in (self.dataset_dir, self.output_dir) if str(path)}
-        self._samples = SliceSamples()
+        self._samples: SliceSamples | None = None
         self._sections: list[str] = []
         self._facts: list[dict[str, Any]] = []
         self._warnings = KeptWarnings()
@@ -95,7 +95,7 @@ class RunReport:
         found = self.find(image, len(self._sections) + 1)
         self._facts.append({"slices": image.shape[-1], **found.measures})
         self._sections.append(volume_section(found))
-        self._samples = SliceSamples()
+        self._samples = None
 
     def find(self, image: MetaTensor, number: int) -> Findings:
         """What there is to show of the first volume of a batch (B, 1, H, W, slices), whose samples are complete."""
