@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -65,6 +66,19 @@ def test_the_shipped_weights_are_as_their_recipe_tells_and_hang_on_the_prior(bun
     with torch.inference_mode():
         difference_hu = (network(image, lungs) - network(image, liver)).abs().max() * 500
     assert difference_hu > 0.5
+
+
+@pytest.mark.parametrize(("refined", "prior_share"), [([], 1.0), (["refined.json"], 0.2)])
+def test_the_shipped_configs_write_the_recipe_that_ships(bundle_root, refined, prior_share):
+    """All of it but what is measured on the data, the version and the digest of the weights."""
+    parser = ConfigParser()
+    parser.read_config([bundle_root / "configs" / name for name in ("train.json", "shipped.json", *refined)])
+    parser.update({"bundle_root": str(bundle_root), "device": "cpu", "recipe#scope": None})
+    written = json.loads(json.dumps(asdict(parser.get_parsed_content("recipe"))))
+    shipped = json.loads((bundle_root / "models" / "model.json").read_text())
+    assert written.keys() == shipped.keys()
+    expected = shipped | {name: written[name] for name in ("scope", "version", "sha256")}
+    assert written == expected | {"network_def": shipped["network_def"] | {"prior_share": prior_share}}
 
 
 @pytest.mark.parametrize(("name", "attention"), [("bioatt96", "prior"), ("redcnn", "none")])

@@ -95,7 +95,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m studies.evidence.quick", description=__doc__)
     made.add_argument("data", type=Path, help="folder with ct/ and ct_patients/")
     made.add_argument("--weights", nargs="*", default=[], metavar="WEIGHTS.pt[:NETWORK.json]")
-    made.add_argument("--settings", nargs="+", default=["0", "0.7", "1.0", "1.6"], metavar="ANCHOR_MM[:GRAIN]")
+    made.add_argument(
+        "--settings", nargs="+", default=["0", "0.7", "1.0", "1.6"], metavar="ANCHOR_MM[:GRAIN[:RESTORE]]"
+    )
     made.add_argument(
         "--old",
         nargs="*",

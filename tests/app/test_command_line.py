@@ -29,6 +29,22 @@ def test_each_command_has_help(command, capsys):
     assert len(capsys.readouterr().out) > 300
 
 
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("denoise", "prior, one of (default: the one that the recipe of the weights names)"),
+        ("explain", "prior, one of (default: the one that the recipe of the weights names)"),
+        ("priors", "prior, one of (default: compact)"),
+        ("evaluate", "folder for figures by patient and slice, and the cached pairs"),
+        ("train", "folder for weights, checkpoints, curve, figures and the cached pairs"),
+    ],
+)
+def test_help_tells_the_default_prior_and_what_is_in_out(command, told, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
 def test_help_lists_all_commands_and_says_what_it_is_not(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])

@@ -12,15 +12,15 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_cases import derive
-from made_studies import as_nifti, save_default_network, write_patients
+from made_studies import as_nifti, lively_network, save_default_network, write_patients
 from phantom import write_ct_series
 from scipy.ndimage import gaussian_filter
 from scripts.dicom import read_volume, select_series
 from scripts.dose.image_noise import noise_frequency
 from scripts.errors import BioAttError
 from scripts.networks import read_recipe
-from scripts.priors import SliceKey
-from scripts.training import training_scope
+from scripts.priors import SliceKey, UniformPrior
+from scripts.training import training_recipe, training_scope
 from scripts.training.pairs import CachedPair
 from scripts.volumes.orientation import OrientSlicesd
 from scripts.volumes.reader import SeriesReader
@@ -144,6 +144,24 @@ def test_training_data_gives_the_ranges_it_shows(tmp_path, gains):
     lowest, highest = scope.noise_sd_hu
     assert lowest == pytest.approx(12.0 * np.sqrt(1 + gains[0] ** 2), rel=0.25), "of the quieter patient"
     assert highest == pytest.approx(30.0 * np.sqrt(1 + gains[1] ** 2), rel=0.3), "twice the added noise of the other"
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "digest"),
+    [
+        ("", "uniform", UniformPrior().digest),
+        ("uniform", "uniform", UniformPrior().digest),
+        ("random:1", "random:1", ""),
+    ],
+)
+def test_a_recipe_names_the_prior_of_inference(asked, named, digest):
+    recipe = training_recipe(lively_network(channels=4), UniformPrior(), inference_prior=asked)
+    assert (recipe.prior, recipe.prior_digest) == (named, digest)
+
+
+def test_an_unknown_prior_of_inference_is_refused_before_the_training():
+    with pytest.raises(BioAttError, match="unknown prior 'unifrom'"):
+        training_recipe(lively_network(channels=4), UniformPrior(), inference_prior="unifrom")
 
 
 def test_training_data_gives_the_noise_of_each_kernel(tmp_path):

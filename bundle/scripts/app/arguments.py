@@ -12,8 +12,8 @@ from ..device import PRECISIONS, find_device
 from ..errors import BioAttError
 from ..strengths import DEFAULT, table_in_words
 
-PRIORS = """\
-prior, one of (default: the one the weights were trained with):
+_PRIORS = """\
+prior, one of (default: {default}):
   compact          the small prior model of this bundle; a stand-in, not BiomedCLIP
   biomedclip       BiomedCLIP from its hub, the paper's prior
   hf-hub:NAME      another CLIP from the hub
@@ -23,6 +23,11 @@ prior, one of (default: the one the weights were trained with):
   random:SEED      random numbers, as a control
 """
 NOTICE = "Research software, not a medical device: not for diagnosis."
+
+
+def priors_in_words(default: str = "the one that the recipe of the weights names") -> str:
+    """The values of ``--prior``, one a line."""
+    return _PRIORS.format(default=default)
 
 
 def number(kind: type, wanted: str, fits: Callable[[Any], bool]) -> Callable[[str], Any]:
@@ -124,10 +129,10 @@ def add_data_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATA", help="folder with one folder per patient, or a MONAI datalist (JSON)")
 
 
-def add_workflow(parser: argparse.ArgumentParser) -> None:
-    """What `train` and `evaluate` both take."""
+def add_workflow(parser: argparse.ArgumentParser, made: str) -> None:
+    """What `train` and `evaluate` both take; `made` is what OUT is for."""
     add_data_set(parser)
-    parser.add_argument("output", metavar="OUT", help="folder for checkpoints, curve and figures")
+    parser.add_argument("output", metavar="OUT", help=f"folder for {made}")
     add_settings(parser)
 
 

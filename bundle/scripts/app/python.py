@@ -101,7 +101,7 @@ def denoise(
         spacing_mm: of an array: mm between slices, rows and columns; of one slice, between rows and columns.
         strength: ``low``, ``standard`` or ``high``.
         anchor_mm, grain, restore: the strength as numbers: mm, over 0 to 10, and two shares, 0 to 1.
-        prior: prior string, e.g. ``biomedclip``; None for the one the weights were trained with.
+        prior: prior string, e.g. ``biomedclip``; None for the one that the recipe of the weights names.
         device: e.g. ``cuda:1``; None for a GPU if there is one.
         weights: weights file with its recipe beside it; None for those of the bundle.
         series: SeriesInstanceUID or SeriesNumber, where a folder holds several.

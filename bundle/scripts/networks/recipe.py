@@ -29,12 +29,14 @@ _OF_THE_WEIGHTS = "prior_share"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What weights were trained as and with. Without arguments: of weights that nothing is known of.
+    """What weights were trained as and with, and the prior that inference takes.
+
+    Without arguments: of weights that nothing is known of.
 
     Args:
         network_def: class and arguments of the network, as in a config.
         descriptors: the words of the prior, in the order of the network's maps; empty for those of the bundle.
-        prior: the prior string, e.g. ``compact``.
+        prior: the prior string, e.g. ``compact``, that inference takes where it names none.
         prior_digest: of everything that decides a prior; empty where it is not known.
         prior_preparation: ``window`` or ``minmax``.
         prior_window_hu: (lower, upper) of ``window``.

@@ -12,7 +12,7 @@ import numpy as np
 from ..dose.image_noise import noise_frequency, noise_sd_hu
 from ..hu import WINDOWS_HU
 from ..networks import Denoiser, Recipe
-from ..priors import PriorSource
+from ..priors import PriorSource, make_prior
 from ..provenance import bundle_version
 from ..volumes.regions import UNKNOWN
 from ..volumes.scope import KERNELS, NOISE_SLICES, RANGES, Facts, Scope, header_facts
@@ -27,19 +27,27 @@ def training_recipe(
     window_hu: Sequence[float] = WINDOWS_HU["abdomen"],
     form: str = "vector",
     temperature: float = 1.0,
+    inference_prior: str = "",
     scope: Scope | None = None,
 ) -> Recipe:
     """The recipe of the weights that a training makes.
 
     Args:
         network: that is trained, not wrapped for several processes.
+        prior_source: of the training.
         preparation, window_hu, form, temperature: of `make_prior`.
+        inference_prior: the prior that the recipe names, which inference then takes by default; empty: the training's.
+            Of another one than the training's no digest is written.
+
+    Raises:
+        BioAttError: there is no such `inference_prior`.
     """
+    named = make_prior(inference_prior, descriptors=prior_source.descriptors) if inference_prior else prior_source
     return Recipe(
         network_def=network.definition,
         descriptors=tuple(prior_source.descriptors),
-        prior=prior_source.name,
-        prior_digest=prior_source.digest,
+        prior=named.name,
+        prior_digest=prior_source.digest if named.name == prior_source.name else "",
         prior_preparation=preparation,
         prior_window_hu=(float(window_hu[0]), float(window_hu[1])),
         prior_form=form,

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BioAttError
-from ..arguments import NOTICE, PRIORS, add_input, add_output, add_result, given, inference_overrides
+from ..arguments import NOTICE, add_input, add_output, add_result, given, inference_overrides, priors_in_words
 
 if TYPE_CHECKING:
     from ...cohort import Places
 
-EPILOG = f"{PRIORS}\nexample: bioatt denoise study/series3 study/series3_denoised\n\n{NOTICE}"
+EPILOG = f"{priors_in_words()}\nexample: bioatt denoise study/series3 study/series3_denoised\n\n{NOTICE}"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--report", action="store_true", help="also write OUT.html: pictures, noise, HU, prior, attention maps")
     option("--batch-size", type=int, metavar="N", help="slices per forward pass of the network")
-    option("--compile", action="store_true", help="compile the network with torch.compile: slower start, then faster")
+    option(
+        "--compile",
+        action="store_true",
+        help="run the network through torch.compile: minutes more at the start; `bioatt benchmark --compile` tells "
+        "whether it pays",
+    )
     add_result(parser)
     option(
         "--series-description",

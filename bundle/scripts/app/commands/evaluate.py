@@ -13,7 +13,7 @@ from ..arguments import add_result, add_workflow, given, result_overrides, train
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    add_workflow(parser)
+    add_workflow(parser, "figures by patient and slice, and the cached pairs")
     parser.add_argument(
         "--patients",
         dest="test_patients",

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 
 from ...errors import BioAttError
-from ..arguments import NOTICE, PRIORS, add_input, add_output, add_result, inference_overrides, reading
+from ..arguments import NOTICE, add_input, add_output, add_result, inference_overrides, priors_in_words, reading
 
-EPILOG = f"{PRIORS}\nexample: bioatt explain study/series3 explained --slice 40\n\n{NOTICE}"
+EPILOG = f"{priors_in_words()}\nexample: bioatt explain study/series3 explained --slice 40\n\n{NOTICE}"
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -10,9 +10,11 @@ import argparse
 from ...device import find_device
 from ...progress import bar
 from ...staging import check_output_file
-from ..arguments import PRIORS, add_input, given, reading
+from ..arguments import add_input, given, priors_in_words, reading
 
-EPILOG = PRIORS
+#: Where no prior is named; a table has no weights whose recipe could name one.
+DEFAULT = "compact"
+EPILOG = priors_in_words(DEFAULT)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
     target = check_output_file(options.output, options.overwrite, TablePrior, "a table of priors")
     inputs = find_inputs(options.input)
     device = find_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    source = make_prior(options.prior or "compact", **given(options, "preparation", "window_hu"), device=device)
+    source = make_prior(options.prior or DEFAULT, **given(options, "preparation", "window_hu"), device=device)
     rows = []
     for path in inputs:
         volume = radiological_slices(path, **reading(options), progress=True)

@@ -13,7 +13,7 @@ from ..entry import BUNDLE_ROOT
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    add_workflow(parser)
+    add_workflow(parser, "weights, checkpoints, curve, figures and the cached pairs")
     option = parser.add_argument
     option("--network", metavar="NAME", help="use configs/network_NAME.json, e.g. bioatt96 or redcnn")
     option("--tracking", metavar="NAME", help="mlflow: also record the curve in OUT/mlruns.db")
