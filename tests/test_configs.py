@@ -29,6 +29,12 @@ def test_each_workflow_has_its_run_id_and_run(bundle_root, names, run_id):
     assert "begin()" in parser[run_id][0]
 
 
+def test_no_config_holds_a_lambda(bundle_root):
+    configs = [*(bundle_root / "configs").glob("*.json"), *(bundle_root.parent / "studies").rglob("*.json")]
+    assert len(configs) > 15
+    assert [one.name for one in configs if "lambda" in one.read_text()] == []
+
+
 def test_metadata_fits_the_version_and_the_network(bundle_root):
     metadata = read(bundle_root, "metadata.json")
     assert metadata["version"] in metadata["changelog"]

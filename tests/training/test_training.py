@@ -8,11 +8,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from made_studies import SMALL_WORDS, as_nifti, write_patients
 from monai.bundle import ConfigParser
 from phantom import write_ct_series
 from scripts.app.command_line import main
+from scripts.errors import BioAttError
 from scripts.networks import BioAttUNet, load_weights
+from scripts.training import LastValidation
 from scripts.training.studies import pseudonym_of
 from scripts.workflow import CONFIGS, run_workflow
 
@@ -115,6 +118,16 @@ def test_the_split_beside_the_weights_is_evaluated_unless_patients_are_named(run
 def test_a_missing_dataset_is_one_line(tmp_path, capsys):
     assert main(["train", str(tmp_path / "none"), str(tmp_path / "out"), "--validation", "B"]) == 2
     assert "is not a folder" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_trainer_is_given_the_measure_of_its_last_validation():
+    validator = Engine(lambda engine, batch: None)
+    validator.state.metrics = {"rmse": 3.0}
+    trainer = Engine(lambda engine, batch: None)
+    assert LastValidation(validator=validator, measure="rmse")(trainer) == 3.0
+    assert LastValidation(validator=validator, measure="rmse", factor=-1.0)(trainer) == -3.0
+    with pytest.raises(BioAttError, match="validation gives no ssim; use one of rmse"):
+        LastValidation(validator=validator, measure="ssim")(trainer)
 
 
 def test_the_papers_recipe_runs_and_is_the_papers(dataset, tmp_path):

@@ -6,6 +6,7 @@ from .loop import (
     Attached,
     Checkpoints,
     EarlyStop,
+    LastValidation,
     ProbedSquaredError,
     StopOnNaN,
     WeightAverage,

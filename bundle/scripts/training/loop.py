@@ -333,6 +333,31 @@ class EarlyStop(EarlyStopHandler):
         super().attach(engine)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LastValidation:
+    """A measure of the last validation, as the function of an engine that handlers of a trainer ask for.
+
+    Args:
+        validator: evaluator that makes the measure.
+        measure: its name among the evaluator's metrics.
+        factor: it is multiplied by; -1 makes a score of an error.
+
+    Raises:
+        BioAttError: validation gives no such measure.
+    """
+
+    validator: Engine
+    measure: str
+    factor: float = 1.0
+
+    def __call__(self, engine: Engine) -> float:
+        """Return the measure; `engine` is not asked."""
+        known = self.validator.state.metrics
+        if self.measure not in known:
+            raise BioAttError(f"validation gives no {self.measure}; use one of {', '.join(sorted(known))}")
+        return self.factor * float(known[self.measure])
+
+
 def initialise_from(network: nn.Module, weights: str) -> None:
     """Initialise `network` from a weights file before it is trained; empty: it is trained from scratch.
 
