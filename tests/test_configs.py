@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import asdict
 
@@ -42,6 +43,26 @@ def test_metadata_fits_the_version_and_the_network(bundle_root):
     lower, upper = (hu_to_network(limit) for limit in VALID_RANGE_HU)
     assert data["inputs"]["image"]["value_range"] == pytest.approx([lower, upper], abs=1e-6)
     assert data["post_processed_outputs"]["pred"]["value_range"] == list(VALID_RANGE_HU)
+    in_hu = {name: one["value_range"] == list(VALID_RANGE_HU) for name, one in _tensors(data)}
+    assert {name: one["format"] == "hounsfield" for name, one in _tensors(data)} == in_hu
+
+
+def test_metadata_tells_both_inputs_of_the_network(bundle_root):
+    data = read(bundle_root, "metadata.json")["network_data_format"]
+    network = make_network(read_recipe(bundle_root / "models" / "model.pt")).eval()
+    assert list(data["inputs"]) == list(inspect.signature(network.forward).parameters)
+    assert list(data["inputs"]["prior"]["channel_def"].values()) == list(DESCRIPTORS)
+    inputs = {}
+    for name, one in data["inputs"].items():
+        inputs[name] = torch.rand(
+            2, one["num_channels"], *[24 if side == "*" else side for side in one["spatial_shape"]]
+        )
+    with torch.inference_mode():
+        assert network(**inputs).shape == (2, data["outputs"]["pred"]["num_channels"], 24, 24)
+
+
+def _tensors(data):
+    return [(f"{part} {name}", one) for part, named in data.items() for name, one in named.items()]
 
 
 def test_package_and_bundle_have_one_version(bundle_root):
