@@ -19,8 +19,9 @@ from phantom import write_ct_series
 from PIL import Image
 from scripts.app.command_line import main
 from scripts.dicom import select_series
+from scripts.dose.image_noise import flat_regions
 from scripts.errors import BioAttError
-from scripts.evaluation.measures import MEASURED_SLICES, SliceSamples, flat_regions, measure_samples
+from scripts.evaluation.measures import MEASURED_SLICES, SliceSamples, measure_samples
 from scripts.evaluation.texture import noise_power_spectrum
 from scripts.networks import BioAtt, BioAttUNet
 from scripts.report import pictures
@@ -331,12 +332,12 @@ def test_flat_regions_lie_apart_in_soft_tissue():
     image[60:70, 60:70] = 900.0
     regions = flat_regions(image, 24)
     assert len(regions) == 4
-    for row, column in regions:
-        part = image[row : row + 24, column : column + 24]
+    for place in regions:
+        part = image[place]
         assert part.shape == (24, 24) and -100 < part.min() and part.max() < 200
     for i, one in enumerate(regions):
         for other in regions[:i]:
-            assert max(abs(one[0] - other[0]), abs(one[1] - other[1])) >= 24
+            assert max(abs(rows.start - others.start) for rows, others in zip(one, other, strict=True)) >= 24
     assert flat_regions(np.full((200, 200), -1000.0, np.float32), 24) == []
 
 

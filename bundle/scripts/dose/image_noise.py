@@ -65,8 +65,8 @@ def flat_soft_tissue(image_hu: np.ndarray) -> np.ndarray:
 
 def flat_regions(
     image_hu: np.ndarray, side: int, tissue_hu: tuple[float, float] = TISSUES_HU["soft tissue"]
-) -> list[tuple[int, int]]:
-    """First row and column of up to four squares of `side` pixels in soft tissue, apart, those with least structure.
+) -> list[tuple[slice, slice]]:
+    """Rows and columns of up to four squares of `side` pixels in soft tissue, apart, those with least structure.
 
     Args:
         image_hu: (H, W) in HU.
@@ -84,10 +84,19 @@ def flat_regions(
     found = []
     while len(found) < REGIONS_PER_SLICE and np.isfinite(structure).any():
         row, column = np.unravel_index(structure.argmin(), structure.shape)
-        found.append((int(row) - side // 2, int(column) - side // 2))
+        top, left = int(row) - side // 2, int(column) - side // 2
+        found.append((slice(top, top + side), slice(left, left + side)))
         near = (slice(max(0, row - side + 1), row + side), slice(max(0, column - side + 1), column + side))
         structure[near] = np.inf
     return found
+
+
+def flat_squares(
+    slices_hu: Sequence[np.ndarray], others: Sequence[np.ndarray], side: int, tissue_hu: tuple[float, float]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Squares of `flat_regions` of slices, and those of other images of them at the same places."""
+    places = [(i, place) for i, hu in enumerate(slices_hu) for place in flat_regions(hu, side, tissue_hu)]
+    return [slices_hu[i][place] for i, place in places], [others[i][place] for i, place in places]
 
 
 def noise_sd_hu(image_hu: np.ndarray, mask: np.ndarray | None = None) -> float:
@@ -114,7 +123,7 @@ def noise_frequency(slices_hu: Sequence[np.ndarray]) -> float:
     for tissue_hu in FLAT_TISSUES_HU:
         squares = []
         for image in slices_hu:
-            squares += [image[r : r + SIDE, c : c + SIDE] for r, c in flat_regions(image, SIDE, tissue_hu)]
+            squares += [image[place] for place in flat_regions(image, SIDE, tissue_hu)]
             if len(squares) >= ENOUGH_REGIONS:
                 break
         if len(squares) >= FEWEST_REGIONS:

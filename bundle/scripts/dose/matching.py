@@ -25,7 +25,7 @@ from .image_noise import (
     FEWEST_REGIONS,
     FLAT_TISSUES_HU,
     SIDE,
-    flat_regions,
+    flat_squares,
     noise_spectrum,
     ring_frequencies,
     tissue_mask,
@@ -105,7 +105,7 @@ def match_noise(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray]) -> No
         for number, hu in enumerate(slices)
     ]
     for tissue_hu in FLAT_TISSUES_HU:
-        own, trial = _squares(slices, noises, tissue_hu)
+        own, trial = flat_squares(slices, noises, SIDE, tissue_hu)
         if len(own) >= ENOUGH_REGIONS:
             break
     if len(own) < FEWEST_REGIONS:
@@ -123,19 +123,6 @@ def match_noise(simulator: DoseSimulator, slices_hu: Sequence[np.ndarray]) -> No
         regions=len(own),
         fine_ratio=float(np.median(known)) if known else math.nan,
     )
-
-
-def _squares(
-    slices: Sequence[np.ndarray], noises: Sequence[np.ndarray], tissue_hu: tuple[float, float]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Squares of flat tissue, and those of simulated noise at the same places."""
-    own, trial = [], []
-    for hu, noise in zip(slices, noises, strict=True):
-        for row, column in flat_regions(hu, SIDE, tissue_hu):
-            square = (slice(row, row + SIDE), slice(column, column + SIDE))
-            own.append(hu[square])
-            trial.append(noise[square])
-    return own, trial
 
 
 def fine_noise_hu(image_hu: np.ndarray, mask: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..dose.image_noise import TISSUES_HU, flat_regions, flat_soft_tissue, noise_sd_hu, tissue_mask, without_trend
+from ..dose.image_noise import TISSUES_HU, flat_soft_tissue, flat_squares, noise_sd_hu, tissue_mask, without_trend
 from ..hu import VALID_RANGE_HU
 from .texture import noise_power_spectrum
 
@@ -85,12 +85,7 @@ def spectra(samples: SliceSamples, spacing_mm: tuple[float, float]) -> dict[str,
     if abs(rows - columns) > 0.01 * max(rows, columns):
         return {"reason": f"pixels of {rows:g} x {columns:g} mm are not square"}
     side = max(FEWEST_REGION_PIXELS, 2 * round(REGION_MM / rows / 2))
-    before, after = [], []
-    for low, out in zip(samples.before_hu, samples.after_hu, strict=True):
-        for row, column in flat_regions(low, side):
-            part = (slice(row, row + side), slice(column, column + side))
-            before.append(low[part])
-            after.append(out[part])
+    before, after = flat_squares(samples.before_hu, samples.after_hu, side, TISSUES_HU["soft tissue"])
     if not before:
         return {"reason": f"no flat region of {side} x {side} pixels in the soft tissue of these slices"}
     return {

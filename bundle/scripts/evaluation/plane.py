@@ -101,8 +101,7 @@ class PlaneSlice:
     def squares(self) -> list[tuple[slice, slice]]:
         """Flat squares of soft tissue, for noise power spectra."""
         side = max(FEWEST_REGION_PIXELS, 2 * round(SQUARE_MM / self.spacing_mm / 2))
-        corners = flat_regions(np.where(self.seen, self.anatomy_hu, -1000.0), side, SQUARE_HU)
-        return [(slice(row, row + side), slice(column, column + side)) for row, column in corners]
+        return flat_regions(np.where(self.seen, self.anatomy_hu, -1000.0), side, SQUARE_HU)
 
     @cached_property
     def noise_hu(self) -> float:
