@@ -16,7 +16,7 @@ from .codestream import split_frames
 from .enhanced import keep_frames
 from .headers import LOSSY_METHODS, has_frames, is_enhanced, items, label, open_dicom, whole_number
 from .rules import Run, plain
-from .transcode import set_element
+from .transcode import new_item, set_element
 
 #: Elements of the source that are not true of the derived image, or no longer true once its pixels are others.
 #: Overlays with data of their own (60xx,3000) stay: they lie on the same grid.
@@ -166,8 +166,8 @@ def _set_derivation(derived: Dataset, source: Dataset, file: Path, run: Run, fra
 def _evidence(source: Dataset, file: Path) -> Dataset:
     """Study, series and instance of the source (PS3.3 C.8.15.2), which an enhanced image names once for all frames."""
     uid = label(source, "SeriesInstanceUID", file)
-    series = _item(SeriesInstanceUID=uid, ReferencedSOPSequence=[_reference(source, file)])
-    return _item(StudyInstanceUID=label(source, "StudyInstanceUID", file), ReferencedSeriesSequence=[series])
+    series = new_item(SeriesInstanceUID=uid, ReferencedSOPSequence=[_reference(source, file)])
+    return new_item(StudyInstanceUID=label(source, "StudyInstanceUID", file), ReferencedSeriesSequence=[series])
 
 
 def _set_source(place: Dataset, source: Dataset, file: Path, run: Run, frame: int | None = None) -> None:
@@ -189,7 +189,7 @@ def _set_source(place: Dataset, source: Dataset, file: Path, run: Run, frame: in
 def _set_equipment(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
     """Add the scanner, where it is not there yet, and the bundle to what contributed to the image (PS3.3 C.12.1)."""
     provenance = run.provenance
-    device = _item(
+    device = new_item(
         Manufacturer=MANUFACTURER,
         ManufacturerModelName=plain(provenance.bundle, 64),
         SoftwareVersions=plain(provenance.version, 64),
@@ -203,7 +203,7 @@ def _set_equipment(derived: Dataset, source: Dataset, file: Path, run: Run) -> N
         said = {one: plain(label(source, one, file), limit) for one, limit in _EQUIPMENT.items()}
         said = {keyword: words for keyword, words in said.items() if words}
         if "Manufacturer" in said:  # type 1
-            earlier = [_item(**said, PurposeOfReferenceCodeSequence=[_code(*_ACQUISITION)]), *earlier]
+            earlier = [new_item(**said, PurposeOfReferenceCodeSequence=[_code(*_ACQUISITION)]), *earlier]
     set_element(derived, "ContributingEquipmentSequence", "SQ", [*earlier, device])
 
 
@@ -225,7 +225,7 @@ def _add_reference(derived: Dataset, source: Dataset, file: Path) -> None:
     if "ReferencedSeriesSequence" not in derived or not label(source, "SOPInstanceUID", file):
         return
     uid = label(source, "SeriesInstanceUID", file)
-    series = _item(SeriesInstanceUID=uid, ReferencedInstanceSequence=[_reference(source, file)])
+    series = new_item(SeriesInstanceUID=uid, ReferencedInstanceSequence=[_reference(source, file)])
     others = items(derived, "ReferencedSeriesSequence", file)
     set_element(derived, "ReferencedSeriesSequence", "SQ", [*others, series])
 
@@ -250,15 +250,8 @@ def _set_lossy(derived: Dataset, source: Dataset, file: Path) -> None:
 def _reference(source: Dataset, file: Path) -> Dataset:
     """An item that names the source instance (PS3.3 10.8)."""
     keywords = ("SOPClassUID", "SOPInstanceUID")
-    return _item(**{f"Referenced{keyword}": label(source, keyword, file) for keyword in keywords})
+    return new_item(**{f"Referenced{keyword}": label(source, keyword, file) for keyword in keywords})
 
 
 def _code(value: str, meaning: str) -> Dataset:
-    return _item(CodeValue=value, CodingSchemeDesignator="DCM", CodeMeaning=meaning)
-
-
-def _item(**elements: object) -> Dataset:
-    item = Dataset()
-    for keyword, value in elements.items():
-        setattr(item, keyword, value)
-    return item
+    return new_item(CodeValue=value, CodingSchemeDesignator="DCM", CodeMeaning=meaning)

@@ -24,22 +24,14 @@ def padding_mask(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
         bool, of the shape of `stored`, or None where there is no usable padding value, see `padding_limits`.
     """
     limits = padding_limits(dataset)
-    return None if limits is None else _within(stored, limits)
+    return None if limits is None else (stored >= limits[0]) & (stored <= limits[1])
 
 
 def bright_padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
     """`padding_mask` where padding lies above all tissue, e.g. 63536 where -2000 lost its sign; else None."""
-    limits = padding_limits(dataset)
-    if limits is None:
-        return None
-    slope, intercept = rescale(dataset, "padding")
-    if min(one * slope + intercept for one in limits) < TISSUE_HU[1]:
-        return None
-    return _within(stored, limits)
-
-
-def _within(stored: np.ndarray, limits: tuple[int, int]) -> np.ndarray:
-    return (stored >= limits[0]) & (stored <= limits[1])
+    limits, (slope, intercept) = padding_limits(dataset), rescale(dataset, "padding")
+    is_bright = limits is not None and min(one * slope + intercept for one in limits) >= TISSUE_HU[1]
+    return padding_mask(dataset, stored) if is_bright else None
 
 
 def padding_limits(dataset: Dataset) -> tuple[int, int] | None:

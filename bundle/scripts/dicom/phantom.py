@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
 from .headers import CT_IMAGE_STORAGE
+from .transcode import new_item
 
 HU = {"air": -1000.0, "lung": -850.0, "fat": -100.0, "soft": 40.0, "rib": 400.0, "spine": 700.0}
 SLICE_MM, NOISE_SD_HU, INTERCEPT_HU = 3.0, 10.0, -1024.0
@@ -72,8 +73,8 @@ def _header(seed: int, i: int) -> Dataset:
     empty = "AccessionNumber PatientBirthDate PatientSex PositionReferenceIndicator ReferringPhysicianName StudyID"
     values = {
         **dict.fromkeys(empty.split(), ""),
-        **dict.fromkeys(("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"), "20200102"),
-        **dict.fromkeys(("StudyTime", "SeriesTime", "AcquisitionTime", "ContentTime"), "101112"),
+        **dict.fromkeys(("StudyDate", "ContentDate"), "20200102"),
+        **dict.fromkeys(("StudyTime", "ContentTime"), "101112"),
         "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
         "SOPClassUID": CT_IMAGE_STORAGE,
         "SOPInstanceUID": generate_uid(entropy_srcs=[f"instance {seed} {i}"]),
@@ -101,7 +102,4 @@ def _header(seed: int, i: int) -> Dataset:
         "RescaleSlope": 1,
         "RescaleType": "HU",
     }
-    dataset = Dataset()
-    for keyword, content in values.items():
-        setattr(dataset, keyword, content)
-    return dataset
+    return new_item(**values)

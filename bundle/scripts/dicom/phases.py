@@ -135,14 +135,12 @@ def take_phase(uid: str, images: Sequence[Image], phase: str) -> list[Image]:
             "name one of them"
         )
     parts = dict(_parts(images, keyword))
-    chosen = [part for part in parts if part == value] or [
-        part for part in parts if _comparable(part) == _comparable(value)
-    ]
-    if not chosen:
+    chosen = value if value in parts else next((one for one in parts if _comparable(one) == _comparable(value)), None)
+    if chosen is None:
         raise BioAttError(
             f"series {uid} has no image with {keyword} {value!r}; it has {', '.join(map(repr, parts))}; choose one"
         )
-    return parts[chosen[0]]
+    return parts[chosen]
 
 
 def take_range(uid: str, slices: Sequence[Slice], phase: str) -> list[Slice]:

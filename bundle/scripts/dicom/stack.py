@@ -103,16 +103,14 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
             logger.warning("series %s: slices are lost, %s", uid, tell_losses(lost))
         _warn(uid, slices, odd, differing)
     file, _, header, plane = slices[0]
-    uids = [one.instance_uid for one in slices]
-    count = Counter((uid, one.frame) for uid, one in zip(uids, slices, strict=True))
+    names = [(one.instance_uid, one.frame) for one in slices]
+    count = Counter(names)
     thickness_mm = _length(header, "SliceThickness", file)
     affine = affine_ras(planes, _length(header, "SpacingBetweenSlices", file) or thickness_mm or 1.0)
     return Series(
         series_instance_uid=uid,
         files=tuple(one.file for one in slices),
-        sop_instance_uids=tuple(
-            uid if count[uid, one.frame] == 1 else "" for uid, one in zip(uids, slices, strict=True)
-        ),
+        sop_instance_uids=tuple(name[0] if count[name] == 1 else "" for name in names),
         rows=plane.shape[0],
         columns=plane.shape[1],
         affine=affine,

@@ -58,6 +58,14 @@ def set_element(dataset: Dataset, keyword_or_tag: str | int, vr: str, value: obj
     dataset[element.tag] = element
 
 
+def new_item(**elements: object) -> Dataset:
+    """A data set of these elements, by keyword, e.g. as an item of a sequence."""
+    item = Dataset()
+    for keyword, value in elements.items():
+        setattr(item, keyword, value)
+    return item
+
+
 def _explicit(element: RawDataElement, signed: bool) -> RawDataElement:
     vr = element.VR or _dictionary_vr(element.tag, signed)
     vr = vr if vr in _KNOWN_VRS else "UN"  # as a reader takes what it does not know (PS3.5 6.2.2)

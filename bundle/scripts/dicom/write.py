@@ -31,7 +31,7 @@ from .processes import FileProcesses
 from .quantity import SAME_IN_ALL_CT
 from .rules import DerivedRules, Run
 from .series import Series
-from .transcode import set_element, to_explicit_little_endian
+from .transcode import new_item, set_element, to_explicit_little_endian
 
 logger = logging.getLogger(__name__)
 
@@ -337,8 +337,7 @@ def _place_of_rescale(derived: Dataset) -> Dataset:
     for groups in [shared, *derived["PerFrameFunctionalGroupsSequence"].value]:
         for keyword in ("PixelValueTransformationSequence", "RealWorldValueMappingSequence"):
             groups.pop(keyword, None)
-    item = Dataset()
-    item.RescaleType = "HU"
+    item = new_item(RescaleType="HU")
     set_element(shared, "PixelValueTransformationSequence", "SQ", [item])
     return item
 

@@ -47,7 +47,8 @@ class ParallelBeam:
         """
         attenuation = self.water_per_mm * (np.asarray(image_hu, dtype=np.float32) / 1000.0 + 1.0).clip(min=0.0)
         attenuation *= inscribed_circle(attenuation.shape)
-        return self._fourier(len(attenuation)).project(attenuation * self.spacing_mm)
+        fourier = _fourier_slices(len(attenuation), self.views, self.detectors_per_pixel)
+        return fourier.project(attenuation * self.spacing_mm)
 
     def reconstruct(self, sinogram: np.ndarray, filter_name: str = "hann") -> np.ndarray:
         """Filtered backprojection of line integrals (N D, views) to *differences from air* in HU, (N, N).
@@ -58,12 +59,10 @@ class ParallelBeam:
         Args:
             sinogram: line integrals, (N D, views).
         """
-        image = self._fourier(len(sinogram) // self.detectors_per_pixel).backproject(sinogram, filter_name)
+        pixels = len(sinogram) // self.detectors_per_pixel
+        image = _fourier_slices(pixels, self.views, self.detectors_per_pixel).backproject(sinogram, filter_name)
         image *= inscribed_circle(image.shape)
         return (image / (self.spacing_mm * self.water_per_mm) * 1000.0).astype(np.float32)
-
-    def _fourier(self, pixels: int) -> FourierSlices:
-        return _fourier_slices(pixels, self.views, self.detectors_per_pixel)
 
 
 @lru_cache(maxsize=2)

@@ -83,7 +83,9 @@ class ClipPrior:
         tokens = tokenizer(list(self.descriptors))
         self.digest = self._make_digest(tokens)
         self._network.to(self._device).eval()
-        self._scale, self._texts = self._embed_texts(tokens)
+        with torch.inference_mode():
+            self._texts = self._network.encode_text(tokens.to(self._device), normalize=True).float()
+            self._scale = self._network.logit_scale.exp().float()
         self._try_image_tower()
 
     def __call__(self, slices_hu: torch.Tensor, keys: Sequence[SliceKey]) -> torch.Tensor:
@@ -110,11 +112,6 @@ class ClipPrior:
         places = place_embeddings(self._network.visual, inputs).float()
         maps = (self._scale * torch.einsum("nehw,ke->nkhw", places, self._texts)).softmax(dim=1).cpu()
         return over_whole_slice(maps, tuple(images.shape[-2:]), self._network.visual.preprocess_cfg["resize_mode"])
-
-    @torch.inference_mode()
-    def _embed_texts(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        texts = self._network.encode_text(tokens.to(self._device), normalize=True).float()
-        return self._network.logit_scale.exp().float(), texts
 
     def _try_image_tower(self) -> None:
         """One small image through everything, so that towers that do not belong together show now."""
