@@ -24,7 +24,7 @@ from scripts.training import training_recipe, training_scope
 from scripts.training.pairs import CachedPair
 from scripts.volumes.orientation import OrientSlicesd
 from scripts.volumes.reader import SeriesReader
-from scripts.volumes.scope import KERNELS, CheckScoped, Facts, Scope, facts_of_volume, scope_of
+from scripts.volumes.scope import KERNELS, CheckScoped, Facts, Scope, facts_of_volume, header_facts, scope_of
 from scripts.volumes.transforms import LoadSeriesd
 from scripts.workflow import run_workflow
 
@@ -257,7 +257,7 @@ def test_thickness_is_that_of_the_slices_the_network_sees(tmp_path):
     for name in ("axial", "coronal"):
         folder = write_ct_series(tmp_path / name, orientation=DIRECTIONS[name], spacing=(6.0, 5.0))
         volume = OrientSlicesd("image")(LoadSeriesd("image", SeriesReader())({"image": folder}))["image"]
-        loaded[name] = scope.outside(facts_of_volume(volume))
+        loaded[name] = scope.outside(facts_of_volume(volume, header_facts(volume.meta["header_file"])))
     assert [line.split(",")[0] for line in loaded["axial"]] == ["tube voltage 120 kV"]
     assert [line.split(",")[0] for line in loaded["coronal"]] == ["slice thickness 6 mm", "tube voltage 120 kV"]
 

@@ -282,6 +282,14 @@ def numbers(dataset: Dataset, keyword: str, count: int, where: object) -> np.nda
     return array
 
 
+def magnitude(dataset: Dataset, keyword: str, where: object) -> float | None:
+    """The one number of the element `keyword` without its sign; None where it is missing, unreadable or 0."""
+    try:
+        return abs(float(numbers(dataset, keyword, 1, where)[0])) or None
+    except BioAttError:
+        return None
+
+
 def _plain_value(dataset: Dataset, keyword: str, where: object) -> Any:
     """`value` of an element that is no sequence: the items of one could hold anybody's name."""
     found = value(dataset, keyword, where)

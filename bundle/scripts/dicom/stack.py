@@ -17,7 +17,7 @@ from .concatenation import lost_parts
 from .enhanced import frame_headers
 from .folder import tell_losses
 from .geometry import Plane, affine_ras, gaps, heights, is_axial, read_plane, same_position_mm
-from .headers import has_frames, is_enhanced, is_lossy, label, lacks_rescale, numbers, rescale
+from .headers import has_frames, is_enhanced, is_lossy, label, lacks_rescale, magnitude, rescale
 from .leave_out import without_localizers, without_other_planes, without_pages
 from .padding import is_wrong_padding
 from .phases import choices, is_range, offer, ranges, take_phase, take_range, what_differs, what_is_mixed, without_twins
@@ -105,8 +105,8 @@ def build(uid: str, scanned: Scan, allowed: Allowed, selector: str | None = None
     file, _, header, plane = slices[0]
     names = [(one.instance_uid, one.frame) for one in slices]
     count = Counter(names)
-    thickness_mm = _length(header, "SliceThickness", file)
-    affine = affine_ras(planes, _length(header, "SpacingBetweenSlices", file) or thickness_mm or 1.0)
+    thickness_mm = magnitude(header, "SliceThickness", file)
+    affine = affine_ras(planes, magnitude(header, "SpacingBetweenSlices", file) or thickness_mm or 1.0)
     return Series(
         series_instance_uid=uid,
         files=tuple(one.file for one in slices),
@@ -281,12 +281,3 @@ def _warn(uid: str, slices: list[Slice], odd: list[str], differing: dict[str, st
         logger.warning("series %s: lossy compressed; its noise and detail are not those of the scanner", uid)
     if any(is_wrong_padding(one.header) for one in slices):
         logger.warning("series %s: PixelPaddingValue is a value that tissue has; it is ignored", uid)
-
-
-def _length(header: Dataset, keyword: str, file: Path) -> float | None:
-    """A length in mm, None where it is missing, unreadable or 0."""
-    try:
-        length = abs(float(numbers(header, keyword, 1, file)[0]))
-    except BioAttError:
-        return None
-    return length if length > 0 else None

@@ -15,7 +15,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from ..dicom.derived import was_denoised
-from ..dicom.headers import label, one_line, open_dicom
+from ..dicom.headers import label, magnitude, one_line, open_dicom
 from ..dose.image_noise import noise_frequency, noise_sd_hu
 from ..errors import BioAttError
 from .reader import slice_keys_from_meta
@@ -171,17 +171,17 @@ class CheckScoped(MapTransform):
         for key in self.key_iterator(looked):
             volume = looked[key]
             outside = [*_not_square(volume), *self._look(volume)]
-            _warn_of_second_time(volume.meta.get("header_file", ""))
             volume.meta["outside_scope"] = "; ".join(outside)
             if outside:
                 logger.warning("outside what the weights were trained on: %s", volume.meta["outside_scope"])
         return looked
 
     def _look(self, volume: MetaTensor) -> list[str]:
-        if self.scope is None:
-            return []
         try:
-            return self.scope.outside(facts_of_volume(volume))
+            header = header_facts(volume.meta.get("header_file", ""))
+            if header.get("was_denoised"):
+                logger.warning("BioAtt denoised this series before; denoise the original, or its detail goes twice")
+            return [] if self.scope is None else self.scope.outside(facts_of_volume(volume, header))
         except Exception as error:  # whatever it is, the series itself was read
             logger.warning("cannot compare the input with the training data (%s)", one_line(error))
             return []
@@ -195,17 +195,8 @@ def _not_square(volume: MetaTensor) -> list[str]:
     return [f"pixels of {rows_mm:.3g} x {columns_mm:.3g} mm (rows x columns) in axial slices, trained on square ones"]
 
 
-def _warn_of_second_time(file: str) -> None:
-    try:
-        header = open_dicom(Path(file), stop_before_pixels=True) if file else None
-    except BioAttError:  # it was read a moment ago
-        return
-    if header is not None and was_denoised(header):
-        logger.warning("BioAtt denoised this series before; denoise the original, or its detail goes twice")
-
-
-def facts_of_volume(volume: MetaTensor) -> Facts:
-    """Facts of a MetaTensor (1, H, W, slices) in HU; NIfTI has no tube voltage and names no region.
+def facts_of_volume(volume: MetaTensor, header: Mapping[str, Any]) -> Facts:
+    """Facts of a MetaTensor (1, H, W, slices) in HU, with `header_facts`; NIfTI has no tube voltage and no region.
 
     SliceThickness counts where the slices are those of the series; axial slices through a coronal, sagittal or
     steeply oblique one are as thick as its pixels are apart.
@@ -217,7 +208,6 @@ def facts_of_volume(volume: MetaTensor) -> Facts:
     slices = [volume[0, ..., int(i)].numpy() for i in chosen]
     known = [noise for noise in map(noise_sd_hu, slices) if not math.isnan(noise)]
     frequency = noise_frequency(slices)
-    header = header_facts(volume.meta.get("header_file", ""))
     thickness_mm = header.get("SliceThickness") if keys[0].sop_instance_uid else None
     return Facts(
         slice_thickness_mm=thickness_mm or float(steps_mm[2]),
@@ -230,16 +220,10 @@ def facts_of_volume(volume: MetaTensor) -> Facts:
 
 
 def header_facts(file: str) -> dict[str, Any]:
-    """SliceThickness, KVP and the region of a DICOM file, as far as they can be read."""
+    """SliceThickness, KVP and region of a DICOM file, as far as they can be read, and whether BioAtt denoised it."""
     dataset = open_dicom(Path(file), stop_before_pixels=True) if file else None
     if dataset is None:
         return {}
-    known: dict[str, Any] = {"region": region_of_header(label(dataset, "BodyPartExamined", file))}
-    for keyword in ("SliceThickness", "KVP"):
-        try:
-            value = float(label(dataset, keyword, file))
-        except ValueError:
-            continue
-        if math.isfinite(value) and value > 0:
-            known[keyword] = value
-    return known
+    region = region_of_header(label(dataset, "BodyPartExamined", file))
+    sizes = {keyword: magnitude(dataset, keyword, file) for keyword in ("SliceThickness", "KVP")}
+    return {**sizes, "region": region, "was_denoised": was_denoised(dataset)}
