@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import BioAttError, KeptWarnings, first_few
 from .headers import quiet_pydicom
+from .phases import comparable
 from .scan import Found, Scan, scan, series_number, series_table
 from .series import Series
 from .stack import Allowed, build
@@ -187,11 +188,7 @@ def _choose(scanned: Scan, path: Path, name: str | None) -> str:
 
 def _has_number(files: Sequence[Found], name: str) -> bool:
     """Whether `name` is the SeriesNumber of these files, however it is written: 3, 003, 3.0."""
-    number = series_number(files[0][1])
-    try:
-        return number == float(name)
-    except ValueError:
-        return str(number) == name
+    return comparable(str(series_number(files[0][1]))) == comparable(name)
 
 
 def _look_like_one(scanned: Scan, uids: Sequence[str]) -> str:
@@ -199,21 +196,16 @@ def _look_like_one(scanned: Scan, uids: Sequence[str]) -> str:
     numbers = dict.fromkeys(str(series_number(scanned.series[uid][0][1])) for uid in uids)
     for name in [None, *numbers] if len(uids) > 1 else []:
         joined, uid = _joined(scanned, name)
-        images = [] if uid is None else joined.series[uid]
-        parts = len(scanned.series) - len(joined.series) + 1
-        if parts < 2 or len(images) < 3:
+        if uid is None or len(joined.series[uid]) < 3:
             continue
         try:
-            taken = set(
-                build(uid or "", joined, Allowed(no_rescale=True, one_scan=True, tell=False, offer=False)).files
-            )
+            taken = set(build(uid, joined, Allowed(no_rescale=True, one_scan=True, tell=False, offer=False)).files)
         except BioAttError:
             continue
         parted = set(scanned.series) - set(joined.series) | {uid}
         if any(taken.isdisjoint(file for file, _ in scanned.series[one]) for one in parted):  # a scout, left out
             continue
         option = "--one-scan" if name is None else f"--one-scan --series {name}"
-        return (
-            f"; {parts} of them look like one series of {len(images)} images: to take them as one, go on with {option}"
-        )
+        what = f"{len(parted)} of them look like one series of {len(joined.series[uid])} images"
+        return f"; {what}: to take them as one, go on with {option}"
     return ""

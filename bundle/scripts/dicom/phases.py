@@ -47,7 +47,7 @@ def what_is_mixed(slices: Sequence[Slice]) -> list[str]:
     """
     mixed = []
     for keyword in (*_OF_ONE_RECONSTRUCTION, *_OF_STEPS):
-        values = [_comparable(label(one.header, keyword, one.file)) for one in slices]
+        values = [comparable(label(one.header, keyword, one.file)) for one in slices]
         runs = 1 + sum(one != other for one, other in pairwise(values))
         if runs > (len(set(values)) if keyword in _OF_STEPS else 1):
             mixed.append(keyword)
@@ -135,7 +135,7 @@ def take_phase(uid: str, images: Sequence[Image], phase: str) -> list[Image]:
             "name one of them"
         )
     parts = dict(_parts(images, keyword))
-    chosen = value if value in parts else next((one for one in parts if _comparable(one) == _comparable(value)), None)
+    chosen = value if value in parts else next((one for one in parts if comparable(one) == comparable(value)), None)
     if chosen is None:
         raise BioAttError(
             f"series {uid} has no image with {keyword} {value!r}; it has {', '.join(map(repr, parts))}; choose one"
@@ -179,7 +179,7 @@ def _parts(images: Sequence[Image | Slice], keyword: str) -> Iterator[tuple[str,
     yield from sorted(parts.items())
 
 
-def _comparable(value: str) -> str:
+def comparable(value: str) -> str:
     """The same words for a number however it is written."""
     try:
         return str(float(value))

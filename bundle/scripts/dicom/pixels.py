@@ -116,13 +116,11 @@ def _bits(dataset: Dataset, path: Path, notes: set[str]) -> tuple[int, int]:
     A missing HighBit can mean nothing else. One below BitsStored - 1 can be true of no image, and no reader minds it.
     One above would mean that values stand in the upper bits; readers do not agree on that.
     """
-    allocated = whole_number(dataset, "BitsAllocated", path)
-    stored = whole_number(dataset, "BitsStored", path)
+    allocated, stored = (whole_number(dataset, keyword, path) for keyword in ("BitsAllocated", "BitsStored"))
     if value(dataset, "HighBit", path) is None:
         notes.add(f"HighBit is missing and taken as BitsStored {stored} - 1")
-        high = stored - 1
-    else:
-        high = whole_number(dataset, "HighBit", path)
+        set_element(dataset, "HighBit", "US", stored - 1)
+    high = whole_number(dataset, "HighBit", path)
     if 0 < high < stored - 1:
         notes.add(f"HighBit {high} is not BitsStored {stored} - 1 and is ignored")
         high = stored - 1
