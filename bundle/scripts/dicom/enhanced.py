@@ -59,14 +59,8 @@ def frame_headers(dataset: Dataset, where: Path) -> list[Dataset]:
         )
     shared = items(dataset, "SharedFunctionalGroupsSequence", where) or [Dataset()]
     label(dataset, "SeriesDescription", where)  # decoded here, where its character set is known
-    common = _before_pixels(dataset)
-    _lift(shared[0], common, where)
-    headers = []
-    for groups in own:
-        header = _before_pixels(common)
-        _lift(groups, header, where)
-        headers.append(header)
-    return headers
+    common = _lift(shared[0], _before_pixels(dataset), where)
+    return [_lift(groups, _before_pixels(common), where) for groups in own]
 
 
 def keep_frames(dataset: Dataset, frames: Sequence[int]) -> None:
@@ -135,8 +129,8 @@ def _before_pixels(dataset: Dataset) -> Dataset:
     return header
 
 
-def _lift(groups: Dataset, header: Dataset, where: Path) -> None:
-    """Put the elements of functional groups into `header`."""
+def _lift(groups: Dataset, header: Dataset, where: Path) -> Dataset:
+    """Put the elements of functional groups into `header`, and return it."""
     if items(groups, "RealWorldValueMappingSequence", where):  # a group that single-frame images have as it is
         header["RealWorldValueMappingSequence"] = groups["RealWorldValueMappingSequence"]
     for group, keywords in _GROUPS.items():
@@ -146,3 +140,4 @@ def _lift(groups: Dataset, header: Dataset, where: Path) -> None:
                     header["ImageType"] = DataElement("ImageType", "CS", text(item, keyword, where).split("\\"))
                 elif value(item, keyword, where) is not None:
                     header[keyword] = item[keyword]
+    return header

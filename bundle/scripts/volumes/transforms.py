@@ -93,13 +93,11 @@ def collate_one(batch: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
     # Everything but the pixels as MONAI does it, with an empty array in their place.
     pixels = {key: value for key, value in item.items() if isinstance(value, MetaTensor)}
     hollow = {
-        key: MetaTensor(torch.empty(1), meta=value.meta, applied_operations=value.applied_operations)
+        key: MetaTensor(value.as_tensor().new_empty(1), meta=value.meta, applied_operations=value.applied_operations)
         for key, value in pixels.items()
     }
     collated = list_data_collate([{**item, **hollow}])
     for key, value in pixels.items():
-        whole = MetaTensor(value.as_tensor()[None])
-        whole.copy_meta_from(collated[key], copy_attr=False)
-        whole.is_batch, whole.spatial_ndim = True, value.ndim - 1
-        collated[key] = whole
+        collated[key].data = value.as_tensor()[None]
+        collated[key].spatial_ndim = value.ndim - 1
     return collated
