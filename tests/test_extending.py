@@ -102,7 +102,7 @@ def test_a_data_layout_is_one_function(tmp_path, monkeypatch):
     monkeypatch.setattr(layouts, "LAYOUTS", (by_dose, *layouts.LAYOUTS))
     found = find_studies(tmp_path, progress=False)
     assert found.refused == ()
-    assert {(study.layout, study.low is not None) for study in found.studies} == {
+    assert {(study.entry.layout, study.low is not None) for study in found.studies} == {
         ("by dose", True),
         ("full dose", False),
     }

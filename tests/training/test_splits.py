@@ -16,7 +16,8 @@ from scripts.training.studies import Collection, pseudonym_of
 def collection(names="ABCDEFGHIJ", parts=None):
     """A data set of patients without images."""
     folders = {pseudonym_of(name): name for name in names}
-    studies = tuple(SimpleNamespace(patient=one, part=(parts or {}).get(name, "")) for one, name in folders.items())
+    entries = {one: SimpleNamespace(part=(parts or {}).get(name, "")) for one, name in folders.items()}
+    studies = tuple(SimpleNamespace(patient=one, entry=entry) for one, entry in entries.items())
     return Collection(source="DATA", studies=studies, refused=(), folders=folders)
 
 

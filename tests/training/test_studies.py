@@ -41,7 +41,13 @@ def found(root, **arguments):
 
 def summary(collection):
     return [
-        (collection.folders[study.patient], study.layout, study.variant, len(study.pairs), study.low is not None)
+        (
+            collection.folders[study.patient],
+            study.entry.layout,
+            study.entry.variant,
+            len(study.pairs),
+            study.low is not None,
+        )
         for study in collection.studies
     ]
 
@@ -118,7 +124,7 @@ def test_a_datalist_names_pairs_parts_and_patients(tmp_path):
         ("Ann", "datalist", "", 4, False),
         ("c", "datalist", "", 4, True),
     ]
-    assert [study.part for study in studies.studies] == ["train", "train", "validate"]
+    assert [study.entry.part for study in studies.studies] == ["train", "train", "validate"]
     assert "without its full dose" in studies.refused[0].why
 
 

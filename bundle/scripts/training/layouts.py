@@ -44,6 +44,11 @@ class Entry:
     part: str = ""
     dose_fraction: float | None = None
 
+    @property
+    def title(self) -> str:
+        """Layout and variant, in words."""
+        return f"{self.layout} {self.variant}".strip()
+
 
 def mayo_2016(root: Path, folders: list[Path]) -> list[Entry]:
     """Low Dose CT Grand Challenge (AAPM, Mayo Clinic, 2016): a folder a dose, in a folder a patient.

@@ -53,7 +53,6 @@ class CachedPair:
         region: ``head``, ``chest``, ``abdomen``, ``pelvis`` or ``unknown``.
         dose_fractions: (R,), of the simulated realisations; none where the low dose is real.
         real_dose_fraction: of a real low dose, where the data set tells it, see `Entry`.
-        noise: how the noise was simulated, in words; see `NoiseMatch`.
     """
 
     path: Path
@@ -65,7 +64,6 @@ class CachedPair:
     facts: Facts = Facts()
     dose_fractions: tuple[float, ...] = ()
     real_dose_fraction: float | None = None
-    noise: str = ""
 
     def alpha_squared(self, realisation: int) -> float:
         """Variance of the added noise over that of the full dose's own: 1/k - 1 if it is simulated, else infinite."""
@@ -199,13 +197,13 @@ class _Maker:
                 _write(self.path(study, full, low), partial(np.savez, full=_stored(fulls[full]), low=made))
                 advance(1)
 
-    def match(self, study: Study, fulls: RadiologicalSlices | None = None) -> NoiseMatch:
+    def match(self, study: Study, fulls: RadiologicalSlices) -> NoiseMatch:
         """How the noise of a study is simulated: kept on disk, since to find it takes as long as some slices."""
         digest = hashlib.sha256(" ".join(study.full.uids).encode()).hexdigest()[:32]
         kept = self.path(study, 0, 0).parent / f"{digest}.noise.json"
         known = read_match(kept, float(np.linalg.norm(study.full.steps_mm[0])), self.recipe)
         if known is None:
-            known = find_match(fulls or _volume(study.full, "full"), self.recipe)
+            known = find_match(fulls, self.recipe)
             _write(kept, lambda file: file.write(match_as_json(known).encode()))
             logger.info("%s: noise %s", study.patient, known)
         return known
@@ -229,7 +227,6 @@ def _cached(maker: _Maker, study: Study, indices: list[tuple[int, int]], source:
     found = []
     are_missing = not all(_prior_path(path, source).exists() for path in paths)
     with _told_without_names(study), bar(len(paths), f"priors {study.patient}", are_missing) as advance:
-        noise = "" if study.low or not paths else str(maker.match(study))
         for path, (full, low) in zip(paths, indices, strict=True):
             index = low if study.low else full  # of the slice which names the priors
             priors = _priors(path, stack.keys[index], source)
@@ -243,8 +240,7 @@ def _cached(maker: _Maker, study: Study, indices: list[tuple[int, int]], source:
                     region=_region(study, priors, source),
                     facts=facts,
                     dose_fractions=() if study.low else tuple(maker.recipe["doses"]),
-                    real_dose_fraction=study.dose_fraction if study.low else None,
-                    noise=noise,
+                    real_dose_fraction=study.entry.dose_fraction if study.low else None,
                 )
             )
             advance(1)

@@ -125,7 +125,8 @@ def make_split(
 def _own_split(studies: Collection) -> dict[str, list[str]] | None:
     """The split of a datalist, if it names who validates."""
     parts = {
-        part: list(dict.fromkeys(study.patient for study in studies.studies if study.part == part)) for part in PARTS
+        part: list(dict.fromkeys(study.patient for study in studies.studies if study.entry.part == part))
+        for part in PARTS
     }
     return parts if parts["validate"] else None
 

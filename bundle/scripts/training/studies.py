@@ -29,23 +29,18 @@ class Study:
 
     Args:
         patient: pseudonym.
+        entry: where it lies.
         full, low: the volumes; no `low` means that it is simulated.
         pairs: slice indices (full, low) at the same place, from inferior to superior; without `low` all of `full`.
         region: ``head``, ``chest``, ``abdomen`` or ``pelvis`` by the header, else ``unknown``.
-        variant: which of a patient's reconstructions, e.g. ``3mm``.
-        part: ``train``, ``validate`` or ``test`` where the data set has its own split.
-        dose_fraction: see `Entry`.
     """
 
     patient: str
-    layout: str
+    entry: Entry
     full: Stack
     low: Stack | None
     pairs: tuple[tuple[int, int], ...]
     region: str
-    variant: str = ""
-    part: str = ""
-    dose_fraction: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +126,7 @@ def find_studies(
                 twice = {seen[uid] for uid in study.full.uids if uid in seen}
                 if twice:
                     why = f"the same images as of {', '.join(sorted(twice))}; keep one copy of them"
-                    refused.append(Refusal(patient=study.patient, what=_what(entry), why=why))
+                    refused.append(Refusal(patient=study.patient, what=f"({entry.title})", why=why))
                     continue
                 seen |= dict.fromkeys(study.full.uids, study.patient)
                 studies.append(study)
@@ -163,7 +158,7 @@ def describe(collection: Collection) -> str:
         rows.append(
             (
                 study.patient,
-                f"{study.layout} {study.variant}".strip(),
+                study.entry.title,
                 str(len(study.pairs)),
                 thickness,
                 study.region,
@@ -207,7 +202,7 @@ def _read_entry(entry: Entry, refused: list[Refusal]) -> Iterator[Study]:
 
     def refuse(why: object) -> None:
         told = without_names(str(why), (entry.low, entry.full), patient)
-        refused.append(Refusal(patient=patient, what=_what(entry), why=told))
+        refused.append(Refusal(patient=patient, what=f"({entry.title})", why=told))
 
     if entry.full is None:
         refuse("a low dose without its full dose; add the full dose")
@@ -235,14 +230,11 @@ def _read_entry(entry: Entry, refused: list[Refusal]) -> Iterator[Study]:
             continue
         yield Study(
             patient=patient,
-            layout=entry.layout,
+            entry=entry,
             full=full,
             low=low,
             pairs=tuple(pairs),
             region=region_of_header(full.body_part),
-            variant=entry.variant,
-            part=entry.part,
-            dose_fraction=entry.dose_fraction,
         )
 
 
@@ -272,7 +264,3 @@ def _only(stacks: list[Stack]) -> Stack:
     if len(stacks) != 1:
         raise BioAttError(f"{len(stacks)} CT series where a dose has one; keep one series a folder")
     return stacks[0]
-
-
-def _what(entry: Entry) -> str:
-    return f"({f'{entry.layout} {entry.variant}'.strip()})"
