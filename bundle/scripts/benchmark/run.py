@@ -9,8 +9,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,17 +81,15 @@ def run_benchmark(
     Raises:
         BioAttError: a number out of its range, or the output cannot be written.
     """
-    for name, number in (
-        ("repeats", repeats),
-        ("size", min(shape)),
-        ("slices", slices),
-        ("threads", 1 if threads is None else threads),
-    ):
+    numbers = {"repeats": repeats, "size": min(shape), "slices": slices, "threads": 1 if threads is None else threads}
+    for name, number in numbers.items():
         if number < 1:
             raise BioAttError(f"{name} of a benchmark is {number}, wanted 1 or more; e.g. leave it out")
     folder = make_folder(Path(output_dir))
     keep_freed_memory()  # as every command does
-    with tempfile.TemporaryDirectory() as scratch, _threads(threads):
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as after:
+        after.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(threads or torch.get_num_threads())
         networks, notes = _networks(Path(scratch), shape, compiled)
         figures = {
             "machine": describe_machine(),
@@ -290,14 +288,3 @@ def _time(one: Candidate) -> float:
     one.run()
     wait(one.device)
     return time.perf_counter() - began
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """PyTorch with `count` threads for as long as it lasts."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(count or before)
-        yield
-    finally:
-        torch.set_num_threads(before)

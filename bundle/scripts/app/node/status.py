@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from ...errors import BioAttError
@@ -13,13 +14,9 @@ def is_running(queue: Path) -> bool:
     """Whether a node holds the queue."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(queue / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+    with suppress(Timeout), FileLock(queue / "lock", timeout=0):
+        return False
+    return True
 
 
 def describe(queue: Path, *, retry_failed: bool = False) -> tuple[list[str], bool]:

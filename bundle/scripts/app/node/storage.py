@@ -339,7 +339,6 @@ def sync_folder(folder: Path, *, files: bool = False) -> None:
 
 def _same_files(one: Path, other: Path) -> bool:
     """Whether two folders hold the same files."""
-    names = sorted(path.name for path in one.iterdir())
-    if names != sorted(path.name for path in other.iterdir()):
-        return False
-    return all(filecmp.cmp(one / name, other / name, shallow=False) for name in names)
+    names = {path.name for path in one.iterdir()}
+    _, *unlike = filecmp.cmpfiles(one, other, names, shallow=False)
+    return names == {path.name for path in other.iterdir()} and not any(unlike)
