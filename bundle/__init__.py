@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .scripts.app.entry import bundle_module, bundle_version
+from .scripts.app.entry import bundle_module
 from .scripts.app.python import denoise
+from .scripts.provenance import bundle_version
 
 if TYPE_CHECKING:
     from .scripts.errors import BioAttError

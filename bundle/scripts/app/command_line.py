@@ -8,9 +8,10 @@ import logging.config
 from collections.abc import Sequence
 
 from ..former_keys import FORMER_OPTIONS
+from ..provenance import bundle_version
 from .arguments import NOTICE
 from .commands import add_commands
-from .entry import BUNDLE_ROOT, bundle_module, bundle_version
+from .entry import BUNDLE_ROOT, bundle_module
 
 
 def build_parser() -> argparse.ArgumentParser:

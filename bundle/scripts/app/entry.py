@@ -7,10 +7,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from ..provenance import bundle_version
-
-__all__ = ["bundle_module", "bundle_version"]
-
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 
+from ..arguments import given
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
@@ -24,13 +26,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from ...benchmark.run import run_benchmark, to_markdown
 
-    figures = run_benchmark(
-        options.output,
-        shape=(options.size, options.size),
-        repeats=options.repeats,
-        slices=options.slices,
-        series=options.series,
-        threads=options.threads,
-        compiled=options.compile,
-    )
+    chosen = given(options, "repeats", "slices", "series", "threads")
+    figures = run_benchmark(options.output, shape=(options.size, options.size), compiled=options.compile, **chosen)
     print(to_markdown(figures), end="")

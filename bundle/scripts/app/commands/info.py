@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...device import find_precision
-from ..entry import BUNDLE_ROOT, bundle_version
+from ...provenance import bundle_version
+from ..entry import BUNDLE_ROOT
 
 _PACKAGES = ("torch", "monai", "pydicom", "nibabel", "numpy")
 
