@@ -16,6 +16,7 @@ from .codestream import split_frames
 from .enhanced import keep_frames
 from .headers import LOSSY_METHODS, has_frames, is_enhanced, items, label, open_dicom, whole_number
 from .rules import Run, plain
+from .scan import series_number
 from .transcode import new_item, set_element
 
 #: Elements of the source that are not true of the derived image, or no longer true once its pixels are others.
@@ -115,11 +116,7 @@ def _set_identity(derived: Dataset, source: Dataset, file: Path, run: Run) -> No
     description = label(source, "SeriesDescription", file)
     description = run.rules.description(description, run.provenance.series_suffix())
     set_element(derived, "SeriesDescription", "LO", description)
-    try:
-        number = whole_number(source, "SeriesNumber", file, -(2**31))
-    except BioAttError:  # type 2: may be empty
-        number = None
-    set_element(derived, "SeriesNumber", "IS", str(run.rules.number(number)))
+    set_element(derived, "SeriesNumber", "IS", str(run.rules.number(series_number(source))))
 
 
 def _image_type(source: str) -> list[str]:

@@ -68,7 +68,7 @@ class DerivedRules:
 
     def number(self, source: int | None) -> int:
         """SeriesNumber of the derived series."""
-        return min((source or 0) + self.series_number_step, _MAX_NUMBER)
+        return max(min((source or 0) + self.series_number_step, _MAX_NUMBER), -_MAX_NUMBER)
 
 
 @dataclass(frozen=True, kw_only=True)

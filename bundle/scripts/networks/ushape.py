@@ -76,7 +76,8 @@ class BioAttUNet(Denoiser):
         self.encoder = nn.ModuleList([ResidualBlock(width) for width in widths])
         self.slots = nn.ModuleList([make_attention(attention, width, num_descriptors) for width in widths])
         pairs = list(zip(widths, widths[1:], strict=False))
-        self.down = nn.ModuleList([nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs])
+        down = [nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairs]
+        self.down = nn.ModuleList([*down, nn.Identity()])  # the coarsest scale stays as it is
         self.up = nn.ModuleList([nn.ConvTranspose2d(coarse, fine, 2, stride=2) for fine, coarse in reversed(pairs)])
         self.decoder = nn.ModuleList([ResidualBlock(width) for width in reversed(widths[:-1])])
         self.tail = nn.Conv2d(widths[0], fold**2, 3, padding=1)
@@ -108,11 +109,11 @@ class BioAttUNet(Denoiser):
         prior = self._pad_prior(prior, image)
         x = self.head(F.pixel_unshuffle(self.pad(image), self.fold))
         maps: dict[str, Tensor] = {}
-        for index, (block, slot) in enumerate(zip(self.encoder, self.slots)):  # noqa: B905
+        for index, (block, slot, down) in enumerate(zip(self.encoder, self.slots, self.down)):  # noqa: B905
             x = block(x)
             maps[f"attention{index}"] = slot.maps(x)
             maps[f"attention{index}_weighted"] = slot.weigh(maps[f"attention{index}"], prior)
-            x = self._descend(x * maps[f"attention{index}_weighted"], index)
+            x = down(x * maps[f"attention{index}_weighted"])
         return maps
 
     def attention_grids(self) -> dict[str, tuple[int, int]]:
@@ -123,18 +124,11 @@ class BioAttUNet(Denoiser):
         """Features of the coarsest scale, and those of the finer ones from fine to coarse."""
         x = self.head(F.pixel_unshuffle(padded, self.fold))
         skips: list[Tensor] = []
-        for index, (block, slot) in enumerate(zip(self.encoder, self.slots)):  # noqa: B905
+        for block, slot, down in zip(self.encoder, self.slots, self.down):  # noqa: B905
             x = slot(block(x), prior)
             skips.append(x)
-            x = self._descend(x, index)
+            x = down(x)
         return x, skips[: len(skips) - 1]
-
-    def _descend(self, x: Tensor, scale: int) -> Tensor:
-        """Features one scale coarser; the coarsest stay as they are."""
-        for index, down in enumerate(self.down):
-            if index == scale:
-                x = down(x)
-        return x
 
     def _pad_prior(self, prior: Tensor, image: Tensor) -> Tensor:
         """A dense prior as large as the padded image; a vector as it is."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydicom.misc import is_dicom
 
 from ..dicom import FileProcesses, KnownSeries, Series, read_volume
 from ..errors import BioAttError, printable
@@ -58,7 +59,7 @@ def find_inputs(path: str | os.PathLike[str], series: str = "") -> list[Path]:
         raise BioAttError(f"input {broken[0]} is a broken link; mend it, or take it out of the folder")
     files = [p for p in named if p.is_file()]
     others = [p for p in place.iterdir() if p not in files]
-    has_dicom = any(map(_is_dicom, others))
+    has_dicom = any(p.is_file() and is_dicom(p) for p in others)
     if not files or (series and has_dicom):
         return [place]
     if has_dicom:
@@ -70,14 +71,6 @@ def find_inputs(path: str | os.PathLike[str], series: str = "") -> list[Path]:
         first = printable(folders[0])
         logger.warning("%s: its subfolders are not looked into (%d, e.g. %s)", place, len(folders), first)
     return files
-
-
-def _is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM files do (PS3.10 7.1)."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
 
 
 def load_volume(
