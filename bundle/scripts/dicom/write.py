@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pydicom
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import ExplicitVRLittleEndian
 
 from ..errors import BioAttError
 from ..ownership import check_replaceable
@@ -343,9 +344,6 @@ def _place_of_rescale(derived: Dataset) -> Dataset:
 
 
 def _save(derived: Dataset, target: Path) -> None:
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
-
     derived.file_meta = FileMetaDataset()  # none of the source's: its AE titles and implementation did not write this
     derived.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     derived.preamble = bytes(128)

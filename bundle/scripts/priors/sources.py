@@ -13,18 +13,9 @@ import torch
 from ..errors import BioAttError
 
 #: The paper's 11 anatomical descriptors, in its order (arXiv 2504.01662; the authors' table has the same columns).
-DESCRIPTORS: tuple[str, ...] = (
-    "skull",
-    "ventricles",
-    "lungs",
-    "mediastinum",
-    "liver",
-    "kidneys",
-    "pancreas",
-    "spleen",
-    "abdominal aorta",
-    "spine",
-    "lymph nodes",
+DESCRIPTORS: tuple[str, ...] = tuple(
+    "skull, ventricles, lungs, mediastinum, liver, kidneys, pancreas, spleen, abdominal aorta, spine, "
+    "lymph nodes".split(", ")
 )
 
 
