@@ -838,13 +838,13 @@ def test_a_worker_that_is_killed_or_too_slow_is_told(tmp_path, series, settings)
     folder = job_folder(tmp_path / "job", series)
     worker = Worker(limit_s=600.0)
     worker.start(folder, settings)
-    os.kill(worker.pid, 9)
+    os.kill(worker._process.pid, 9)
     outcome = until(lambda: worker.poll(0.1))
     assert outcome.kind == "again" and "-9" in outcome.why
     worker = Worker(limit_s=0.0)
     worker.start(folder, settings)
     assert "more than 0 s" in until(lambda: worker.poll(0.1)).why
-    assert worker.pid is None
+    assert worker._process is None
 
 
 def test_what_the_workflow_refuses_is_refused_and_a_full_disk_is_not(tmp_path, series, settings, caplog):

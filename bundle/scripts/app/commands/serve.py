@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from ...errors import BioAttError
-from ..arguments import NOTICE, number, read_settings
+from ..arguments import NOTICE, given, number, read_settings
 
 _COUNT = number(int, "a whole number from 1", lambda found: found >= 1)
 _POSITIVE = number(float, "a number above 0 and below 1e9", lambda found: 0 < found < 1e9)
@@ -116,9 +116,7 @@ def _node_options(options: argparse.Namespace) -> object:
     return NodeOptions(
         queue=Path(options.queue),
         destination=Destination.parse(options.send_to),
-        ae_title=options.ae_title,
-        host=options.host,
-        port=options.port,
+        **given(options, "ae_title", "host", "port", "send_tls"),
         calling_ae_titles=options.accept,
         complete=Completeness(quiet_s=options.quiet_time, at_release=options.at_release, patience_s=options.patience),
         rules=read_rules(Path(options.rules) if options.rules else None),
@@ -131,5 +129,4 @@ def _node_options(options: argparse.Namespace) -> object:
         ),
         retries=Retries(denoise=options.tries, send_s=options.send_hours * 3600, job_s=options.max_minutes * 60),
         tls=Tls(*map(Path, options.tls)) if options.tls else None,
-        send_tls=options.send_tls,
     )

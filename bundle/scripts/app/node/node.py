@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ class Node:
         self._send_context = tls.context(server=False) if tls and both.send_tls else None
         self.queue.open()
         self.port = self.receiver.start(both.host, both.port, tls.context(server=True) if tls else None)
-        self._sending = threading.Thread(target=self._send_all, daemon=True)
+        self._sending = threading.Thread(target=self._repeat, args=(self._send_all,), daemon=True)
         self._sending.start()
         logger.info("%s listens on %s:%d, sends to %s", both.ae_title, both.host, self.port, both.destination)
 
@@ -103,12 +103,7 @@ class Node:
             BioAttError: no series can be denoised with the node's settings, or those of a rule.
         """
         try:
-            while not self._stop.wait(_TICK_S):
-                try:
-                    self.step()
-                except OSError as error:
-                    logger.error("the queue cannot be written (%s); tried again", error.strerror)
-                    self._stop.wait(self.options.retries.first_s)
+            self._repeat(self.step)
         finally:
             self._stop.set()
             self.receiver.stop()
@@ -116,6 +111,15 @@ class Node:
             self.worker.stop()
             self._sending.join(10)
             self.queue.close()
+
+    def _repeat(self, work: Callable[[], None]) -> None:
+        """Do it again and again until the node stops; a disk that is full ends nothing."""
+        while not self._stop.wait(_TICK_S):
+            try:
+                work()
+            except OSError as error:
+                logger.error("the queue cannot be written (%s); tried again", error.strerror)
+                self._stop.wait(self.options.retries.first_s)
 
     def _take_back(self) -> None:
         """Not count the try of a series that an orderly stop interrupts: restarts must not make it fail."""
@@ -196,15 +200,10 @@ class Node:
             job.note(next=time.time() + pause, why=outcome.why)
 
     def _send_all(self) -> None:
-        """The thread that sends what is ready."""
-        while not self._stop.wait(_TICK_S):
-            try:
-                for job in self.queue.jobs():
-                    if job.result.exists() and (self._is_due(job) or "sends" not in job.tries()):
-                        self._send_one(job)
-            except OSError as error:
-                logger.error("the queue cannot be written (%s); tried again", error.strerror)
-                self._stop.wait(self.options.retries.first_s)
+        """Send what is ready; a thread of its own does it."""
+        for job in self.queue.jobs():
+            if job.result.exists() and (self._is_due(job) or "sends" not in job.tries()):
+                self._send_one(job)
 
     def _send_one(self, job: Job) -> None:
         destination, retries = self.options.destination, self.options.retries

@@ -48,11 +48,6 @@ class Worker:
         self._until: float | None = None
 
     @property
-    def pid(self) -> int | None:
-        """Of the process, None where there is none."""
-        return self._process.pid if self._process is not None else None
-
-    @property
     def is_busy(self) -> bool:
         """Whether a series is at work."""
         return self._until is not None
