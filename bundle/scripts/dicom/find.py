@@ -168,8 +168,7 @@ def _choose(scanned: Scan, path: Path, name: str | None) -> str:
     if name is None:
         chosen, what = list(found), f"holds {len(found)} CT series"
     else:
-        chosen = [uid for uid in found if uid == name]
-        chosen = chosen or [uid for uid, files in found.items() if _has_number(files, name)]
+        chosen = [name] if name in found else [uid for uid, files in found.items() if _has_number(files, name)]
         what = f"holds {len(chosen) or 'no'} CT series {name}"
     if len(chosen) == 1:
         return chosen[0]

@@ -10,11 +10,6 @@ from torch import Tensor, nn
 ATTENTION_KINDS = ("prior", "spatial", "channel", "none")
 
 
-def pool_channels(x: Tensor) -> Tensor:
-    """Mean and maximum of `x` (B, C, H, W) over its channels, (B, 2, H, W)."""
-    return torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
-
-
 class Attention(nn.Module):
     """A block for a slot: the features times its maps; a subclass says how these are made and weighed."""
 
@@ -52,7 +47,8 @@ class PriorAttention(Attention):
 
     def maps(self, x: Tensor) -> Tensor:
         """Attention maps A in (0, 1), (B, K, H, W), before the prior weights them."""
-        return torch.sigmoid(self.conv(pool_channels(x)))
+        pooled = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
+        return torch.sigmoid(self.conv(pooled))
 
     def weigh(self, maps: Tensor, prior: Tensor) -> Tensor:
         """Sum over descriptors of prior, (B, K) or dense (B, K, h, w), times map: (B, 1, H, W)."""
