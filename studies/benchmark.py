@@ -82,7 +82,7 @@ def _put_line(pages: Sequence[Path], found: dict[str, Any]) -> None:
 
 def _check_cores(processes: int) -> None:
     if not 2 <= processes <= usable_cores():
-        raise BioAttError(f"--processes {processes}: wanted 2 to {usable_cores()}, a core for each")
+        raise BioAttError(f"--processes {processes}: expected 2 to {usable_cores()}, a core for each")
 
 
 def write_page(page: Path, figures: dict[str, Any]) -> None:

@@ -17,9 +17,9 @@ set -eu
 
 begin=$(date +%s)
 here=$(cd "$(dirname "$0")/.." && pwd)
-[ $# -ge 1 ] || { echo "error: wanted a folder for the results; studies/gpu.sh OUT [all|measure|train]" >&2; exit 2; }
+[ $# -ge 1 ] || { echo "error: expected a folder for the results; studies/gpu.sh OUT [all|measure|train]" >&2; exit 2; }
 part=${2:-all}
-case $part in all | measure | train) ;; *) echo "error: part $part, wanted all, measure or train" >&2; exit 2 ;; esac
+case $part in all | measure | train) ;; *) echo "error: part $part, expected all, measure or train" >&2; exit 2 ;; esac
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 PYTHON=${PYTHON:-python3}

@@ -66,7 +66,7 @@ def limits_list(parts: dict[str, dict[str, Any]]) -> str:
     lines = [f"Of {len(limits)} limits {len(limits) - len(broken)} are kept." + (" Not kept:" if broken else "")]
     for one in broken:
         value = "not measurable" if one["value"] is None else f"{one['value']:.3f}"
-        lines.append(f"- {one['name']}: {value} {one['unit']}, wanted {one['comparison']} {one['bound']:g}")
+        lines.append(f"- {one['name']}: {value} {one['unit']}, required {one['comparison']} {one['bound']:g}")
     text = "\n".join(lines[:1] + [""] * bool(broken) + lines[1:])
     if not plane:
         return text

@@ -168,7 +168,7 @@ def put(page: str, mark: str, lines: Sequence[str]) -> str:
     before, begin, rest = page.partition(f"<!-- {mark} -->\n")
     _, end, after = rest.partition(f"<!-- /{mark} -->")
     if not begin or not end:
-        raise ValueError(f"the page has no place for {mark}: wanted <!-- {mark} --> and <!-- /{mark} -->")
+        raise ValueError(f"the page has no place for {mark}: expected <!-- {mark} --> and <!-- /{mark} -->")
     return "".join([before, begin, "\n".join(lines), "\n", end, after])
 
 

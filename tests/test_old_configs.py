@@ -91,7 +91,7 @@ def test_inference_of_then_runs_when_told_so(run_here, series, tmp_path):
     file.write_text(text)
     assert "bf16 (true or false) is precision now" in run_here("inference", file, **places, strength="high")
     file.write_text(text.replace('"bf16": "@bf16"', '"precision": "auto"'))
-    assert "strength is 1.0, wanted low, standard or high" in run_here("inference", file, **places)
+    assert "strength is 1.0, expected low, standard or high" in run_here("inference", file, **places)
     assert run_here("inference", file, **places, strength="high") == ""
     assert load_volume(tmp_path / "out").hu.shape == load_volume(series).hu.shape
 

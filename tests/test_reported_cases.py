@@ -34,7 +34,7 @@ DENOISED = {
 }
 #: Cases that are refused, without further options: what is said.
 REFUSED = {
-    "decimal-comma": "RescaleIntercept is -1024,0, wanted a number",
+    "decimal-comma": "RescaleIntercept is -1024,0, expected a number",
     "folder-with-zip": r"1 archive \(study.zip\); unpack it",
     "gap-at-0.1mm": "slices are missing.* 0.20 mm between .*--allow-gaps",
     "intercept-0-offset-1024": "does not look like HU: .*perhaps stored with 1024 added.*--assume-hu",

@@ -87,7 +87,7 @@ def test_begin_refuses_a_word_where_a_switch_is_wanted(monkeypatch, tmp_path, wo
     config = tmp_path / "c.json"
     config.write_text('{"train": true, "prior": ""}')
     set_argv(monkeypatch, "--config_file", str(config), *words)
-    with pytest.raises(BioAttError, match=f"--train {words[-1].split('=')[-1]}: wanted True or False"):
+    with pytest.raises(BioAttError, match=f"--train {words[-1].split('=')[-1]}: expected True or False"):
         begin()
     for right in (["--train", "False"], ["--train=True"], ["--train"], ["--train", "--prior", "false"]):
         set_argv(monkeypatch, "--config_file", str(config), *right)

@@ -30,7 +30,7 @@ def find_device(device: str | torch.device) -> torch.device:
 
     kind = str(device).partition(":")[0]
     if kind not in _KINDS:
-        raise BioAttError(f"device {str(device)!r} is not one; wanted {' or '.join(_KINDS)}, e.g. cuda:0")
+        raise BioAttError(f"device {str(device)!r} is not one; expected {' or '.join(_KINDS)}, e.g. cuda:0")
     try:
         found = torch.device(device)
         torch.empty(1, device=found)
@@ -54,7 +54,7 @@ def find_precision(precision: str, device: str | torch.device) -> str:
     import torch
 
     if precision not in PRECISIONS:
-        raise BioAttError(f"precision is {precision!r}, wanted {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
+        raise BioAttError(f"precision is {precision!r}, expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
     if precision != "auto":
         return precision
     kind = torch.device(device).type

@@ -54,7 +54,7 @@ def choose_strength(
     """
     if not isinstance(strength, str) or strength not in STRENGTHS:
         raise BioAttError(
-            f"strength is {strength!r}, wanted {', '.join(list(STRENGTHS)[:-1])} or {list(STRENGTHS)[-1]}; "
+            f"strength is {strength!r}, expected {', '.join(list(STRENGTHS)[:-1])} or {list(STRENGTHS)[-1]}; "
             "a number is no longer a strength; give it as --anchor-mm (anchor_mm), in mm"
         )
     known_mm, known_grain = STRENGTHS[strength]
@@ -85,7 +85,7 @@ def _is_share(value: float) -> bool:
 def _number(name: str, value: float, wanted: str, holds: Callable[[float], bool]) -> float:
     """`value` if it is a number for which the condition `holds`."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
-        raise BioAttError(f"{name} is {value!r}, wanted a number {wanted}")
+        raise BioAttError(f"{name} is {value!r}, expected a number {wanted}")
     return float(value)
 
 

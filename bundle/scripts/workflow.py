@@ -248,7 +248,7 @@ def check_switches(overrides: Mapping[str, Any], config_files: Sequence[str | os
         value = overrides[key]
         alone = value == "" or str(value).startswith("--")  # the option without a value, which is True
         if not alone and str(value) not in ("True", "False"):
-            raise BioAttError(f"--{key} {value}: wanted True or False, spelt so")
+            raise BioAttError(f"--{key} {value}: expected True or False (case-sensitive)")
 
 
 def check_inference(

@@ -67,7 +67,7 @@ def read_task(file: Path) -> tuple[dict[str, Any], list[Any]]:
         process = json.loads(file.read_text(encoding="utf-8")).get("process") or {}
         settings = dict(process.get("settings") or {})
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise BioAttError(f"{file.name} cannot be read ({type(error).__name__}); wanted process.settings") from error
+        raise BioAttError(f"{file.name} cannot be read ({type(error).__name__}); expected process.settings") from error
     rules = settings.pop("rules", None)
     check_settings(settings, file.name)
     return settings, read_rules(None) if rules is None else make_rules(rules, file.name)

@@ -59,7 +59,7 @@ def baseline(text: str) -> Contestant:
     weights, _, config = files.partition(":")
     if not name or not equals or not weights:
         raise BioAttError(
-            f"--baseline {text}: wanted NAME=WEIGHTS.pt:NETWORK.json, e.g. redcnn=r.pt:network_redcnn.json"
+            f"--baseline {text}: expected NAME=WEIGHTS.pt:NETWORK.json, e.g. redcnn=r.pt:network_redcnn.json"
         )
     if not Path(weights).is_file():
         raise BioAttError(f"--baseline {text}: there is no {weights}; `make baselines` trains it")

@@ -86,7 +86,7 @@ def _cell(values: Sequence[float], form: str, worst: Callable[[Sequence[float]],
 def _pair(text: str) -> tuple[Path, Path]:
     low, equals, full = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text}: wanted LOW=FULL, two folders")
+        raise argparse.ArgumentTypeError(f"{text}: expected LOW=FULL, two folders")
     return Path(low), Path(full)
 
 

@@ -56,4 +56,4 @@ def limits_table(limits: list[dict[str, Any]]) -> str:
         )
         for one in limits
     ]
-    return table(("limit", "wanted", "measured", ""), rows)
+    return table(("limit", "required", "measured", ""), rows)

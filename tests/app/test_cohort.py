@@ -423,8 +423,8 @@ def test_a_csv_names_the_results(study, weights, here):
         ("list.txt", "a/scan\nb/scan.nii.gz\n", "would have their results at one place"),
         ("list.csv", "input,output\na,x\nb,x/y\n", "would have their results at one place"),
         ("list.csv", "input,output\na,x/y/z\nb,q\nc,x\n", "c and a would have their results at one place"),
-        ("list.csv", "input,output\na,../x\n", "wanted a folder in"),
-        ("list.csv", "input,output\na,\n", "wanted a folder in"),
+        ("list.csv", "input,output\na,../x\n", "expected a folder in"),
+        ("list.csv", "input,output\na,\n", "expected a folder in"),
         ("list.csv", "input,output\na,cohort.csv\n", "is the table's name"),
         ("list.csv", "path\na\n", "must have the columns input and output"),
         ("list.txt", "a\0b\n", "has a zero byte"),
@@ -490,10 +490,10 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path):
     [
         (["--overwrite"], "not overwritten"),
         (["--processes", "2", "--scheduler", "tcp://x:1"], "give one of them"),
-        (["--processes", "0"], "--processes 0: wanted 1 or more"),
-        (["--tries", "0"], "--tries 0: wanted 1 or more"),
+        (["--processes", "0"], "--processes 0: expected 1 or more"),
+        (["--tries", "0"], "--tries 0: expected 1 or more"),
         (["--resource", "GPU=1"], "use it with --scheduler"),
-        (["--scheduler", "tcp://x:1", "--resource", "GPU"], "wanted NAME=N"),
+        (["--scheduler", "tcp://x:1", "--resource", "GPU"], "expected NAME=N"),
     ],
 )
 def test_options_that_cannot_be_used_are_refused(study, weights, words, what, capsys):

@@ -263,12 +263,12 @@ def test_derived_images_localizers_and_other_modalities_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("rules", "told"),
     [
-        ({}, "wanted a list"),
-        ([], "wanted a list"),
+        ({}, "expected a list"),
+        ([], "expected a list"),
         ([{"when": {"Kernel": "B"}}], "Kernel is no DICOM keyword"),
-        ([{"when": {"SliceThickness": [1]}}], "wanted a regular expression"),
-        ([{"when": {"SliceThickness": [2, 0]}}], r"wanted a regular expression, or .LOWEST, HIGHEST."),
-        ([{"when": {"SeriesDescription": "("}}], "wanted a regular expression"),
+        ([{"when": {"SliceThickness": [1]}}], "expected a regular expression"),
+        ([{"when": {"SliceThickness": [2, 0]}}], r"expected a regular expression, or .LOWEST, HIGHEST."),
+        ([{"when": {"SeriesDescription": "("}}], "expected a regular expression"),
         ([{"what": 1}], "what"),
         ([{"denoise": "no"}], "denoise"),
         ([{"settings": {"strenght": 1}}], "strenght cannot be set"),
@@ -452,8 +452,8 @@ MR = "1.2.840.10008.5.1.4.1.1.4"
     [
         (("STRANGER", "BIOATT"), [(CT, None)], "'STRANGER' at 127.0.0.1 rejected: not among those that may call"),
         (("PACS", "OTHER"), [(CT, None)], "rejected: called 'OTHER', but this node is 'BIOATT'"),
-        (("PACS", "BIOATT"), [(MR, None)], "'PACS' at 127.0.0.1 proposed MR Image Storage; wanted CT images"),
-        (("PACS", "BIOATT"), [(CT, JPEGExtended12Bit)], "proposed JPEG Extended (Process 2 and 4); wanted CT in a"),
+        (("PACS", "BIOATT"), [(MR, None)], "'PACS' at 127.0.0.1 proposed MR Image Storage; expected CT images"),
+        (("PACS", "BIOATT"), [(CT, JPEGExtended12Bit)], "proposed JPEG Extended (Process 2 and 4); expected CT in a"),
     ],
 )
 def test_the_log_tells_why_a_caller_is_not_served(node, caplog, titles, proposed, told):
@@ -736,7 +736,7 @@ def test_a_receiver_of_the_default_transfer_syntax_alone_gets_it(tmp_path, serie
     ["PACS", "PACS@host", "@h:1", " @h:1", "PACS@h:0", "PACS@h:70000", "A" * 17 + "@h:1", "P\u00c4CS@h:1", "P\nS@h:1"],
 )
 def test_a_wrong_destination_is_told(text):
-    with pytest.raises(BioAttError, match="wanted AE@HOST:PORT"):
+    with pytest.raises(BioAttError, match="expected AE@HOST:PORT"):
         Destination.parse(text)
 
 
@@ -801,7 +801,7 @@ def test_a_caller_that_says_nothing_does_not_keep_the_others_out(tmp_path, recei
 
 
 def test_a_wrong_certificate_is_told(tmp_path):
-    with pytest.raises(BioAttError, match="wanted PEM files"):
+    with pytest.raises(BioAttError, match="expected PEM files"):
         tls(tmp_path).context(server=True)
 
 
@@ -887,12 +887,12 @@ def serve(capsys, *words):
     ("words", "told"),
     [
         ([], "--send-to is missing"),
-        (["--send-to", "PACS"], "wanted AE@HOST:PORT"),
+        (["--send-to", "PACS"], "expected AE@HOST:PORT"),
         (["--send-to", "PACS@127.0.0.1:104", "--send-tls"], "--send-tls needs certificates"),
         (["--send-to", "PACS@127.0.0.1:104", "--set", "strenght=1"], "strenght cannot be set"),
         (["--send-to", "PACS@127.0.0.1:104", "--rules", "none.json"], "rules none.json cannot be read"),
         (["--send-to", "PACS@127.0.0.1:104", "--ae-title", "A" * 17], "AE title"),
-        (["--send-to", "PACS@127.0.0.1:104", "--tls", "no", "no", "no"], "wanted PEM files"),
+        (["--send-to", "PACS@127.0.0.1:104", "--tls", "no", "no", "no"], "expected PEM files"),
         (["--send-to", "PACS@127.0.0.1:104", "--port", "70000"], "a port is 0 to 65535"),
         (["--status"], "is not the queue of a node"),
     ],
@@ -914,7 +914,7 @@ def test_options_that_cannot_be_used_are_one_line(capsys, tmp_path, monkeypatch,
 def test_numbers_with_which_nothing_would_be_done_are_refused(capsys, words, wanted):
     with pytest.raises(SystemExit) as ended:
         serve(capsys, *words)
-    assert ended.value.code == 2 and f"argument {words[0]}: wanted {wanted}\n" in capsys.readouterr().err
+    assert ended.value.code == 2 and f"argument {words[0]}: expected {wanted}\n" in capsys.readouterr().err
 
 
 def test_an_empty_address_is_not_all_addresses(capsys):

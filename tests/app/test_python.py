@@ -118,7 +118,7 @@ def test_strength_and_prior_reach_the_workflow(series, weights):
     ("source", "options", "told"),
     [
         ("nowhere", {}, "nowhere does not exist"),
-        (np.zeros((2, 8, 8)), {}, r"spacing_mm is None, wanted spacing_mm=\(slices, rows, columns\)"),
+        (np.zeros((2, 8, 8)), {}, r"spacing_mm is None, expected spacing_mm=\(slices, rows, columns\)"),
         (np.zeros((2, 8, 8)), {"spacing_mm": (1.0, 1.0)}, "3 numbers over 0"),
         (np.zeros((8, 8)), {"spacing_mm": (1.0, -1.0)}, "2 numbers over 0"),
         (np.zeros((2, 8, 8)), {"spacing_mm": "1, 1, 1"}, "spacing_mm is '1, 1, 1'"),
@@ -132,7 +132,7 @@ def test_strength_and_prior_reach_the_workflow(series, weights):
         (np.zeros((2, 8, 8)), {"spacing_mm": (1, 1, 1), "output": ""}, "no output folder given"),
         ([1, 2], {}, "source is a list"),
         ("", {}, "no input given"),
-        ("nowhere", {"output": 3}, "output is a int, wanted the path of a folder"),
+        ("nowhere", {"output": 3}, "output is a int, expected the path of a folder"),
         ("nowhere", {"spacing_mm": (1, 1, 1)}, "leave it out"),
         ("nowhere", {"report": True}, "name an output folder"),
     ],

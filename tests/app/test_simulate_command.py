@@ -179,7 +179,7 @@ def test_starved_rays_and_their_bias_are_reported(source, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--dose", "0"), r"dose is 0, wanted a fraction in (0, 1]"),
+        (("--dose", "0"), r"dose is 0, expected a fraction in (0, 1]"),
         (("--dose", "1.5"), "dose is 1.5"),
         (("--dose", "nan"), "dose is nan"),
         (("--dose", "0.5", "--filter", "bone"), "filter_name must be one of"),
@@ -203,7 +203,7 @@ def test_photons_that_are_no_number_of_photons_are_told(source, tmp_path, capsys
     with pytest.raises(SystemExit) as ended:
         simulate(source, tmp_path / "out", "--dose", "0.5", "--photons", photons)
     assert ended.value.code == 2
-    assert "argument --photons: wanted a number above 0, or auto\n" in capsys.readouterr().err
+    assert "argument --photons: expected a number above 0, or auto\n" in capsys.readouterr().err
 
 
 def test_existing_output_is_kept_unless_it_may_be_replaced(source, tmp_path, capsys):
@@ -230,7 +230,7 @@ def test_a_series_with_a_gap_is_simulated_when_it_is_allowed(tmp_path, capsys):
 def test_pixels_that_are_not_square_and_series_without_soft_tissue_are_refused(tmp_path, capsys):
     wide = write_ct_series(tmp_path / "wide", shape=(48, 64), spacing=(6.0, 5.0), slices=2)
     assert simulate(wide, tmp_path / "out") == 2
-    assert "wanted square ones" in capsys.readouterr().err
+    assert "expected square ones" in capsys.readouterr().err
     air = write_ct_series(
         tmp_path / "air", shape=(48, 48), spacing=(5.0, 5.0), slices=2, degrade=lambda hu, i: 2.0 * hu
     )

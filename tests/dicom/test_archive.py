@@ -177,7 +177,7 @@ def test_a_file_that_would_grow_beyond_the_limit_is_not_opened(packed, monkeypat
 
 def test_too_many_files_are_refused(packed, monkeypatch):
     monkeypatch.setattr(archive_module, "MAX_FILES", 3)
-    with pytest.raises(BioAttError, match="study.zip holds 4 files, wanted at most 3"):
+    with pytest.raises(BioAttError, match="study.zip holds 4 files, expected at most 3"):
         select_series(packed)
 
 

@@ -39,8 +39,8 @@ MAPS = {
         "DerivationCodeSequence says perfusion image analysis",
     ),
     "division": (changed(DerivationCodeSequence=code("113046", "DCM")), "says pixel by pixel division"),
-    "virtual unenhanced, by RescaleType": (changed(RescaleType="HU_MOD"), "RescaleType is HU_MOD, wanted HU"),
-    "electron density": (changed(RescaleType="EDW"), "RescaleType is EDW, wanted HU"),
+    "virtual unenhanced, by RescaleType": (changed(RescaleType="HU_MOD"), "RescaleType is HU_MOD, expected HU"),
+    "electron density": (changed(RescaleType="EDW"), "RescaleType is EDW, expected HU"),
 }
 
 
@@ -233,7 +233,7 @@ def test_pixels_that_are_no_whole_numbers_are_refused(tmp_path, keyword, vr):
         dataset.add_new(keyword, vr, pixels.tobytes())
 
     folder = write_ct_series(tmp_path, slices=1, modify=modify)
-    with pytest.raises(BioAttError, match=f"its pixels are {keyword}, wanted PixelData of whole numbers"):
+    with pytest.raises(BioAttError, match=f"its pixels are {keyword}, expected PixelData of whole numbers"):
         read_volume(select_series(folder))
 
 

@@ -84,8 +84,8 @@ def test_two_grids_in_one_series_can_be_told_apart(tmp_path, change):
     ("choice", "message"),
     [
         ("range=500..600", "no slice from 500 to 600 mm; its slices lie from 0.00 to 96.00 mm"),
-        ("range=1", "wanted range=FIRST..LAST in mm"),
-        ("range=a..b", "wanted range=FIRST..LAST in mm"),
+        ("range=1", "expected range=FIRST..LAST in mm"),
+        ("range=a..b", "expected range=FIRST..LAST in mm"),
         ("range=0..96", "spacing changes"),
     ],
 )

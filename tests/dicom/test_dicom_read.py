@@ -218,7 +218,7 @@ def test_a_refused_series_does_not_hide_the_others(tmp_path):
     "modify, message",
     [
         (changed(ImagePositionPatient=None), "ImagePositionPatient is missing"),
-        (changed(ImagePositionPatient=[1, 2]), "ImagePositionPatient is .*wanted 3 numbers"),
+        (changed(ImagePositionPatient=[1, 2]), "ImagePositionPatient is .*expected 3 numbers"),
         (changed(ImageOrientationPatient=None), "ImageOrientationPatient is missing"),
         (changed(ImageOrientationPatient=[1, 0, 0, 1, 0, 0]), "two unit vectors at a right angle"),
         (changed(PixelSpacing=None), "PixelSpacing is missing"),
@@ -229,10 +229,10 @@ def test_a_refused_series_does_not_hide_the_others(tmp_path):
         (changed(RescaleSlope=None), "RescaleSlope is missing.* HU"),
         (changed(RescaleIntercept=None), "RescaleIntercept is missing"),
         (changed(RescaleSlope=0), "RescaleSlope is 0"),
-        (changed(RescaleType="PCT"), "RescaleType is PCT, wanted HU"),
+        (changed(RescaleType="PCT"), "RescaleType is PCT, expected HU"),
         (changed(SamplesPerPixel=3), "SamplesPerPixel is 3"),
         (changed(PhotometricInterpretation="RGB"), "PhotometricInterpretation is RGB"),
-        (changed(RescaleType="Z_EFF"), "RescaleType is Z_EFF, wanted HU"),
+        (changed(RescaleType="Z_EFF"), "RescaleType is Z_EFF, expected HU"),
         (changed(RescaleType="US"), "RescaleType is US .*--assume-hu"),
         (changed(ImageType=["DERIVED", "PRIMARY", "AXIAL", "ELECTRON_DENSITY"]), "ImageType says ELECTRON_DENSITY"),
         (changed(ImageType=["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5", "CBF"]), "ImageType says CBF, a map"),
@@ -475,7 +475,7 @@ def test_pixels_of_another_vr_are_refused(tmp_path):
     """Found by fuzzing: PixelData written as a whole number."""
     file = write_ct_series(tmp_path, slices=1, modify=changed(PixelData=None)) / "0001.dcm"
     file.write_bytes(file.read_bytes() + b"\xe0\x7f\x10\x00IS\x02\x001 ")
-    with pytest.raises(BioAttError, match="PixelData has VR IS, wanted OW or OB"):
+    with pytest.raises(BioAttError, match="PixelData has VR IS, expected OW or OB"):
         read_slice(file)
 
 

@@ -108,7 +108,7 @@ def test_uids_and_descriptions_cannot_leave_the_output_folder(tmp_path, name):
 
 def test_terminal_codes_in_values_are_not_printed(tmp_path):
     folder = write_ct_series(tmp_path, modify=changed(RescaleType="\x1b[31mRED"))
-    with pytest.raises(BioAttError, match="RescaleType is .*RED, wanted HU") as caught:
+    with pytest.raises(BioAttError, match="RescaleType is .*RED, expected HU") as caught:
         select_series(folder)
     assert str(caught.value).isprintable()
 

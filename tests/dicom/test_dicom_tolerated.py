@@ -143,7 +143,7 @@ def test_rescale_that_is_said_twice_counts_once(tmp_path, plain):
     twice = changed(RescaleSlope=[1, 1], RescaleIntercept=[-1024, -1024])
     np.testing.assert_array_equal(read_volume(select_series(write_ct_series(tmp_path / "in", modify=twice))), plain)
     other = changed(RescaleIntercept=[-1024, 0])
-    with pytest.raises(BioAttError, match="RescaleIntercept is .*wanted a number"):
+    with pytest.raises(BioAttError, match="RescaleIntercept is .*expected a number"):
         select_series(write_ct_series(tmp_path / "other", modify=other))
 
 

@@ -177,7 +177,7 @@ def test_rules_choose_and_own_results_are_left_out(run, tmp_path, weights):
     [
         ({"strenght": 1}, "task.json: strenght cannot be set"),
         ({"output_dir": "/"}, "output_dir cannot be set"),
-        ({"rules": {}}, "wanted a list"),
+        ({"rules": {}}, "expected a list"),
         ({"prior": "$print(1)"}, "prior is code"),
         ("strong", "task.json cannot be read"),
     ],

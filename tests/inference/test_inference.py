@@ -284,7 +284,7 @@ def bad_inputs(folder, weights):
         "weights": (["good", "--weights", "none.pt"], "weights file none.pt does not exist"),
         "prior": (["good", "--prior", "magic"], "magic"),
         "other architecture": (["good", "--weights", str(other)], "does not fit BioAttUNet; choose the network_def"),
-        "device": (["good", "--device", "abacus"], "device 'abacus' is not one; wanted cpu or cuda or mps"),
+        "device": (["good", "--device", "abacus"], "device 'abacus' is not one; expected cpu or cuda or mps"),
         "batch": (["good", "--batch-size", "0"], "batch_size must be at least 1"),
     }, good
 
@@ -350,7 +350,7 @@ def run_bundle(bundle_root):
     [
         (["--dataset_dir", "nothing", "--output_dir", "out"], "input nothing does not exist"),
         (["--dataset_dir", "x", "--output_dir", "out", "--priors", "uniform"], "unknown config override --priors"),
-        (["--dataset_dir", "x", "--output_dir", "y", "--overwrite", "false"], "--overwrite false: wanted True"),
+        (["--dataset_dir", "x", "--output_dir", "y", "--overwrite", "false"], "--overwrite false: expected True"),
     ],
     ids=["missing input", "unknown override", "switch as a word"],
 )

@@ -33,7 +33,7 @@ def test_auto_asks_the_gpu_for_what_it_does_not_emulate(monkeypatch, supported):
 
 @pytest.mark.parametrize("make", [SlicePriorInferer, lambda **given: AnchoredInferer(strength="low", **given)])
 def test_other_words_are_refused(make):
-    with pytest.raises(BioAttError, match="precision is 'half', wanted auto, fp32 or bf16"):
+    with pytest.raises(BioAttError, match="precision is 'half', expected auto, fp32 or bf16"):
         make(precision="half")
 
 

@@ -42,21 +42,21 @@ def test_a_number_takes_the_tables_place_and_is_named_custom():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"strength": 0.5}, "strength is 0.5, wanted low, standard or high; .*--anchor-mm"),
-        ({"strength": 1}, "strength is 1, wanted low, standard or high"),
-        ({"strength": "1"}, "strength is '1', wanted low"),
+        ({"strength": 0.5}, "strength is 0.5, expected low, standard or high; .*--anchor-mm"),
+        ({"strength": 1}, "strength is 1, expected low, standard or high"),
+        ({"strength": "1"}, "strength is '1', expected low"),
         ({"strength": None}, "strength is None"),
         ({"strength": ["low"]}, "strength is .*low"),
-        ({"anchor_mm": 0}, "anchor_mm is 0, wanted a number over 0"),
+        ({"anchor_mm": 0}, "anchor_mm is 0, expected a number over 0"),
         ({"anchor_mm": -1.0}, "anchor_mm is -1.0"),
         ({"anchor_mm": 11}, "anchor_mm is 11"),
         ({"anchor_mm": float("nan")}, "anchor_mm is nan"),
         ({"anchor_mm": "1"}, "anchor_mm is '1'"),
         ({"anchor_mm": True}, "anchor_mm is True"),
-        ({"grain": 1.1}, "grain is 1.1, wanted a number from 0"),
+        ({"grain": 1.1}, "grain is 1.1, expected a number from 0"),
         ({"grain": -0.1}, "grain is -0.1"),
         ({"grain": float("nan")}, "grain is nan"),
-        ({"restore": 1.1}, "restore is 1.1, wanted a number from 0 .none. to 1 .all."),
+        ({"restore": 1.1}, "restore is 1.1, expected a number from 0 .none. to 1 .all."),
         ({"restore": "1"}, "restore is '1'"),
     ],
 )
@@ -78,7 +78,7 @@ def test_the_page_has_the_table():
 @pytest.mark.parametrize("make", [SlicePriorInferer, AnchoredInferer])
 def test_an_inferer_takes_a_strength_or_its_name_and_no_number(make):
     assert make(strength="high").strength == make(strength=choose_strength("high")).strength == choose_strength("high")
-    with pytest.raises(BioAttError, match="strength is 0.5, wanted low"):
+    with pytest.raises(BioAttError, match="strength is 0.5, expected low"):
         make(strength=0.5)
 
 
@@ -171,8 +171,8 @@ def test_explain_is_anchored_and_records_it(tmp_path, weights, no_figures):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--strength", "0.5"], "strength is '0.5', wanted low, standard or high"),
-        (["--strength", "strong"], "strength is 'strong', wanted low, standard or high"),
+        (["--strength", "0.5"], "strength is '0.5', expected low, standard or high"),
+        (["--strength", "strong"], "strength is 'strong', expected low, standard or high"),
         (["--anchor-mm", "nan"], "anchor_mm is nan"),
         (["--grain", "2"], "grain is 2"),
         (["--series-description", "{PatientName}"], "series_description is"),

@@ -92,5 +92,5 @@ def test_the_pages_have_a_place_for_the_line():
 @pytest.mark.parametrize("processes", [1, 100_000])
 def test_a_core_for_each_process_is_needed_before_anything_is_measured(tmp_path, monkeypatch, processes):
     monkeypatch.setattr(benchmark, "run_benchmark", lambda *_, **__: pytest.fail("it was begun"))
-    with pytest.raises(BioAttError, match="wanted 2 to .*, a core for each"):
+    with pytest.raises(BioAttError, match="expected 2 to .*, a core for each"):
         measure(tmp_path, tmp_path / "page.md", processes=processes)

@@ -83,7 +83,7 @@ def test_the_page_begins_with_what_was_found(measured, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("weights.pt", "wanted NAME=WEIGHTS.pt:NETWORK.json"),
+        ("weights.pt", "expected NAME=WEIGHTS.pt:NETWORK.json"),
         ("r=missing.pt", "there is no missing.pt; `make baselines`"),
     ],
 )

@@ -76,7 +76,7 @@ def test_results_of_different_weights_make_no_page(tmp_path):
 def test_a_broken_limit_is_named_with_what_was_measured():
     broken = {"name": "x", "value": 0.5, "comparison": "<", "bound": 0.2, "unit": "HU", "kept": False}
     text = limits_list({"a": {"limits": [broken, {**broken, "kept": True}]}, "b": {}})
-    assert text == "Of 2 limits 1 are kept. Not kept:\n\n- x: 0.500 HU, wanted < 0.2"
+    assert text == "Of 2 limits 1 are kept. Not kept:\n\n- x: 0.500 HU, required < 0.2"
 
 
 def test_the_readme_says_what_the_plane_says(bundle_root):

@@ -284,5 +284,5 @@ def test_patches_with_a_structure_are_shared_out_evenly_or_refused(tmp_path, mon
         part = batches(data, batch_size=4, probe_share=0.5).batch(3)
         torch.testing.assert_close(part["image"], whole["image"][[rank, 2 + rank, 4 + rank]])
         torch.testing.assert_close(part["label"], whole["label"][[rank, 2 + rank]])
-    with pytest.raises(BioAttError, match="1 patches with a structure, wanted a multiple of the 2 processes"):
+    with pytest.raises(BioAttError, match="1 patches with a structure, expected a multiple of the 2 processes"):
         batches(data, batch_size=2, probe_share=0.5)

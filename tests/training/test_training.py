@@ -91,7 +91,7 @@ def test_evaluation_judges_the_anchored_result(run, dataset, tmp_path):
             "patients B are in train_patients and validation_patients",
         ),
         (["--validation", "B", "--set", "learning_rat=1"], "unknown config override --learning_rat: .*learning_rate"),
-        (["--validation", "B", "--set", "prior"], "wanted KEY=VALUE"),
+        (["--validation", "B", "--set", "prior"], "expected KEY=VALUE"),
     ],
 )
 def test_bad_settings_are_one_line(dataset, tmp_path, capsys, words, message):

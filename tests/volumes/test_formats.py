@@ -77,7 +77,7 @@ def test_bad_files_are_told_in_one_line(tmp_path, monkeypatch):
         load_volume(tmp_path / "text.mha")
     assert "\n" not in str(info.value)
     SimpleITK.WriteImage(SimpleITK.Image([4, 4], SimpleITK.sitkInt16), str(tmp_path / "flat.nrrd"))
-    with pytest.raises(BioAttError, match="wanted one 3-D volume"):
+    with pytest.raises(BioAttError, match="expected one 3-D volume"):
         load_volume(tmp_path / "flat.nrrd")
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
     with pytest.raises(BioAttError, match=r"need SimpleITK; python -m pip install 'bioatt\[formats\]'"):
@@ -107,7 +107,7 @@ def test_values_stay_when_the_image_that_they_came_from_is_gone(tmp_path, name, 
     [
         ("a.nhdr", "space directions", "# ", "does not say how far its voxels are apart"),
         ("a.mhd", "ElementSpacing", "Comment", "does not say how far its voxels are apart"),
-        ("a.nhdr", "kinds:", 'space units: "microns" "microns" "microns"\nkinds:', "units are microns, wanted mm"),
+        ("a.nhdr", "kinds:", 'space units: "microns" "microns" "microns"\nkinds:', "units are microns, expected mm"),
         ("a.nhdr", "kinds:", 'space units: "mm" "mm" "mm"\nkinds:', ""),
     ],
 )
@@ -130,7 +130,7 @@ def test_units_of_single_axes_count_too(tmp_path, unit):
     if unit == "mm":
         assert format_of("a.nrrd").read(tmp_path / "a.nrrd")[0].shape == (4, 4, 4)
         return
-    with pytest.raises(BioAttError, match="units are cm, wanted mm"):
+    with pytest.raises(BioAttError, match="units are cm, expected mm"):
         format_of("a.nrrd").read(tmp_path / "a.nrrd")
 
 
@@ -161,5 +161,5 @@ def test_an_axis_that_is_not_of_space_is_refused(tmp_path):
     head = "type: short\ndimension: 3\nsizes: 4 5 6\nendian: little\nencoding: raw\nspace: LPS\n"
     head += "space directions: none (1,0,0) (0,1,0)\nspace origin: (0,0,0)\n"
     (tmp_path / "a.nrrd").write_bytes(b"NRRD0005\n" + head.encode() + b"\n" + bytes(240))
-    with pytest.raises(BioAttError, match="has 2 directions in space, wanted 3"):
+    with pytest.raises(BioAttError, match="has 2 directions in space, expected 3"):
         load_volume(tmp_path / "a.nrrd")

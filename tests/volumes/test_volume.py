@@ -152,9 +152,9 @@ def test_nan_is_kept_but_nothing_but_nan_is_refused(tmp_path):
 
 def test_other_niftis_are_refused(tmp_path):
     colour = np.zeros((4, 4, 2), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-    with pytest.raises(BioAttError, match="wanted numbers in HU"):
+    with pytest.raises(BioAttError, match="expected numbers in HU"):
         load_volume(write(tmp_path / "colour.nii", colour))
-    with pytest.raises(BioAttError, match="wanted one 3-D volume"):
+    with pytest.raises(BioAttError, match="expected one 3-D volume"):
         load_volume(write(tmp_path / "time.nii", hu_array(shape=(4, 4, 2, 5))))
     (tmp_path / "text.nii.gz").write_text("no image")
     with pytest.raises(BioAttError, match="cannot be read as NIfTI"):

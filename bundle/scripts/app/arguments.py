@@ -37,7 +37,7 @@ def number(kind: type, wanted: str, fits: Callable[[Any], bool]) -> Callable[[st
         with suppress(ValueError):
             if fits(found := kind(text)):
                 return found
-        raise argparse.ArgumentTypeError(f"wanted {wanted}")
+        raise argparse.ArgumentTypeError(f"expected {wanted}")
 
     return read
 
@@ -162,7 +162,7 @@ def read_settings(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise BioAttError(f"--set {pair}: wanted KEY=VALUE, e.g. prior=uniform")
+            raise BioAttError(f"--set {pair}: expected KEY=VALUE, e.g. prior=uniform")
         try:
             settings[key] = json.loads(value)
         except json.JSONDecodeError:

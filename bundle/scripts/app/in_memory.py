@@ -42,11 +42,11 @@ def denoise_any(
     is_path = isinstance(source, str | os.PathLike)
     is_array = not is_path and not isinstance(source, SpatialImage) and hasattr(source, "__array__")
     if not (is_path or is_array or isinstance(source, SpatialImage)):
-        raise BioAttError(f"source is a {type(source).__name__}, wanted a path, a nibabel image or an array in HU")
+        raise BioAttError(f"source is a {type(source).__name__}, expected a path, a nibabel image or an array in HU")
     if spacing_mm is not None and not is_array:
         raise BioAttError("spacing_mm belongs to an array; files and nibabel images know theirs, leave it out")
     if output is not None and not isinstance(output, str | os.PathLike):
-        raise BioAttError(f"output is a {type(output).__name__}, wanted the path of a folder")
+        raise BioAttError(f"output is a {type(output).__name__}, expected the path of a folder")
     if output is None and options.get("report"):
         raise BioAttError("a report is written beside the result; name an output folder")
     if device is not None:
@@ -95,7 +95,7 @@ def _save_array(source: Any, spacing_mm: Sequence[float] | None, folder: Path) -
         raise BioAttError(f"the {type(source).__name__} cannot be read as an array: {error}") from error
     if hu.ndim not in (2, 3) or 0 in hu.shape or hu.dtype.kind not in "iuf":
         raise BioAttError(
-            f"the array has shape {hu.shape} and type {hu.dtype}, wanted numbers in HU of the axes (slices, rows, "
+            f"the array has shape {hu.shape} and type {hu.dtype}, expected numbers in HU of the axes (slices, rows, "
             "columns) or (rows, columns)"
         )
     spacing = _checked_spacing(spacing_mm, hu.ndim)
@@ -108,7 +108,7 @@ def _save_array(source: Any, spacing_mm: Sequence[float] | None, folder: Path) -
 
 def _checked_spacing(spacing_mm: Sequence[float] | None, count: int) -> tuple[float, ...]:
     names = ("slices", "rows", "columns")[-count:]
-    wanted = f"wanted spacing_mm=({', '.join(names)}), {count} numbers over 0 in mm"
+    wanted = f"expected spacing_mm=({', '.join(names)}), {count} numbers over 0 in mm"
     try:
         spacing = tuple(float(one) for one in spacing_mm)
     except (TypeError, ValueError):

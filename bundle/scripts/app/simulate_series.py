@@ -70,14 +70,14 @@ def simulate_series(
 def check_dose(dose: SimulatedDose) -> None:
     """Refuse what cannot be simulated, before anything is read."""
     if not 0.0 < dose.dose_fraction <= 1.0:
-        raise BioAttError(f"dose is {dose.dose_fraction:g}, wanted a fraction in (0, 1] of the source's dose")
+        raise BioAttError(f"dose is {dose.dose_fraction:g}, expected a fraction in (0, 1] of the source's dose")
     for name, smallest in ("views", 1), ("seed", 0):
         if getattr(dose, name) < smallest:
-            raise BioAttError(f"{name} is {getattr(dose, name)}, wanted a whole number from {smallest}")
+            raise BioAttError(f"{name} is {getattr(dose, name)}, expected a whole number from {smallest}")
     if dose.photons is not None and not 0.0 < dose.photons < 1e15:
-        raise BioAttError(f"photons is {dose.photons:g}, wanted a number above 0, or auto")
+        raise BioAttError(f"photons is {dose.photons:g}, expected a number above 0, or auto")
     if not 0.0 <= dose.electronic_sd < 1e9:
-        raise BioAttError(f"electronic noise is {dose.electronic_sd:g}, wanted an SD in photons, 0 or above")
+        raise BioAttError(f"electronic noise is {dose.electronic_sd:g}, expected an SD in photons, 0 or above")
     try:
         filter_window(dose.filter_name)
     except ValueError as error:
@@ -162,7 +162,7 @@ def _calibrated(volume: Volume, slices: _AxialSlices, current: np.ndarray, dose:
     one, other = slices.spacing_mm
     if abs(one - other) > 0.01 * max(one, other):
         raise BioAttError(
-            f"{volume.source} has pixels of {one:g} x {other:g} mm in its axial slices, wanted square ones; "
+            f"{volume.source} has pixels of {one:g} x {other:g} mm in its axial slices, expected square ones; "
             "give an axial series"
         )
     geometry = ParallelBeam(views=dose.views, spacing_mm=float(one))

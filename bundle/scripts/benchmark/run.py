@@ -84,7 +84,7 @@ def run_benchmark(
     numbers = {"repeats": repeats, "size": min(shape), "slices": slices, "threads": 1 if threads is None else threads}
     for name, number in numbers.items():
         if number < 1:
-            raise BioAttError(f"{name} of a benchmark is {number}, wanted 1 or more; e.g. leave it out")
+            raise BioAttError(f"{name} of a benchmark is {number}, expected 1 or more; e.g. leave it out")
     folder = make_folder(Path(output_dir))
     keep_freed_memory()  # as every command does
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as after:

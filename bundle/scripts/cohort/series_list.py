@@ -81,7 +81,7 @@ def read_list(list_file: str | os.PathLike[str], output_dir: str | os.PathLike[s
         target = Path(os.path.normpath(root / name))
         if not source or not name or whole not in target.absolute().parents:
             raise BioAttError(
-                f"{file}: the result of {source!r} would be {name!r}, wanted a folder in {root}; name one"
+                f"{file}: the result of {source!r} would be {name!r}, expected a folder in {root}; name one"
             )
         if target == root / TABLE:
             raise BioAttError(f"{file}: the result of {source} would be {TABLE}, which is the table's name; change it")

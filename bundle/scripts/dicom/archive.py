@@ -142,7 +142,7 @@ def _opened(archive: str, changed: int, size: int, process: int) -> _Archive:
     opened = zipfile.ZipFile(archive)
     entries = [info for info in opened.infolist() if not info.is_dir()]
     if len(entries) > MAX_FILES:
-        raise BioAttError(f"{archive} holds {len(entries)} files, wanted at most {MAX_FILES}; unpack what you need")
+        raise BioAttError(f"{archive} holds {len(entries)} files, expected at most {MAX_FILES}; unpack what you need")
     files: dict[str, zipfile.ZipInfo] = {}
     refused: dict[str, str] = {}
     for info in entries:

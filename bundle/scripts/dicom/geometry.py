@@ -38,14 +38,14 @@ def read_plane(dataset: Dataset, where: object) -> Plane:
     shape = read_shape(dataset, where)
     spacing = numbers(dataset, "PixelSpacing", 2, where)
     if spacing.min() <= 0:
-        raise BioAttError(f"{where}: PixelSpacing is {spacing.tolist()}, wanted mm above 0; repair the file")
+        raise BioAttError(f"{where}: PixelSpacing is {spacing.tolist()}, expected mm above 0; repair the file")
     orientation = numbers(dataset, "ImageOrientationPatient", 6, where)
     across, down = orientation[:3], orientation[3:]
     lengths = np.array([np.linalg.norm(across), np.linalg.norm(down)])
     if np.abs(lengths - 1).max() > UNIT_TOLERANCE or abs(across @ down) > UNIT_TOLERANCE:
         raise BioAttError(
             f"{where}: ImageOrientationPatient is {orientation.tolist()}, "
-            "wanted two unit vectors at a right angle; repair the file"
+            "expected two unit vectors at a right angle; repair the file"
         )
     directions = orientation / np.repeat(lengths, 3)  # rounded cosines would change the spacing
     return Plane(shape, spacing, directions, numbers(dataset, "ImagePositionPatient", 3, where))

@@ -272,13 +272,15 @@ def numbers(dataset: Dataset, keyword: str, count: int, where: object) -> np.nda
     found = _plain_value(dataset, keyword, where)
     wanted = "a number" if count == 1 else f"{count} numbers"
     if found is None:
-        raise BioAttError(f"{where}: {keyword} is missing, wanted {wanted}; export the series again with this element")
+        raise BioAttError(
+            f"{where}: {keyword} is missing, expected {wanted}; export the series again with this element"
+        )
     try:
         array = np.array(found, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
         array = np.empty(0)
     if array.size != count or not np.all(np.isfinite(array)):
-        raise BioAttError(f"{where}: {keyword} is {found}, wanted {wanted}; repair or leave out the file")
+        raise BioAttError(f"{where}: {keyword} is {found}, expected {wanted}; repair or leave out the file")
     return array
 
 
@@ -294,7 +296,7 @@ def _plain_value(dataset: Dataset, keyword: str, where: object) -> Any:
     """`value` of an element that is no sequence: the items of one could hold anybody's name."""
     found = value(dataset, keyword, where)
     if isinstance(found, Sequence):
-        raise BioAttError(f"{where}: {keyword} is a sequence, wanted a plain value; repair the file")
+        raise BioAttError(f"{where}: {keyword} is a sequence, expected a plain value; repair the file")
     return found
 
 
@@ -302,7 +304,7 @@ def whole_number(dataset: Dataset, keyword: str, where: object, smallest: int = 
     """The one whole number of the element `keyword`, at least `smallest`."""
     number = float(numbers(dataset, keyword, 1, where)[0])
     if number != math.floor(number) or number < smallest:
-        raise BioAttError(f"{where}: {keyword} is {number:g}, wanted a whole number from {smallest}; repair the file")
+        raise BioAttError(f"{where}: {keyword} is {number:g}, expected a whole number from {smallest}; repair the file")
     return int(number)
 
 
@@ -318,7 +320,7 @@ def rescale(dataset: Dataset, where: object) -> tuple[float, float]:
     slope = _rescale_value(dataset, "RescaleSlope", 1.0, where)
     intercept = _rescale_value(dataset, "RescaleIntercept", 0.0, where)
     if slope == 0.0:
-        raise BioAttError(f"{where}: RescaleSlope is 0, wanted HU per stored value; repair the file")
+        raise BioAttError(f"{where}: RescaleSlope is 0, expected HU per stored value; repair the file")
     return slope, intercept
 
 

@@ -41,7 +41,7 @@ def without_localizers(uid: str, images: Sequence[Image], tell: bool) -> list[Im
     keep = [not says_localizer(label(one.header, "ImageType", one.file)) for one in images]
     if not any(keep):
         raise BioAttError(
-            f"series {uid} holds only CT localizers (scouts), wanted slices; name a folder with a CT series"
+            f"series {uid} holds only CT localizers (scouts), expected slices; name a folder with a CT series"
         )
     return _keep(uid, list(images), [one.name for one in images], keep, "frames that are localizers", tell)
 

@@ -154,7 +154,7 @@ def take_range(uid: str, slices: Sequence[Slice], phase: str) -> list[Slice]:
         low, high = sorted(map(float, match.groups() if match else ()))
     except ValueError:
         raise BioAttError(
-            f"--series .../{phase}: wanted {RANGE}=FIRST..LAST in mm, e.g. {RANGE}=-120.00..80.00"
+            f"--series .../{phase}: expected {RANGE}=FIRST..LAST in mm, e.g. {RANGE}=-120.00..80.00"
         ) from None
     planes = [one.plane for one in slices]
     along, rounding = heights(planes), 2 * same_position_mm(planes)

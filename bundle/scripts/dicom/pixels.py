@@ -126,7 +126,7 @@ def _bits(dataset: Dataset, path: Path, notes: set[str]) -> tuple[int, int]:
         high = stored - 1
     if allocated not in (8, 16, 32) or not 1 < stored <= allocated or high != stored - 1:
         raise BioAttError(
-            f"{path}: BitsAllocated {allocated}, BitsStored {stored}, HighBit {high}; wanted 8, 16 or 32 bits "
+            f"{path}: BitsAllocated {allocated}, BitsStored {stored}, HighBit {high}; expected 8, 16 or 32 bits "
             "allocated and HighBit = BitsStored - 1; repair the file"
         )
     return allocated, stored
@@ -139,11 +139,11 @@ def _check_pixel_data(
     data = value(dataset, "PixelData", path)
     for keyword in ("FloatPixelData", "DoubleFloatPixelData"):
         if keyword in dataset:
-            raise BioAttError(f"{path}: its pixels are {keyword}, wanted PixelData of whole numbers; leave it out")
+            raise BioAttError(f"{path}: its pixels are {keyword}, expected PixelData of whole numbers; leave it out")
     if data is None:
         raise BioAttError(f"{path}: PixelData is missing; export the image again with its pixels")
     if not isinstance(data, bytes | bytearray):
-        raise BioAttError(f"{path}: PixelData has VR {dataset['PixelData'].VR}, wanted OW or OB; repair the file")
+        raise BioAttError(f"{path}: PixelData has VR {dataset['PixelData'].VR}, expected OW or OB; repair the file")
     if syntax.is_compressed:
         return _look_into_codestreams(data, path, shape, is_rle=syntax == _RLE)
     frames, rows, columns = shape
@@ -203,7 +203,7 @@ def _check_claim(
             f"{shape[0]} x {shape[1]}; repair the file"
         )
     if claim.components != 1:
-        raise BioAttError(f"{path}: the compressed image has {claim.components} components, wanted 1; leave it out")
+        raise BioAttError(f"{path}: the compressed image has {claim.components} components, expected 1; leave it out")
     if claim.signed not in (None, signed):
         raise BioAttError(
             f"{path}: the compressed image is {'signed' if claim.signed else 'unsigned'}, but PixelRepresentation is "

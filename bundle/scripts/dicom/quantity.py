@@ -45,21 +45,21 @@ def check_hu_image(dataset: Dataset, where: object) -> None:
         samples = whole_number(dataset, "SamplesPerPixel", where)
         if samples != 1:
             raise BioAttError(
-                f"{where}: SamplesPerPixel is {samples}, wanted 1 (grey CT, not colour); leave the file out"
+                f"{where}: SamplesPerPixel is {samples}, expected 1 (grey CT, not colour); leave the file out"
             )
     photometric = text(dataset, "PhotometricInterpretation", where)
     if photometric.upper() not in ("MONOCHROME1", "MONOCHROME2", ""):
         raise BioAttError(
-            f"{where}: PhotometricInterpretation is {photometric}, wanted MONOCHROME2; leave the file out"
+            f"{where}: PhotometricInterpretation is {photometric}, expected MONOCHROME2; leave the file out"
         )
     for keyword, what in _other_quantities(dataset, where):
         raise BioAttError(f"{where}: {keyword} says {what}, a map that is not in HU; choose a series of CT images")
     unit = rescale_type(dataset, where)
     if unit not in ("", "HU", "US"):
-        raise BioAttError(f"{where}: RescaleType is {unit}, wanted HU; choose a series in Hounsfield units")
+        raise BioAttError(f"{where}: RescaleType is {unit}, expected HU; choose a series in Hounsfield units")
     if items(dataset, "ModalityLUTSequence", where):
         raise BioAttError(
-            f"{where}: stored values are turned into HU by a Modality LUT (ModalityLUTSequence), wanted RescaleSlope "
+            f"{where}: stored values are turned into HU by a Modality LUT (ModalityLUTSequence), expected RescaleSlope "
             "and RescaleIntercept; export the series with them"
         )
     rescale(dataset, where)

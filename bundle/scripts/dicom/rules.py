@@ -46,14 +46,14 @@ class DerivedRules:
         fixed = re.sub(r"\{(source|derivation)\}", "", template)
         if not template.strip() or re.search(r"[{}]", fixed) or plain(fixed, len(fixed)) != fixed.strip():
             raise BioAttError(
-                f"series_description is {template!r}; wanted printable ASCII text without backslash, with {{source}} "
+                f"series_description is {template!r}; expected printable ASCII text without backslash, with {{source}} "
                 "and {derivation} in place of the source's description and of what was done"
             )
         if len(fixed) > _MAX_DESCRIPTION - 16:
-            raise BioAttError(f"series_description {template!r} is too long; wanted at most 48 characters of its own")
+            raise BioAttError(f"series_description {template!r} is too long; expected at most 48 characters of its own")
         step = self.series_number_step
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step <= _MAX_NUMBER:
-            raise BioAttError(f"series_number_step is {step!r}, wanted a whole number from 0")
+            raise BioAttError(f"series_number_step is {step!r}, expected a whole number from 0")
 
     def description(self, source: str, derivation: str) -> str:
         """SeriesDescription of the derived series, at most 64 characters."""

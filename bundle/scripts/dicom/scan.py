@@ -108,7 +108,7 @@ def scan(path: Path, tell: bool = True, refused: list[BioAttError] | None = None
         raise BioAttError(f"{path} holds DICOM but no CT image: {listing}; name a folder with a CT series")
     slices = [(file, header) for file, header in images if not says_localizer(_plain(header, "ImageType"))]
     if not slices:
-        raise BioAttError(f"{path} holds only CT localizers (scouts), wanted slices; name a folder with a CT series")
+        raise BioAttError(f"{path} holds only CT localizers (scouts), expected slices; name a folder with a CT series")
     for count, what in (len(headers) - len(images), "not CT"), (len(images) - len(slices), "CT localizers"):
         if count and tell:
             logger.info("%s: left out %d files that are %s", path, count, what)

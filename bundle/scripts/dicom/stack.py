@@ -246,7 +246,7 @@ def _checked_plane(header: Dataset, file: Path, assume_hu: bool) -> Plane:
         )
     if rescale_type(header, file) == "US" and not assume_hu:
         raise BioAttError(
-            f"{file}: RescaleType is US (unspecified), wanted HU; if you know that its values are HU, go on with "
+            f"{file}: RescaleType is US (unspecified), expected HU; if you know that its values are HU, go on with "
             "--assume-hu"
         )
     return read_plane(header, file)

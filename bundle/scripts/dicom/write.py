@@ -210,7 +210,7 @@ def write_file(
         The number of clipped pixels, and whether the source's rescale was kept.
     """
     if not all(np.all(np.isfinite(hu)) for hu in frames_hu.values()):
-        raise BioAttError(f"result for {file} holds values that are not finite, wanted HU; nothing was written")
+        raise BioAttError(f"result for {file} holds values that are not finite, expected HU; nothing was written")
     with _copying(file):
         source = open_header(file)  # to be read, after its elements are copied as they are; what follows the
         derived = _copied(source)  # pixels (trailing padding, signatures) is in neither

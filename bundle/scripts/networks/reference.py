@@ -71,5 +71,7 @@ def _filters(state: Mapping[str, Tensor], key: str, name: str) -> int:
     """Number of filters of a convolution."""
     shape = list(state[key].shape)
     if len(shape) != 4 or 0 in shape:
-        raise BioAttError(f"{name}: {key} has shape {shape}, wanted (filters, inputs, h, w); give an intact checkpoint")
+        raise BioAttError(
+            f"{name}: {key} has shape {shape}, expected (filters, inputs, h, w); give an intact checkpoint"
+        )
     return shape[0]

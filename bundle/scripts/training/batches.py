@@ -140,8 +140,8 @@ class PatchBatches:
         self.probed = round(self.augmentation.probe_share * batch_size)
         if self.probed % processes:
             raise BioAttError(
-                f"probe_share of batch_size {batch_size} is {self.probed} patches with a structure, wanted a multiple "
-                f"of the {processes} processes; change batch_size"
+                f"probe_share of batch_size {batch_size} is {self.probed} patches with a structure, expected a "
+                f"multiple of the {processes} processes; change batch_size"
             )
         self.seed = seed
         self.device = torch.device(device)

@@ -133,7 +133,7 @@ def _places(options: argparse.Namespace) -> Places:
     for name in ("processes", "tries"):
         number = getattr(options, name)
         if number is not None and number < 1:
-            raise BioAttError(f"--{name} {number}: wanted 1 or more")
+            raise BioAttError(f"--{name} {number}: expected 1 or more")
     return Places(
         processes=options.processes or 1,
         scheduler=options.scheduler or "",
@@ -148,4 +148,4 @@ def _resource(word: str) -> tuple[str, float]:
     try:
         return name, float(number)
     except ValueError:
-        raise BioAttError(f"--resource {word}: wanted NAME=N, e.g. GPU=1") from None
+        raise BioAttError(f"--resource {word}: expected NAME=N, e.g. GPU=1") from None

@@ -99,7 +99,7 @@ class Receiver:
             node = AE(ae_title=self.ae_title)
             node.require_calling_aet = list(self.calling_ae_titles)
         except (TypeError, ValueError) as error:
-            raise BioAttError(f"AE title: {error}; wanted 1 to 16 characters without backslash") from error
+            raise BioAttError(f"AE title: {error}; expected 1 to 16 characters without backslash") from error
         node.require_called_aet = True
         node.maximum_associations = self.limits.associations
         node.network_timeout = self.limits.idle_s
@@ -192,7 +192,7 @@ class Receiver:
         }
         what = ", ".join(sorted(uid.UID(one).name for one in syntaxes or {one.abstract_syntax for one in proposed}))
         wanted = "CT in a transfer syntax that BioAtt reads" if syntaxes else "CT images"
-        logger.warning("%s proposed %s; wanted %s", _caller(event), what, wanted)
+        logger.warning("%s proposed %s; expected %s", _caller(event), what, wanted)
 
     def _count_bytes(self, event: evt.Event) -> None:
         peer = self._peer(event.assoc)

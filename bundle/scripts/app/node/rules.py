@@ -50,7 +50,7 @@ class Rule:
                 raise BioAttError(f"rule {self.name!r}: {keyword} is no DICOM keyword; write it as DICOM does")
             if not _is_condition(wanted):
                 raise BioAttError(
-                    f"rule {self.name!r}: {keyword} is {wanted!r}; wanted a regular expression, or [LOWEST, HIGHEST]"
+                    f"rule {self.name!r}: {keyword} is {wanted!r}; expected a regular expression, or [LOWEST, HIGHEST]"
                 )
         check_settings(self.settings, f"rule {self.name!r}")
 
@@ -84,7 +84,7 @@ def read_rules(file: Path | None) -> list[Rule]:
     try:
         found = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise BioAttError(f"rules {file} cannot be read ({error}); wanted a JSON list, see docs/node.md") from error
+        raise BioAttError(f"rules {file} cannot be read ({error}); expected a JSON list, see docs/node.md") from error
     return make_rules(found, f"rules {file}")
 
 
@@ -95,7 +95,7 @@ def make_rules(found: Any, where: str) -> list[Rule]:
         BioAttError: see `read_rules`.
     """
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found) or not found:
-        raise BioAttError(f"{where}: wanted a list of objects as rules, see docs/node.md")
+        raise BioAttError(f"{where}: expected a list of objects as rules, see docs/node.md")
     kinds = {"name": str, "when": dict, "denoise": bool, "derived": bool, "settings": dict}
     for number, one in enumerate(found, 1):
         wrong = {key for key in one if not isinstance(one[key], kinds.get(key, type(None)))}
@@ -113,9 +113,11 @@ def check_settings(settings: Mapping[str, Any], where: str) -> None:
     known = json.loads(_CONFIG.read_text(encoding="utf-8")).keys() - _OWN
     for key in settings:
         if re.split("#|::", key)[0] not in known:
-            raise BioAttError(f"{where}: {key} cannot be set; wanted keys of configs/inference.json, such as strength")
+            raise BioAttError(
+                f"{where}: {key} cannot be set; expected keys of configs/inference.json, such as strength"
+            )
         if not _is_plain(settings[key]):
-            raise BioAttError(f"{where}: {key} is code or a reference; wanted a plain value")
+            raise BioAttError(f"{where}: {key} is code or a reference; expected a plain value")
 
 
 def choose(files: Iterable[Path], rules: Sequence[Rule]) -> Choice:

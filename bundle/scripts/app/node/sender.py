@@ -37,7 +37,7 @@ class Destination:
         """
         match = re.fullmatch(r"(?! *@)([ -?A-[\]-~]{1,16})@(\[[^]]+\]|[^:@]+):(\d{1,5})", text)
         if not match or not 0 < int(match[3]) < 1 << 16:
-            raise BioAttError(f"--send-to {text}: wanted AE@HOST:PORT, e.g. PACS@192.0.2.1:104")
+            raise BioAttError(f"--send-to {text}: expected AE@HOST:PORT, e.g. PACS@192.0.2.1:104")
         return cls(match[1], match[2].strip("[]"), int(match[3]))
 
     def __str__(self) -> str:

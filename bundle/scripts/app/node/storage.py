@@ -142,7 +142,7 @@ class StorageQueue:
         """
         for uid in (series_uid, instance_uid):
             if not is_uid(uid):
-                raise BioAttError("SeriesInstanceUID or SOPInstanceUID is not a UID; wanted digits and dots")
+                raise BioAttError("SeriesInstanceUID or SOPInstanceUID is not a UID; expected digits and dots")
         with self._guard:
             folder = self.receiving / series_uid
             arrival = self._arrivals.get(series_uid) or _Arrival(self._clock())

@@ -36,7 +36,7 @@ class Tls:
             context.load_cert_chain(self.certificate, self.key)
             context.load_verify_locations(self.authority)
         except OSError as error:  # ssl.SSLError is one
-            raise BioAttError(f"TLS: {error}; wanted PEM files of certificate, key and authority") from error
+            raise BioAttError(f"TLS: {error}; expected PEM files of certificate, key and authority") from error
         context.verify_mode = ssl.CERT_REQUIRED
         return context
 

@@ -49,8 +49,8 @@ def geometry(path: str | os.PathLike[str]) -> tuple[tuple[int, int, int], np.nda
     shape = tuple(header.GetSize())
     if len(shape) != 3 or 0 in shape or header.GetNumberOfComponents() != 1:
         raise BioAttError(
-            f"{path} has shape {shape} with {header.GetNumberOfComponents()} values a voxel, wanted one 3-D volume in "
-            "HU; export it so"
+            f"{path} has shape {shape} with {header.GetNumberOfComponents()} values a voxel, expected one 3-D volume "
+            "in HU; export it as such"
         )
     if math.prod(shape) > MAX_VOXELS:
         raise BioAttError(f"{path} has shape {shape}, 2**31 voxels or more; split it")
@@ -118,13 +118,13 @@ def _check_entries(path: Path, entries: dict[str, str]) -> None:
     """Refuse a header that says nothing of lengths, or not in mm: ITK would take both for mm."""
     directions = entries.get("space directions", "")
     if directions and directions.count("(") != 3:
-        raise BioAttError(f"{path} has {directions.count('(')} directions in space, wanted 3; export one 3-D volume")
+        raise BioAttError(f"{path} has {directions.count('(')} directions in space, expected 3; export one 3-D volume")
     if not entries.keys() & {"space directions", "spacings", "elementspacing", "elementsize"}:
         raise BioAttError(f"{path} does not say how far its voxels are apart; export it with its geometry")
     said = " ".join(entries.get(key, "") for key in ("space units", "units"))
     units = set(re.findall(r"[^\s\"]+", said.lower())) - {"???"}
     if not units <= {"mm", "millimeter", "millimeters", "millimetre", "millimetres"}:
-        raise BioAttError(f"{path}: units are {', '.join(sorted(units))}, wanted mm; export it in mm")
+        raise BioAttError(f"{path}: units are {', '.join(sorted(units))}, expected mm; export it in mm")
 
 
 def _data_of(path: Path, entries: dict[str, str]) -> Path | None:

@@ -129,10 +129,10 @@ def _other_name(path: str | os.PathLike[str]) -> str:
 def _checked_shape(image, path: str | os.PathLike[str]) -> tuple[int, int, int]:  # noqa: ANN001 (nibabel has no types)
     """The three axes, if the file holds one volume (or one slice) of numbers."""
     if image.get_data_dtype().kind not in "iuf":
-        raise BioAttError(f"{path} holds {image.get_data_dtype()} values, wanted numbers in HU; export it as HU")
+        raise BioAttError(f"{path} holds {image.get_data_dtype()} values, expected numbers in HU; export it as HU")
     shape = image.shape[:3] if len(image.shape) > 3 and set(image.shape[3:]) == {1} else image.shape
     if len(shape) not in (2, 3) or 0 in shape:
-        raise BioAttError(f"{path} has shape {image.shape}, wanted one 3-D volume; split it into volumes")
+        raise BioAttError(f"{path} has shape {image.shape}, expected one 3-D volume; split it into volumes")
     return (*shape, *((1,) * (3 - len(shape))))
 
 
