@@ -185,6 +185,13 @@ def test_warnings_are_told_without_paths_and_only_those_of_the_run(series, weigh
     assert "lossy compressed" in told and "before the" not in told and "after the" not in told and MARK not in page
 
 
+def test_structure_in_the_difference_is_called_lost_detail(page):
+    section = re.sub(r"<[^>]+>", "", page[page.index("<h2>Slices") : page.index("<h2>Noise")])
+    assert "The difference, after minus before, should look like noise, at strong edges too." in section
+    assert "A structure in it" in section and "means that detail was lost" in section
+    assert "sharpen" not in page and "can be wanted" not in page
+
+
 def test_file_names_are_left_out_of_messages():
     names = {"data/Doe Jane", "data/Doe Jane/1 Doe.dcm", "1 Doe.dcm"}
     message = "data/Doe Jane/1 Doe.dcm: bad; 1 Doe.dcm; data/Doe Jane/other.dcm: bad"
