@@ -21,20 +21,16 @@ MADE_BY = "<!-- made by `make reference`; change the parser, the configs or the 
 #: Keys that belong to no argument of ours, or to several in different ways.
 KEYS = {
     "bundle_root": "the bundle's folder; the default suits a run that starts there",
-    "dataset_dir": "inference: a DICOM series, a NIfTI file or a folder of them; training: DATA, one or a list",
-    "output_dir": "the folder that is made; inference: must not exist, unless `overwrite`",
     "overwrite": "replace an existing folder that holds results of BioAtt alone",
     "report": "write a report beside the results",
-    "strength": "`low`, `standard` or `high`, see docs/anchoring.md",
     "cache_dir": "where the pairs are kept; made if missing",
     "device": "what the networks run on",
-    "prior": "where the anatomical prior comes from, see the table in README.md",
+    "prior": "where the anatomical prior comes from: what `--prior` takes, see [commands](commands.md#bioatt-denoise)",
     "weights": "the weights file",
     "bf16": "train the network in bfloat16",
     "precision": "of the network: `auto` (bf16 on GPUs and processors where it is faster), `fp32` or `bf16`",
     "seed": "of splits, simulated noise, patches and first weights",
     "progress": "show progress bars",
-    "batch_size": "patches of a step, over all processes",
     "steps_per_epoch": "steps, one batch each, that count as an epoch",
     "structure_weight": "of the error of weak structures, in shares of the squared error; 0 leaves it out",
     "average_decay": "of the running average of the weights; 0 keeps the last weights themselves",
@@ -61,6 +57,30 @@ KEYS = {
     "compile": "compile the network with torch.compile before it runs",
     "recipe_only": "the steps that write the recipe of OUT/model.pt without a training",
     "clipped_optimizer": "the optimiser, which clips gradients before each step",
+}
+
+#: Keys of one config, which mean something else in the other or go to arguments that are described for programs.
+KEYS_OF = {
+    "inference.json": {
+        "dataset_dir": "a DICOM series, a file of another format, or a folder of such files",
+        "output_dir": "the folder that is made; must not exist, unless `overwrite`",
+        "series": "SeriesInstanceUID or SeriesNumber, if a folder holds several",
+        "assume_hu": "accept values as HU even if they do not look like it or have no unit",
+        "allow_gaps": "continue although slices of a DICOM series are missing",
+        "one_scan": "treat images of several studies or series as one scan, for de-identified data",
+        "isolated": "decode in a separate process even where that is no faster: a crash ends only that",
+        "strength": "`low`, `standard` or `high`, see docs/anchoring.md",
+        "anchor_mm": "SD of the anchor's Gaussian in mm, instead of that of `strength`; null takes that",
+        "grain": "share of the fine noise added back, from 0 to 1, instead of that of `strength`; null takes that",
+        "restore": "share of the detail that is restored, from 0 (none) to 1 (all); null is the default, 1",
+        "batch_size": "slices that the network takes at a time",
+        "summary": "print the summary of the run at its end",
+    },
+    "train.json": {
+        "dataset_dir": "DATA, one folder or a list of them, see docs/data.md",
+        "output_dir": "the folder that is made",
+        "batch_size": "patches of a step, over all processes",
+    },
 }
 
 
@@ -104,7 +124,7 @@ def configs_page() -> str:
     ]
     for name in WHOLE:
         config = json.loads((CONFIGS / name).read_text())
-        settings = [(f"`{key}`", _value(value), meaning(config, key)) for key, value in _settings(config)]
+        settings = [(f"`{key}`", _value(value), meaning(name, config, key)) for key, value in _settings(config)]
         components = [(f"`{key}`", f"`{part['_target_']}`", _what(part)) for key, part in _components(config)]
         parts.append(f"## {name}\n\n" + table(("setting", "default", ""), settings))
         parts.append(table(("part", "made by", ""), components))
@@ -118,10 +138,11 @@ def configs_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def meaning(config: dict[str, Any], key: str) -> str:
-    """What a setting means: from `KEYS`, else from the docstring of the argument of ours that it is handed to."""
-    if key in KEYS:
-        return KEYS[key]
+def meaning(name: str, config: dict[str, Any], key: str) -> str:
+    """What a setting of the config means: from `KEYS_OF` or `KEYS`, else from the docstring of its argument of ours."""
+    words = KEYS | KEYS_OF[name]
+    if key in words:
+        return words[key]
     for part in _dictionaries(config):
         for argument, value in part.items():
             if value == f"@{key}" and part.get("_target_", "").startswith("scripts."):

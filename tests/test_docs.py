@@ -201,8 +201,25 @@ def test_every_setting_is_explained(name):
     from make_reference import _settings, meaning
 
     config = json.loads((BUNDLE / "configs" / name).read_text())
-    unexplained = [key for key, _ in _settings(config) if not meaning(config, key)]
-    assert unexplained == [], "tell what they mean in the docstring of the argument they go to, or in KEYS"
+    unexplained = [key for key, _ in _settings(config) if not meaning(name, config, key)]
+    assert unexplained == [], "say what they mean in the docstring of the argument they go to, or in KEYS"
+
+
+@pytest.mark.parametrize(("name", "what"), [("inference.json", "slices"), ("train.json", "patches")])
+def test_a_key_is_explained_as_its_config_uses_it(name, what):
+    import make_reference
+
+    page = make_reference.configs_page()
+    section = page[page.index(f"## {name}") :]
+    (row,) = re.findall(r"^\| `batch_size` .*$", section[: section.index("\n## ", 1)], re.MULTILINE)
+    assert row.endswith(f"| {make_reference.KEYS_OF[name]['batch_size']} |") and what in row
+
+
+def test_words_of_keys_that_no_config_has_are_noticed():
+    from make_reference import KEYS_OF
+
+    for name, words in KEYS_OF.items():
+        assert words.keys() <= json.loads((BUNDLE / "configs" / name).read_text()).keys()
 
 
 def test_the_picture_of_the_rooms_is_up_to_date():

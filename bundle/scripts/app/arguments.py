@@ -55,7 +55,8 @@ def add_series(parser: argparse.ArgumentParser) -> None:
         "--one-scan",
         action="store_true",
         help="treat images with different StudyInstanceUIDs or SeriesInstanceUIDs, with a PatientID for each file, or "
-        "without SOPInstanceUIDs as one scan, for de-identified data; grid and positions must form one even stack",
+        "without SOPInstanceUIDs as one scan, for de-identified data; grid and positions must form one regularly "
+        "spaced stack",
     )
 
 
