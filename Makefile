@@ -128,7 +128,7 @@ $(BASELINE)/model.pt: | setup
 $(FIRST)/model.pt:  # what 0.4.0 shipped: the first of both trainings
 	mkdir -p $(@D) && cp $(RESULTS)/curve.csv $(@D)/ && git show fcfd3c9:bundle/models/model.pt > $@
 
-study: setup  ## do what is missing of the study "do priors help?"; BIOATT_DATA must name the data; a day on a CPU, minutes on a GPU
+study: setup  ## run the remaining parts of the study "do priors help?"; BIOATT_DATA must name the data; a day on a CPU, minutes on a GPU
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study pack $(BIOATT_DATA)/ct $(BIOATT_DATA)/ct_patients runs/study/pack \
 	  --work runs/study/cache
 	PYTHONPATH=bundle $(BIN)/python -m studies.prior_study models runs/study/pack --page docs/evidence/prior_models.md

@@ -96,7 +96,7 @@ def write_page(page: Path, figures: dict[str, Any]) -> None:
 
 
 def time_processes(scratch: Path, shape: tuple[int, int], slices: int, processes: int) -> dict[str, Any]:
-    """Rate of `bioatt denoise --cohort` on a list of made series: one process against several, a thread and core each.
+    """Rate of `bioatt denoise --cohort` on synthetic series: one process against several, a thread and core each.
 
     And of one process with all these cores and threads: what several gain on the same cores is that one reads and
     writes while another computes. Start-up is not in it; loading the models is. Where the system cannot keep processes
@@ -212,7 +212,7 @@ def time_training(scratch: Path, shape: tuple[int, int], slices: int, steps_per_
 def cohort_line(cohort: dict[str, Any]) -> str:
     """What `time_processes` found, in words."""
     return (
-        f"A list of {cohort['series']} made series of {cohort['slices_per_series']} slices (`--cohort`): "
+        f"A list of {cohort['series']} synthetic series of {cohort['slices_per_series']} slices (`--cohort`): "
         f"{cohort['processes']} processes on a core each do {cohort['slices_per_second_of_all']:.2f} slices a second, "
         f"one on one core {cohort['slices_per_second_of_one']:.2f}: {cohort['ratio']:.2f} times the rate. "
         f"One process on all of these cores does {cohort['slices_per_second_of_one_on_all_cores']:.2f}."
@@ -250,7 +250,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("page", type=Path, help="the page, with the plot beside it")
     parser.add_argument("--processes", type=int, default=2, help="on a list of series, against one")
     parser.add_argument("--size", type=int, default=512, help="images are N x N")
-    parser.add_argument("--slices", type=int, default=300, help="of the made series")
+    parser.add_argument("--slices", type=int, default=300, help="of the synthetic series")
     parser.add_argument("--repeats", type=int, default=5, help="medians are over so many")
     parser.add_argument("--only-cohort", action="store_true", help="measure the list alone, write cohort.json")
     parser.add_argument("--cohort-page", type=Path, action="append", default=[], help="another page with that line")

@@ -97,9 +97,9 @@ def _series_lines(measured: dict[str, Any]) -> list[str]:
     rows = [(f"{what} run", *(f"{run[name]:.2f}" for name in names)) for what, run in measured["whole series"].items()]
     slices = measured["whole series"]["first"]["slices"]
     return [
-        f"A made series of {slices} slices from DICOM to DICOM, in seconds after the imports. The first run starts the "
-        "GPU and loads its kernels, as every command does. *Network* is with copies to the device and anchoring; "
-        "loading the weights is not in the sum.",
+        f"A synthetic series of {slices} slices from DICOM to DICOM, in seconds after the imports. The first run "
+        "starts the GPU and loads its kernels, as every command does. *Network* is with copies to the device and "
+        "anchoring; loading the weights is not in the sum.",
         "",
         table(("", "loading the weights", "read", "prior", "network", "write", "sum"), rows),
     ]

@@ -23,7 +23,7 @@ DENOISED = {
     "intercept-0-offset-1024": (("--assume-hu",), ""),
     "j2k-14-bits-series": ((), ""),
     "multiframe-ct-image-storage": ((), ""),
-    "pixeldata-excess-padding": ((), "512 bytes behind the pixels are ignored"),
+    "pixeldata-excess-padding": ((), "512 bytes after the pixels are ignored"),
     "report-page-as-ct": ((), "left out 1 pages in colour or without geometry: .*IM0007.dcm"),
     "rescale-missing": (("--assume-hu",), "rescale is missing; its values are taken as HU"),
     "series-uid-per-slice": (("--one-scan",), "SeriesInstanceUID differs between .* it is taken as one scan"),

@@ -12,9 +12,9 @@ _ABOUT_A_PATH = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, err
 
 
 class BioAttError(Exception):
-    """Bad input, missing file or unusable setting, told in one line.
+    """Bad input, missing file or unusable setting, reported in one line.
 
-    Every message names the thing (file, UID, tag, key), says what was wanted and what came, and ends with
+    Every message names the thing (file, UID, tag, key), says what was expected and what was found, and ends with
     the remedy. The command line and the MONAI workflows print it as one line and end with exit code 2.
     Messages never hold values of the DICOM Patient or Study modules.
     """
@@ -28,7 +28,7 @@ def find_bioatt_error(error: BaseException | None) -> BioAttError | None:
     """Return the BioAttError that `error` is or was caused by, else None.
 
     MONAI wraps what a config component raises in a RuntimeError; the chain of causes still holds ours. A GPU whose
-    memory is full is told as one of ours, wherever it happens, and so is a path that the system refuses.
+    memory is full is reported as one of ours, wherever it happens, and so is a path that the system refuses.
     """
     for one in causes(error):
         if isinstance(one, BioAttError):

@@ -266,7 +266,7 @@ def check_inference(
 ) -> list[dict[str, str]]:
     """Look at input and output before anything is loaded, and return the data list of the inference workflow.
 
-    What is unusual about a DICOM series is told here, if it is then `known`, else where it is read.
+    What is unusual about a DICOM series is logged here, if it is then `known`, else where it is read.
 
     Raises:
         BioAttError: the report exists; see also `find_inputs`, `select_series` and `check_places`.
@@ -359,7 +359,7 @@ def make_provenance(
 
 
 def _one_line_excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print our error as one line and end with 2; let any other end as it would."""
+    """Print our error as one line and exit with code 2; leave any other as it is."""
     ours = find_bioatt_error(error)
     if ours is None:
         sys.__excepthook__(kind, error, trace)

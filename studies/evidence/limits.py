@@ -1,4 +1,4 @@
-"""Limits that the evidence is held to, and whether they are kept."""
+"""Acceptance limits of the evidence, and whether they are kept."""
 
 from __future__ import annotations
 

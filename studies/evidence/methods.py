@@ -24,7 +24,7 @@ GAUSSIANS_MM = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.4, 1.7,
 NLM_STRENGTHS = (0.5, 0.7, 0.9, 1.2)
 #: Weight of total variation as a share of the noise.
 TV_WEIGHTS = (0.5, 0.8, 1.2, 1.8)
-#: What BM3D is told of the noise: white, of so many times the measured SD; or the measured spectrum.
+#: The noise that BM3D is given: white, of so many times the measured SD; or the measured spectrum.
 BM3D_NOISES = (1.0, "spectrum")
 #: Share of the output that 0.3.2's ``--strength`` mixed with the input.
 BLENDS = (1.0, 0.75, 0.5)

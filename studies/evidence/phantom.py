@@ -1,4 +1,4 @@
-"""The water phantom: HU, noise texture and resolution of the network at low dose, with the limits they are held to."""
+"""The water phantom: HU, noise texture and resolution of the network at low dose, with their acceptance limits."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def measure_phantom(
     """`measure_texture` of each denoiser on the same noise, with photons that give the full dose its noise.
 
     Args:
-        denoisers: the first is held to the limits.
+        denoisers: the limits apply to the first.
         beside: names of those that a Gaussian which leaves as much noise stands beside.
         dose_fraction, realisations, seed: see `measure_texture`.
 

@@ -135,7 +135,7 @@ def best_error(found: Found, who: str, patient: str, region: str) -> float:
 
 
 def plane_limits(found: Found, slow: Found) -> list[Limit]:
-    """What the weights are held to, and whether they keep it."""
+    """The acceptance limits, and whether the weights keep them."""
     limits = [limit for name, of in found[NETWORK].items() for limit in _plane(found, name, of)]
     limits += _named(found)
     limits += [limit for patient in found[NETWORK]["high"] for limit in _errors(found, slow, patient)]

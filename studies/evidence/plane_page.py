@@ -150,7 +150,7 @@ def _beaten(one: Results) -> str:
     if not worse:
         return ""
     return (
-        f" {BM3D}, which is told the noise's spectrum, has less error on {len(worse)} of {len(bm3d)} patients (ours is "
+        f" {BM3D}, given the noise spectrum, has less error on {len(worse)} of {len(bm3d)} patients (ours is "
         f"up to {max(worse) - 1.0:.0%} higher)."
     )
 
@@ -230,7 +230,7 @@ def _of_bm3d(few: Mapping[str, Any]) -> str:
         return "BM3D was not measured."
     return (
         f"BM3D is slow: it is evaluated on {few['slices']} slices a patient, in the middle {few['window']} x "
-        f"{few['window']} pixels of the body, and told as a multiple of the error that `network` at high has there."
+        f"{few['window']} pixels of the body, and given as a multiple of the error that `network` at high has there."
     )
 
 

@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
         "--old",
         nargs="*",
         default=[],
-        help="weights whose strength was a blend; errors are told as shares of the first's",
+        help="weights whose strength was a blend; errors are given as shares of the first's",
     )
     made.add_argument("--prior", default="uniform")
     made.add_argument("--old-prior", default="compact")

@@ -129,7 +129,7 @@ def phantom_section(one: Results, results: Path) -> str:
 A cylinder of 30 cm with rods of {", ".join(rods[:-1])} and {rods[-1]} HU, {how["pixels"]} pixels of
 {first["spacing_mm"]:g} mm, dose {first["dose_fraction"]:g}, {first["realisations"]} realisations;
 {how["photons"]:.3g} photons per ray, which give the full dose {how["full_noise_hu"]:g} HU of noise. Limits are those of
-`network`. Beside each strength stands the Gaussian that leaves as much noise: what a blur does at the same price.
+`network`. Beside each strength stands the Gaussian that leaves as much noise: what a blur does at equal noise.
 `nlm` is non-local means. In brackets the 95% interval over {DRAWS} draws of the {first["realisations"]} realisations:
 it is that of the noise; there is one phantom. The full dose's transfer function is the phantom's own and has no noise.
 What the limits measure has its interval in the tables below, and the curves of the pictures are of the same means.

@@ -1,4 +1,4 @@
-"""Do what is missing of the study "do priors help?".
+"""Run the remaining parts of the study "do priors help?".
 
 PYTHONPATH=bundle python -m studies.prior_study pack DATA [DATA ...] PACK --work WORK
     once, where the data is: simulate, and write PACK, less than 40 MB

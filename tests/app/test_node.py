@@ -784,7 +784,7 @@ def test_tls_both_ways_and_no_caller_without_a_certificate(tmp_path, series, cer
     assert store(node.port, series, context=tls(certificates).context(server=False)) == [0x0000] * 3
     node.steps_until(lambda: len(secure.got) == 3)
     assert not associate(node.port).is_established
-    assert "a caller at 127.0.0.1 failed in TLS" in caplog.text
+    assert "the TLS handshake with a caller at 127.0.0.1 failed" in caplog.text
     stranger = associate(node.port, context=tls(certificates, "stranger").context(server=False))
     until(lambda: not stranger.is_established and "self-signed certificate" in caplog.text)
     node.end()

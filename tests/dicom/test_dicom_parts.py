@@ -131,7 +131,7 @@ def with_localizer(*at_frames):
 @pytest.mark.parametrize("at_frames", [(0,), (2,), (4,), (0, 4)])
 def test_a_localizer_within_an_enhanced_image_is_left_out_and_told(tmp_path, caplog, at_frames, options):
     file, single = write_enhanced_ct(tmp_path, modify=with_localizer(*at_frames), slices=5, **options)
-    if 2 in at_frames:  # the others are no even stack without it
+    if 2 in at_frames:  # the others are no regularly spaced stack without it
         with pytest.raises(BioAttError, match="slices are missing"):
             select_series(file)
         return

@@ -70,9 +70,9 @@ def test_bytes_behind_the_pixels_are_ignored_and_told_once(tmp_path, caplog, beh
 
     folder = write_ct_series(tmp_path / "in", modify=modify)
     np.testing.assert_array_equal(read_volume(select_series(folder)), plain)
-    told = [one for one in caplog.messages if "behind the pixels" in one]
+    told = [one for one in caplog.messages if "after the pixels" in one]
     assert told == [
-        f"series {select_series(folder).series_instance_uid}, 4 files: {len(behind)} bytes behind the pixels "
+        f"series {select_series(folder).series_instance_uid}, 4 files: {len(behind)} bytes after the pixels "
         "are ignored (PS3.5 8.1.1)"
     ]
     derived = derive(folder, tmp_path / "out")
@@ -508,7 +508,7 @@ def test_slices_of_several_reconstructions_or_acquisitions_in_one_stack_are_told
 ):
     folder = write_ct_series(tmp_path, modify=lambda dataset, i: setattr(dataset, keyword, values.split()[i]))
     select_series(folder)
-    told = f"its slices differ in {keyword}, though they make one even stack"
+    told = f"its slices differ in {keyword}, though they form one regularly spaced stack"
     assert (told in caplog.text) == is_told == bool(caplog.records)
 
 

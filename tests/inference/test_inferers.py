@@ -177,7 +177,7 @@ def test_batches_that_memory_does_not_hold_become_smaller(volume, caplog, in_pla
 
 
 def test_a_slice_that_memory_does_not_hold_is_told_in_one_line(volume):
-    with pytest.raises(BioAttError, match="does not hold the network with one slice of .* --device cpu"):
+    with pytest.raises(BioAttError, match="out of memory with one slice of .* --device cpu"):
         SlicePriorInferer(batch_size=3)(volume, SmallMemory(0))
 
 

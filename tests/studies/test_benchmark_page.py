@@ -27,7 +27,7 @@ FIGURES = {
     "notes": [],
     "rooflines": [ROW | {"name": "product"}],
     "products": [ROW | {"name": "product"}],
-    "series": {"source": "made", "slices": 1, "device": "cpu", "seconds_per_slice": 1.0, "around_the_network": 0.1}
+    "series": {"source": "synthetic", "slices": 1, "device": "cpu", "seconds_per_slice": 1.0, "around_the_network": 0.1}
     | {"times_as_fast_as_stock": None}
     | dict.fromkeys([f"{part}seconds" for part in ("", "read_", "prior_", "network_", "write_")], 1.0),
     "cohort": COHORT | {"slices_per_second_of_all": 1.8, "ratio": 1.8},

@@ -218,9 +218,9 @@ def test_the_priors_of_the_shipped_weights_are_told_as_they_are(bundle_root, tol
     recipe = json.loads((bundle_root / "models" / "model.json").read_text())
     assert recipe["prior"] == "uniform" and recipe["network_def"]["prior_share"] == 0.2
     assert "the shipped weights use the uniform one" in told["readme"]
-    assert "These weights use the uniform prior, and another one has a fifth of the say" in told["card"]
+    assert "These weights use the uniform prior, and give any other a weight of 0.2" in told["card"]
     docs = words((bundle_root.parent / "docs" / "priors.md").read_text())
-    assert "The shipped weights keep the uniform prior" in docs and "gives a prior a fifth of the say" in docs
+    assert "The shipped weights keep the uniform prior" in docs and "gives a prior a weight of 0.2" in docs
 
 
 @pytest.mark.parametrize("page", [*PAGES, "priors.md", "prior_models.md", "performance.md"])

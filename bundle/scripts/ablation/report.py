@@ -16,7 +16,7 @@ from ..staging import staged_file, write_json
 #: Measures of the tables, with their number of decimals.
 MEASURES = {"psnr_db": 2, "ssim": 4, "rmse_hu": 2}
 LOW = "low dose"
-#: What every record tells.
+#: What every record holds.
 RECORDED = set("arm settings seed left_out prior patients shared_settings configs versions figures".split())
 #: Values of an arm under a test prior: measure -> (patient, seed) -> value.
 Values = dict[str, dict[tuple[str, int], float]]

@@ -117,7 +117,7 @@ def plan(matrix: Matrix, seeds: int, left_out: Sequence[str]) -> list[Run]:
 def run_ablation(
     dataset_dir: str, output_dir: Path, matrix: Matrix, *, seeds: int, left_out: Sequence[str] = ()
 ) -> None:
-    """Train and evaluate what is missing of the matrix, and write the table and the plot of what is there.
+    """Run the remaining parts of the matrix, and write the table and the plot of what is there.
 
     ::
 
@@ -232,7 +232,7 @@ def _filled(value: Any, output_dir: Path, left_out: str) -> Any:
 
 
 def _shared(everyone: Sequence[str], matrix: Matrix) -> dict[str, Any]:
-    """What all runs of a matrix share and each record tells: patients, settings, configs and versions."""
+    """What all runs of a matrix share and each record holds: patients, settings, configs and versions."""
     import monai
     import torch
 

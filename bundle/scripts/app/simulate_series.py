@@ -1,4 +1,4 @@
-"""A low-dose series from a routine one: what `bioatt simulate` does. docs/dose.md tells method and limits."""
+"""A low-dose series from a routine one: what `bioatt simulate` does. docs/simulation.md has method and limits."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 STOCK = "RED-CNN, stock PyTorch form"
 EXACT = "RED-CNN, exact path"
-#: What is told of a matrix product.
+#: What is reported of a matrix product.
 PRODUCT = ("name", "device", "precision", "gflop_per_second")
 #: Instruction sets, by PyTorch's names, for which oneDNN has no bf16: a slice of RED-CNN takes minutes.
 _WITHOUT_BF16 = ("NO AVX", "DEFAULT", "AVX2")
@@ -184,7 +184,7 @@ def _products(device: str, n: int, precision: str) -> dict[str, Callable[[], Ten
 
 
 def _networks(scratch: Path, shape: tuple[int, int], compiled: bool) -> tuple[list[Candidate], list[str]]:
-    """The networks on every device and in both precisions, and what to tell of those that cannot run here."""
+    """The networks on every device and in both precisions, and notes on those that cannot run here."""
     generator = torch.Generator().manual_seed(_SEED)
     image = torch.rand(1, 1, *shape, generator=generator)
     prior = torch.rand(1, 11, generator=generator).softmax(dim=1)
@@ -208,7 +208,7 @@ def _networks(scratch: Path, shape: tuple[int, int], compiled: bool) -> tuple[li
                 candidates.append(Candidate(name=name, device=device, precision=precision, gflop=gflop[plain], run=run))
     name, network = "default network, onnxruntime", _in_onnxruntime(default, scratch)
     if network is None:
-        notes.append(f"{name}: not installed (python -m pip install 'bioatt[export]')")
+        notes.append(f"{name}: not installed (python -m pip install onnx onnxruntime onnxscript)")
     else:
         run = _runner(network, "cpu", "fp32", (image, prior))
         candidates.append(Candidate(name=name, device="cpu", precision="fp32", gflop=gflop[default], run=run))

@@ -71,7 +71,7 @@ def time_series(
 ) -> dict[str, Any]:
     """Seconds of the inference workflow for one series, as `bioatt denoise` runs it, part by part.
 
-    Imports are not in it; loading the models, and moving them to the device, is told apart. Reading is what comes
+    Imports are not in it; loading the models, and moving them to the device, is reported apart. Reading is what comes
     before the inferer (headers, files, orientation, range), writing what comes after it (inverse, summary, files).
     """
     from ignite.engine import Events
@@ -112,7 +112,7 @@ def time_series(
     network = marks["denoised"] - marks["read"] - prior.seconds
     *slice_shape, count = size
     return {
-        "source": "given" if series else "made",
+        "source": "given" if series else "synthetic",
         "slices": count,
         "slice_shape": slice_shape,
         "device": device,

@@ -1,4 +1,4 @@
-"""Gives the series of a list to the workers of a Dask cluster, and puts what they tell into one table."""
+"""Gives the series of a list to the workers of a Dask cluster, and puts their results into one table."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _task(request: Mapping[str, Any]) -> Callable[[], dict[str, Any]]:
 
 
 def _outcome(future: Future, places: Places) -> dict[str, Any]:
-    """What a worker told, or what became of it."""
+    """What a worker reported, or what became of it."""
     from distributed import KilledWorker
 
     if future.status in ("cancelled", "lost"):
@@ -189,7 +189,7 @@ def _connected(places: Places, jobs: Sequence[Job]) -> Iterator[Client]:
     import dask
     from distributed import Client, LocalCluster
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what dies, and is tried again, is told in the table
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what dies, and is tried again, is in the table
     if places.scheduler:
         try:
             client = Client(_address(places.scheduler), set_as_default=False)
@@ -264,7 +264,7 @@ def _check_this_machine() -> None:
 
 
 def _local_settings(tries: int) -> dict[str, Any]:
-    """What Dask is told for a cluster on this machine."""
+    """Dask's settings for a cluster on this machine."""
     return {
         "distributed.scheduler.allowed-failures": tries - 1,
         "distributed.scheduler.worker-saturation": 1.0,  # one series at a worker: the others are not lost with it

@@ -68,8 +68,8 @@ def select_series(
         allow_gaps: go on where slices are missing or their spacing changes.
         assume_hu: take values as HU where RescaleType is US (unspecified) or rescale is missing.
         one_scan: take images of several StudyInstanceUIDs or SeriesInstanceUIDs, of a PatientID a file, or without
-            SOPInstanceUIDs of their own as one scan, where grid and positions make one even stack; `series` then names
-            a SeriesNumber that they share.
+            SOPInstanceUIDs of their own as one scan, where grid and positions form one regularly spaced stack; `series`
+            then names a SeriesNumber that they share.
 
     Raises:
         BioAttError: several series and none named, no series of that name, or see `find_series`.
@@ -191,7 +191,7 @@ def _has_number(files: Sequence[Found], name: str) -> bool:
 
 
 def _look_like_one(scanned: Scan, uids: Sequence[str]) -> str:
-    """The option that joins series which make one even stack; "" where none do."""
+    """The option that joins series which form one regularly spaced stack; "" where none do."""
     numbers = dict.fromkeys(str(series_number(scanned.series[uid][0][1])) for uid in uids)
     for name in [None, *numbers] if len(uids) > 1 else []:
         joined, uid = _joined(scanned, name)

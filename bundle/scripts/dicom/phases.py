@@ -78,14 +78,14 @@ def choices(
     parts_wanted: int | None = None,
     least: int = _LEAST_RANGE,
 ) -> dict[str, int]:
-    """KEYWORD=VALUE of each phase and its number of images, where one element parts them into whole stacks, else none.
+    """KEYWORD=VALUE of each phase and its number of images, where one element separates them into stacks, else {}.
 
-    Where no element parts all of them so, but one parts off what is no stack (slices that watched the contrast come,
-    repeated slices), its values that are a stack are offered, if it is known how many parts there must be.
+    Where no element separates all of them so, but one separates off what is no stack (slices that watched the contrast
+    come, repeated slices), its values that are a stack are offered, if it is known how many parts there must be.
 
     Args:
         images: of the series.
-        is_stack: whether images make an even stack.
+        is_stack: whether images make a regularly spaced stack.
         parts_wanted: how many slices share a position, at most: as many phases there must be; None for any number.
         least: images of a phase.
     """

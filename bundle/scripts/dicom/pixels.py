@@ -153,7 +153,7 @@ def _check_pixel_data(
     behind = data[wanted + wanted % 2 :]
     if behind and _is_filling(behind, shape, bits_allocated // 8):
         dataset["PixelData"].value = data[: wanted + wanted % 2]  # pydicom would take whole frames behind for images
-        notes.add(f"{len(behind)} bytes behind the pixels are ignored (PS3.5 8.1.1)")
+        notes.add(f"{len(behind)} bytes after the pixels are ignored (PS3.5 8.1.1)")
     elif behind:
         raise BioAttError(
             f"{path}: PixelData has {len(data)} bytes, but Rows x Columns {rows} x {columns} and {frames} frames make "
@@ -163,7 +163,7 @@ def _check_pixel_data(
 
 
 def _is_filling(behind: bytes, shape: tuple[int, int, int], width: int) -> bool:
-    """Whether bytes behind the pixels can be none of them: all are equal, or they make no whole rows or columns."""
+    """whether bytes after the pixels can be none of them: all are equal, or they make no whole rows or columns."""
     if behind.count(behind[:1]) == len(behind):
         return True
     return (

@@ -52,7 +52,7 @@ class Allowed(NamedTuple):
         no_rescale: RescaleType US (unspecified), or no rescale: values are taken as HU.
         one_scan: images of several studies or series.
         tell: log what is unusual.
-        offer: where the slices are no even stack, look for phases or ranges to choose from.
+        offer: where the slices are no regularly spaced stack, look for phases or ranges to choose from.
     """
 
     gaps: bool = False
@@ -142,7 +142,7 @@ def _stack(
         cause: of missing slices, in words.
 
     Raises:
-        BioAttError: they are no even stack.
+        BioAttError: they are no regularly spaced stack.
     """
     images = without_other_planes(uid, without_localizers(uid, images, allowed.tell), allowed.tell)
     slices = [Slice(file, i, header, _checked_plane(header, file, allowed.no_rescale)) for file, i, header in images]
@@ -212,7 +212,7 @@ def _check_positions(uid: str, slices: Sequence[Slice], differing: dict[str, str
 
 
 def _is_stack(uid: str, part: Sequence[Image]) -> bool:
-    """Whether images make an even stack by themselves."""
+    """Whether images make a regularly spaced stack by themselves."""
     try:
         _stack(uid, part, Allowed(no_rescale=True, tell=False, offer=False))
     except BioAttError:
@@ -221,7 +221,7 @@ def _is_stack(uid: str, part: Sequence[Image]) -> bool:
 
 
 def _check_one_scan(uid: str, differing: dict[str, str], is_odd: bool, one_scan: bool) -> None:
-    """Raise where slices of several identities are no even stack, or nobody said that they are one scan."""
+    """Raise where slices of several identities are no regularly spaced stack, or nobody said that they are one scan."""
     for keyword, what in differing.items():
         where = f"series {uid}: {what}"
         if is_odd:
@@ -231,8 +231,8 @@ def _check_one_scan(uid: str, differing: dict[str, str], is_odd: bool, one_scan:
             )
         if keyword != "FrameOfReferenceUID" and not one_scan:
             raise BioAttError(
-                f"{where}, though grid and positions make one even stack; if it is one scan, go on with --one-scan, "
-                "else put slices of one scan in a folder"
+                f"{where}, though grid and positions form one regularly spaced stack; if it is one scan, go on with "
+                "--one-scan, else put slices of one scan in a folder"
             )
 
 
@@ -256,9 +256,12 @@ def _warn(uid: str, slices: list[Slice], odd: list[str], differing: dict[str, st
     """Log what is unusual but can be worked with."""
     if differing:
         words = "; ".join(differing.values())
-        logger.warning("series %s: %s; grid and positions make one even stack: it is taken as one scan", uid, words)
+        logger.warning(
+            "series %s: %s; grid and positions form one regularly spaced stack: it is taken as one scan", uid, words
+        )
     if mixed := what_is_mixed(slices):
-        logger.warning("series %s: its slices differ in %s, though they make one even stack", uid, ", ".join(mixed))
+        names = ", ".join(mixed)
+        logger.warning("series %s: its slices differ in %s, though they form one regularly spaced stack", uid, names)
     promised = {label(one.header, "ImagesInAcquisition", one.file) for one in slices}
     if len(promised) == 1 and (said := promised.pop()).isdecimal() and int(said) > len(slices):
         logger.warning(

@@ -167,7 +167,7 @@ def without_trend(squares: np.ndarray) -> np.ndarray:
 
 
 def has_noise(sd_hu: float) -> bool:
-    """Whether there is noise that a change can be told as a share of: an SD that is not shown as 0.0 HU."""
+    """Whether there is noise that a change can be given as a share of: an SD that is not shown as 0.0 HU."""
     return bool(sd_hu >= 0.05)
 
 

@@ -22,7 +22,7 @@ from .intervals import patient_interval
 from .plane import PlanePoint, PlaneSlice, insert_discs
 from .truth import pooled, region_errors, truth_regions
 
-#: Images whose error is told.
+#: Images whose error is reported.
 IMAGES = ("low", "denoised")
 
 
@@ -39,7 +39,7 @@ class InsertedDiscs(OfEachSlice):
     """Puts discs into each low dose, denoises it again, and writes how much noise is left and contrast kept.
 
     The discs are known, so it needs no truth and works on real low doses as on simulated ones. The error against the
-    noise-free image is told too where it is known how the low dose came about: noise added to the full dose's own, of
+    noise-free image is given too where it is known how the low dose came about: noise added to the full dose's own, of
     ``alpha_squared`` times its variance (`scripts.evaluation.truth`). Slices without even soft tissue get no discs, and
     slices without a pixel spacing are left out. Takes what `ImageQuality` takes, and in the batch ``spacing_mm`` and
     ``alpha_squared``, NaN where it is not known. Asks the evaluator's network a second time for each slice.

@@ -37,7 +37,7 @@ class SlicePriorInferer(Inferer):
     MONAI's SliceInferer drops every input but the first, so the network would run without its prior. This inferer
     asks the prior source itself, since MONAI Label calls an inferer with nothing but the volume and the network.
 
-    A network that tells its `margin` is shown the box that holds the body, with that margin, and slices of air not at
+    A network with a `margin` sees only the bounding box of the body, with that margin, and slices of air not at
     all: in the body the result is that of the whole slice to 0.1 HU, and what lies outside the box keeps its value.
 
     Pixels outside -1024 to 3071 HU (padding, metal) and NaN are hidden from the network and keep their value; the
@@ -128,7 +128,7 @@ class SlicePriorInferer(Inferer):
         return result
 
     def _denoise(self, stack: Tensor, prior: Tensor | None, network: Network, spacing_mm: Spacing | None) -> Tensor:
-        """Denoise slices (n, H, W), in smaller batches from then on where the memory of the GPU does not hold them."""
+        """Denoise slices (n, H, W), in smaller batches from then on if they do not fit in the GPU's memory."""
         done: list[Tensor] = []
         while (start := sum(map(len, done))) < len(stack):
             part = slice(start, start + self.batch_size)
@@ -182,8 +182,8 @@ def _smaller_batch(stack: Tensor, error: torch.OutOfMemoryError) -> int:
     count, rows, columns = stack.shape
     if count == 1:
         raise BioAttError(
-            f"{stack.device}: its memory does not hold the network with one slice of {rows} x {columns}; end what else "
-            "runs there, or use --precision bf16 or --device cpu"
+            f"{stack.device}: out of memory with one slice of {rows} x {columns}; close other jobs on this device, or "
+            "use --precision bf16 or --device cpu"
         ) from error
     if stack.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Restoring: detail that the network took off, given back where it can be told from noise (docs/adr/0021)."""
+"""Restoring: detail that the network took off, given back where it can be distinguished from noise (docs/adr/0021)."""
 
 from __future__ import annotations
 

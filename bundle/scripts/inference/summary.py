@@ -1,4 +1,4 @@
-"""What a run of inference tells at its end: slices, prior, seconds, noise before and after."""
+"""What a run of inference reports at its end: slices, prior, seconds, noise before and after."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Denoiser(nn.Module):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Denoiser:
-        """Keep the arguments, which `definition` tells."""
+        """Keep the arguments, which `definition` gives."""
         made = super().__new__(cls)
         given = inspect.signature(cls.__init__).bind_partial(None, *args, **kwargs)
         given.apply_defaults()

@@ -42,7 +42,7 @@ def export_network(
         BioAttError: another suffix, a package is missing, or the file gives another result.
     """
     if Path(path).suffix != ".onnx":
-        raise BioAttError(f"{path} must end in .onnx, the one format there is; name the file so")
+        raise BioAttError(f"{path} must end in .onnx: only .onnx is supported; name the file accordingly")
     _need_onnx()
     with staged_file(path) as file:
         _write(network, file, {key: str(text) for key, text in (record or {}).items()})
@@ -121,4 +121,4 @@ def _need_onnx() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise BioAttError(f"ONNX needs {error.name}; python -m pip install 'bioatt[export]'") from error
+        raise BioAttError(f"ONNX needs {error.name}; python -m pip install onnx onnxruntime onnxscript") from error

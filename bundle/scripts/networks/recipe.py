@@ -1,4 +1,4 @@
-"""The recipe of weights: what has to be told besides their numbers. It stands beside them, model.json by model.pt."""
+"""The recipe of weights: what has to be known besides their numbers. It stands beside them, model.json by model.pt."""
 
 from __future__ import annotations
 

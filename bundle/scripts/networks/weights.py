@@ -101,7 +101,7 @@ def _check_compiler() -> None:
 
 
 def fit_weights(network: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    """Load `state` strictly into `network`, or tell the first thing that does not fit."""
+    """Load `state` strictly into `network`, or name the first thing that does not fit."""
     own = network.state_dict()
     for problem, keys in (("lacks", own.keys() - state.keys()), ("has the unknown", state.keys() - own.keys())):
         if keys:

@@ -47,7 +47,7 @@ def make_prior(
         form: ``vector``, one prior for a slice, or ``dense``, one at each place of it (only a CLIP sees places).
         temperature: see `TemperedPrior`; 1 leaves priors as they are.
         device: where a CLIP runs.
-        recipe: of the weights that get the priors; None asks nothing. Another prior than theirs is told in the log.
+        recipe: of the weights that get the priors; None asks nothing. Another prior than theirs is logged.
 
     Raises:
         BioAttError: the string is none of these, or what it names cannot be loaded; raised here and not
@@ -117,7 +117,7 @@ def _without_clip(prior: str, descriptors: Sequence[str]) -> PriorSource:
 
 
 def _find_clip(prior: str, descriptors: Sequence[str]) -> tuple[str, str]:
-    """The name open_clip reads, and the model in words: a folder is told by its name, not by its whole path."""
+    """The name open_clip reads, and the model in words: a folder by its name, not by its whole path."""
     if prior == "biomedclip" or prior == BIOMEDCLIP:
         return BIOMEDCLIP, "BiomedCLIP"
     if prior.startswith("local-dir:"):

@@ -99,7 +99,7 @@ class Checkpoints:
         path = self.folder / CHECKPOINT
         if not path.exists():
             if self.resume:
-                logger.info("no checkpoint in %s: the training starts anew", self.folder)
+                logger.info("no checkpoint in %s: the training starts over", self.folder)
             return
         if not self.resume and self.publish:
             (self.folder / BEST).unlink(missing_ok=True)

@@ -311,7 +311,7 @@ def _whole_pair(path: Path) -> tuple[np.ndarray, np.ndarray]:
         BioAttError: it is damaged or gone.
     """
     if (read := _read_pair(path)) is None:
-        raise BioAttError(f"cached pair {path} is damaged or gone; start again, and it is made anew")
+        raise BioAttError(f"cached pair {path} is damaged or gone; run again to recreate it")
     return read
 
 

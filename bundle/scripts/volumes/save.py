@@ -142,7 +142,7 @@ def write_dicom_result(
         selection: the arguments of `select_series` that find it again, or find it among what is `known`.
         writing: rules, overwrite, processes and complete of `write_derived_series`.
     """
-    # What is unusual about the series was told and allowed when it was read.
+    # What is unusual about the series was logged and allowed when it was read.
     series = (known or KnownSeries()).select(source, **selection, tell=False, allow_gaps=True, assume_hu=True)
     with bar(len(series.files), "writing", progress) as advance:
         write_derived_series(series, hu.transpose(2, 1, 0), folder, provenance, progress=advance, **writing)

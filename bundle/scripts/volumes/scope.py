@@ -1,4 +1,4 @@
-"""What weights were trained on, in ranges, as their recipe tells it; and input that lies outside gets a warning."""
+"""What weights were trained on, in ranges, as their recipe records it; and input that lies outside gets a warning."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _seen(limits: tuple[float, float], unit: str) -> str:
 
 
 def scope_of(fields: Mapping[str, Any]) -> Scope:
-    """The scope that a recipe tells.
+    """The scope that a recipe records.
 
     Raises:
         BioAttError: it is damaged.
@@ -152,11 +152,11 @@ class CheckScoped(MapTransform):
 
     It also warns of axial pixels that are not square, and of a series that BioAtt denoised before.
 
-    What cannot be looked at is told and goes on: a warning never refuses a series.
+    What cannot be examined is logged and skipped: a warning never refuses a series.
 
     Args:
         keys: where the volumes stand, MetaTensors (1, H, W, slices) in HU by `LoadSeriesd` and `OrientSlicesd`.
-        scope: as the recipe of the weights tells it; None warns of nothing, and the log says so.
+        scope: as the recipe of the weights records it; None warns of nothing, and the log says so.
     """
 
     def __init__(self, keys: KeysCollection = "image", scope: Mapping[str, Any] | None = None) -> None:
@@ -180,7 +180,7 @@ class CheckScoped(MapTransform):
         try:
             header = header_facts(volume.meta.get("header_file", ""))
             if header.get("was_denoised"):
-                logger.warning("BioAtt denoised this series before; denoise the original, or its detail goes twice")
+                logger.warning("BioAtt denoised this series before; denoise the original, or detail is removed twice")
             return [] if self.scope is None else self.scope.outside(facts_of_volume(volume, header))
         except Exception as error:  # whatever it is, the series itself was read
             logger.warning("cannot compare the input with the training data (%s)", one_line(error))

@@ -16,7 +16,7 @@ from .reader import SeriesReader
 
 
 class LoadSeriesd(LoadImaged):
-    """LoadImaged with `SeriesReader` as its one reader, so that its errors are told and no other reader tries.
+    """LoadImaged with `SeriesReader` as its one reader, so that its errors are shown and no other reader tries.
 
     Args:
         keys: where the paths stand.
@@ -36,7 +36,7 @@ class LoadSeriesd(LoadImaged):
         return loaded
 
 
-#: What a config of 0.5.0 or older is told.
+#: The message for a config of 0.5.0 or older.
 HU_UNTIL_THE_INFERER = (
     "the inferer takes HU and gives HU; leave HUToNetworkd out of preprocessing and NetworkToHUd out of postprocessing"
 )

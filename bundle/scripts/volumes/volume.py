@@ -92,7 +92,7 @@ def load_volume(
         assume_hu: take numbers as HU although they do not look like it, and DICOM's although RescaleType is US
             (unspecified) or rescale is missing.
         allow_gaps: go on where slices of a DICOM series are missing or their spacing changes.
-        one_scan: take DICOM images of several studies or series as one scan where they make one even stack.
+        one_scan: take DICOM images of several studies or series as one scan where they form one regularly spaced stack.
         processes: decode a DICOM series by these, see `read_volume`.
         known: DICOM series whose headers were looked at before.
 

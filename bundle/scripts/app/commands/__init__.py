@@ -1,6 +1,6 @@
 """The commands of `bioatt`, one module each, named as the command is. A new one is one module here.
 
-The docstring of a module is the command's help: a line that tells it in short, and a paragraph that describes it; what
+The docstring of a module is the command's help: a line that sums it up, and a paragraph that describes it; what
 follows the options stands in its ``EPILOG``, if it has one. ``add(parser)`` adds the arguments. ``run(options)`` does
 it and returns the exit code, None for 0; errors of ours become one line and exit code 2.
 

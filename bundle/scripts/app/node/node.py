@@ -48,7 +48,7 @@ class Retries:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeOptions:
-    """Everything about a node; `bioatt serve --help` tells what each is."""
+    """Everything about a node; `bioatt serve --help` says what each is."""
 
     queue: Path
     destination: Destination
@@ -248,4 +248,4 @@ def serve(options: NodeOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, node.stop)
     node.run()
-    logger.info("stopped; what is not done goes on at the next start")
+    logger.info("stopped; unfinished work continues at the next start")

@@ -51,7 +51,7 @@ class _ServerContext(ssl.SSLContext):
             wrapped = super().wrap_socket(sock, *words, **options)
         except OSError as error:
             why = getattr(error, "verify_message", "") or getattr(error, "reason", "") or error.strerror or error
-            logger.warning("a caller at %s failed in TLS: %s", caller, why)
+            logger.warning("the TLS handshake with a caller at %s failed: %s", caller, why)
             sock.close()
             raise
         wrapped.settimeout(None)

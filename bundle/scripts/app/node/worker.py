@@ -144,7 +144,7 @@ def run_worker(pipe: Connection, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when the node is gone, since the next one begins the series anew."""
+    """End this process when the node is gone, since the next one restarts the series."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)

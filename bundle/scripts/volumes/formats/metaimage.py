@@ -165,5 +165,5 @@ def _simple_itk() -> Any:
     try:
         import SimpleITK
     except ImportError as error:
-        raise BioAttError(f"{NAME} files need SimpleITK; python -m pip install 'bioatt[formats]'") from error
+        raise BioAttError(f"{NAME} files need SimpleITK; python -m pip install SimpleITK") from error
     return SimpleITK
