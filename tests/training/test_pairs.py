@@ -209,7 +209,7 @@ def test_a_damaged_file_is_made_again_the_same(dataset, tmp_path, damage):
     kept = first.path.with_suffix(f".{prior.digest[:16]}.prior.npy")
     for file in (first.path, kept):
         file.write_bytes(file.read_bytes()[:-200] if damage == "cut" else damage)
-    with pytest.raises(BioAttError, match="damaged or gone; start again"):
+    with pytest.raises(BioAttError, match="damaged or gone; run again"):
         first.load()
     again = pairs_of(dataset, tmp_path, prior, patients=["A"])[1]["pair"]
     assert again.path.read_bytes() == whole
