@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,10 +59,13 @@ def simulate_series(
             slices = _AxialSlices(volume.hu, volume.affine)
             current = _tube_current(volume, len(slices)) if dose.tube_current else np.ones(len(slices))
             simulator = _calibrated(volume, slices, current, dose)
-            figures = _Figures()
-            with bar(len(slices), "simulating", progress) as advance:
-                low_hu = _low_dose(volume, simulator, current, dose, figures, advance)
-            _write(volume, low_hu, folder, replace(dose, photons=simulator.photons), overwrite=overwrite and alone)
+            low_hu, figures = _low_dose(volume, simulator, current, dose, progress)
+            record = replace(dose, photons=simulator.photons)
+            if volume.series:
+                selection = volume.series.selection
+                write_dicom_result(volume.source, selection, low_hu, folder, record, overwrite=overwrite)
+            else:
+                write_file_result(volume.source, low_hu, folder, record)
             lines.append(f"{path.name}: {figures.line(dose, simulator)}")
     return lines
 
@@ -188,40 +191,21 @@ def _tube_current(volume: Volume, count: int) -> np.ndarray:
 
 
 def _low_dose(
-    volume: Volume,
-    simulator: DoseSimulator,
-    current: np.ndarray,
-    dose: SimulatedDose,
-    figures: _Figures,
-    advance: Callable[[int], object],
-) -> np.ndarray:
-    """The volume at the lower dose, in the layout of ``volume.hu``."""
-    low_hu = np.empty_like(volume.hu)
+    volume: Volume, simulator: DoseSimulator, current: np.ndarray, dose: SimulatedDose, progress: bool
+) -> tuple[np.ndarray, _Figures]:
+    """The volume at the lower dose, in the layout of ``volume.hu``, and its figures."""
+    low_hu, figures = np.empty_like(volume.hu), _Figures()
     full, low = _AxialSlices(volume.hu, volume.affine), _AxialSlices(low_hu, volume.affine)
     measured = set(calibration_slices(len(full)))
-    for i in range(len(full)):
-        square = full[i]
-        line_integrals = simulator.geometry.project(square)
-        noisy = simulator.low_dose(
-            square,
-            dose.dose_fraction,
-            np.random.default_rng([dose.seed, 1, i]),  # 1: until 0.5.0 there were several realisations
-            dose.filter_name,
-            line_integrals,
-            current[i],
-        )
-        stored = full.stored[i]
-        low.stored[i] = np.where(_in_field(stored), stored + full.crop(noisy - square), stored)
-        figures.starved.append(simulator.starved_fraction(modulated(line_integrals, current[i]), dose.dose_fraction))
-        if i in measured:
-            figures.measure(stored, low.stored[i])
-        advance(1)
-    return low_hu
-
-
-def _write(volume: Volume, low_hu: np.ndarray, folder: Path, record: SimulatedDose, *, overwrite: bool) -> None:
-    """Write the result in the form of its source."""
-    if volume.series:
-        write_dicom_result(volume.source, volume.series.selection, low_hu, folder, record, overwrite=overwrite)
-    else:
-        write_file_result(volume.source, low_hu, folder, record)
+    with bar(len(full), "simulating", progress) as advance:
+        for i in range(len(full)):
+            square, stored = full[i], full.stored[i]
+            generator = np.random.default_rng([dose.seed, 1, i])  # 1: until 0.5.0 there were several realisations
+            rays = simulator.geometry.project(square)
+            noisy = simulator.low_dose(square, dose.dose_fraction, generator, dose.filter_name, rays, current[i])
+            low.stored[i] = np.where(_in_field(stored), stored + full.crop(noisy - square), stored)
+            figures.starved.append(simulator.starved_fraction(modulated(rays, current[i]), dose.dose_fraction))
+            if i in measured:
+                figures.measure(stored, low.stored[i])
+            advance(1)
+    return low_hu, figures
