@@ -111,8 +111,7 @@ def _set_identity(derived: Dataset, source: Dataset, file: Path, run: Run) -> No
         if keyword in derived:
             set_element(derived, keyword, "UI", run.concatenation_uid(label(source, keyword, file)))
     set_element(derived, "ImageType", "CS", _image_type(label(source, "ImageType", file)))
-    if label(source, "Modality", file) != "CT":  # missing, or bytes that are no text
-        set_element(derived, "Modality", "CS", "CT")
+    set_element(derived, "Modality", "CS", "CT")  # which may be missing, or bytes that are no text
     description = label(source, "SeriesDescription", file)
     description = run.rules.description(description, run.provenance.series_suffix())
     set_element(derived, "SeriesDescription", "LO", description)

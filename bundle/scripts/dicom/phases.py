@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -91,7 +91,7 @@ def choices(
     """
     stacks: dict[str, int] = {}
     for keyword in PHASES:
-        parts = dict(_parts(images, keyword))
+        parts = _parts(images, keyword)
         whole = {f"{keyword}={value}": len(part) for value, part in parts.items() if len(part) >= least}
         if len(parts) == 1 or not whole or any("'" in name or not name.isprintable() for name in whole):
             continue
@@ -134,7 +134,7 @@ def take_phase(uid: str, images: Sequence[Image], phase: str) -> list[Image]:
             f"--series .../{phase}: phases are chosen by {', '.join(PHASES)}, and slices by {RANGE}=FIRST..LAST in mm; "
             "name one of them"
         )
-    parts = dict(_parts(images, keyword))
+    parts = _parts(images, keyword)
     chosen = value if value in parts else next((one for one in parts if comparable(one) == comparable(value)), None)
     if chosen is None:
         raise BioAttError(
@@ -172,11 +172,11 @@ def is_range(phase: str) -> bool:
     return phase.partition("=")[0].strip() == RANGE
 
 
-def _parts(images: Sequence[Image | Slice], keyword: str) -> Iterator[tuple[str, list[Image]]]:
+def _parts(images: Sequence[Image | Slice], keyword: str) -> dict[str, list[Image]]:
     parts: dict[str, list[Image]] = {}
     for file, frame, header, *_ in images:
         parts.setdefault(label(header, keyword, file), []).append(Image(file, frame, header))
-    yield from sorted(parts.items())
+    return dict(sorted(parts.items()))
 
 
 def comparable(value: str) -> str:

@@ -200,11 +200,8 @@ def _check_positions(uid: str, slices: Sequence[Slice], differing: dict[str, str
             remedy = f"choose one phase with {offer(uid, offered)}"
         elif positions == 1:
             remedy = f"so have all {len(slices)}: they follow in time, or lost their positions; export the series again"
-    apart = (
-        f", which differ in {' and '.join(differing)}"
-        if set(differing) - {"SOPInstanceUID"}
-        else what_differs(one, other)
-    )
+    are_told = set(differing) - {"SOPInstanceUID"}
+    apart = f", which differ in {' and '.join(differing)}" if are_told else what_differs(one, other)
     raise BioAttError(
         f"series {uid}: two different slices at one position, {one.name} and {other.name} ({along[i]:.2f} mm){apart}; "
         f"{remedy}"

@@ -69,7 +69,14 @@ class TablePrior:
         self._by_uid: dict[str, TableRow] = {}
         self._by_file: dict[str, list[TableRow]] = {}
         for row in _read_rows(lines, self._path, self.descriptors):
-            self._add(row)
+            uid = row.sop_instance_uid
+            if uid and self._by_uid.setdefault(uid, row).prior != row.prior:
+                raise BioAttError(
+                    f"prior table {self._path}, line {row.line}: SOPInstanceUID {uid} has another prior in line "
+                    f"{self._by_uid[uid].line}; keep one of the two"
+                )
+            if row.parts:
+                self._by_file.setdefault(row.parts[-1], []).append(row)
 
     def __call__(self, slices_hu: torch.Tensor, keys: Sequence[SliceKey]) -> torch.Tensor:
         """Return the table's priors `(n, K)` of the slices that `keys` name."""
@@ -111,16 +118,6 @@ class TablePrior:
             return rows
         is_volume = parts[-1].lower().endswith((".nii", ".nii.gz")) or len({row.parts for row in rows}) < len(rows)
         return [row for row in rows if row.index == key.index] if is_volume else rows
-
-    def _add(self, row: TableRow) -> None:
-        uid = row.sop_instance_uid
-        if uid and self._by_uid.setdefault(uid, row).prior != row.prior:
-            raise BioAttError(
-                f"prior table {self._path}, line {row.line}: SOPInstanceUID {uid} has another prior in line "
-                f"{self._by_uid[uid].line}; keep one of the two"
-            )
-        if row.parts:
-            self._by_file.setdefault(row.parts[-1], []).append(row)
 
 
 def write_prior_table(
