@@ -32,8 +32,10 @@ class Explained:
     """What is known of one slice.
 
     Args:
+        index: of the slice, from 0, inferior to superior.
         hu: (H, W), the input.
         affine: 4x4 of the slice as a volume (H, W, 1), index to RAS in mm.
+        descriptors: the K words of a prior.
         priors: name of the prior (right, uniform, other) to its vector (K,), of a dense one the mean over its places.
         other: the descriptor that the prior ``other`` lies on.
         denoised_hu: name of the prior to the result (H, W).
@@ -41,14 +43,20 @@ class Explained:
         grids: see the networks' ``attention_grids``.
     """
 
+    index: int
     hu: np.ndarray
     affine: np.ndarray
     name: str
+    descriptors: Sequence[str]
     priors: dict[str, np.ndarray]
     other: str
     denoised_hu: dict[str, np.ndarray]
     maps: dict[str, Tensor]
     grids: dict[str, tuple[int, int]]
+
+    def shares(self, name: str) -> dict[str, float]:
+        """The prior of that name, by descriptor."""
+        return dict(zip(self.descriptors, map(float, self.priors[name]), strict=True))
 
 
 def explain_slice(
@@ -86,6 +94,8 @@ def explain_slice(
     affine[:3, 3] += index * affine[:3, 2]
     whole = MetaTensor(image[None, None, ..., None], affine=torch.from_numpy(affine))
     return Explained(
+        index=index,
+        descriptors=source.descriptors,
         hu=volume[index],
         affine=affine,
         name=slice_keys_from_meta(volume.meta, len(volume))[index].sop_instance_uid,
@@ -132,15 +142,7 @@ def swap_figures(one: Explained) -> dict[str, dict[str, float | None]]:
     return figures
 
 
-def write_explained(
-    one: Explained,
-    index: int,
-    folder: str,
-    provenance: Provenance,
-    descriptors: Sequence[str],
-    *,
-    overwrite: bool = False,
-) -> None:
+def write_explained(one: Explained, folder: str, provenance: Provenance, *, overwrite: bool = False) -> None:
     """Write the pictures, the NIfTI files and explain.json; the folder appears whole.
 
     ::
@@ -154,12 +156,12 @@ def write_explained(
           input.nii.gz, denoised.nii.gz, difference_uniform.nii.gz, difference_other.nii.gz
     """
     record = {
-        "slice": index,
+        "slice": one.index,
         "sop_instance_uid": one.name,
         "other": one.other,
-        "priors": {n: dict(zip(descriptors, map(float, p), strict=True)) for n, p in one.priors.items()},
+        "priors": {name: one.shares(name) for name in one.priors},
         "figures": swap_figures(one),
-        "descriptors": list(descriptors),
+        "descriptors": list(one.descriptors),
         "made_by": provenance.as_dict(),
     }
     check_replaceable(folder)
@@ -175,9 +177,8 @@ def write_explained(
             affine = one.affine @ map_to_image(grid)
             _save_nifti(staging / f"{block}.nii.gz", maps.permute(1, 2, 0)[:, :, None].numpy(), affine)
             _save_nifti(staging / f"{block}_weighted.nii.gz", total.permute(1, 2, 0).numpy(), affine)
-            attention_figure(
-                staging / f"{block}.png", one.denoised_hu["right"], maps, total, grid, descriptors, one.priors["right"]
-            )
+            both, shares = torch.cat([total, maps]), one.shares("right")
+            attention_figure(staging / f"{block}.png", one.denoised_hu["right"], both, grid, shares)
         record["files"] = sorted(file.name for file in staging.iterdir())
         (staging / EXPLAINED).write_text(json.dumps(record, indent=2) + "\n")
 
@@ -190,10 +191,10 @@ def map_to_image(grid: tuple[int, int]) -> np.ndarray:
     return matrix
 
 
-def table(one: Explained, descriptors: Sequence[str]) -> list[str]:
+def table(one: Explained) -> list[str]:
     """The figures in lines."""
     right = one.priors["right"]
-    most = ", ".join(f"{descriptors[k]} {right[k]:.0%}" for k in right.argsort()[::-1][:3])
+    most = ", ".join(f"{one.descriptors[k]} {right[k]:.0%}" for k in right.argsort()[::-1][:3])
     names = {"right": f"right ({most})", "uniform": "uniform", "other": f"all on {one.other}"}
     width = max(map(len, names.values())) + 2
     lines = [

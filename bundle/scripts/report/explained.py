@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,26 +14,20 @@ from .pictures import COLOUR_MAP, map_limits, on_image
 
 
 def attention_figure(
-    path: str | os.PathLike[str],
-    image_hu: np.ndarray,
-    maps: Tensor,
-    total: Tensor,
-    grid: tuple[int, int],
-    descriptors: Sequence[str],
-    prior: np.ndarray,
+    path: str | os.PathLike[str], image_hu: np.ndarray, maps: Tensor, grid: tuple[int, int], shares: Mapping[str, float]
 ) -> None:
     """Write a PNG: the weighted sum and each descriptor's map over the slice, all in one scale.
 
     Args:
         image_hu: (H, W) in HU.
-        maps, total: (K, h, w) and (1, h, w).
+        maps: (1 + K, h, w), the weighted sum first.
         grid: see the networks' ``attention_grids``.
-        prior: (K,).
+        shares: the prior, by descriptor.
     """
     from matplotlib.figure import Figure
 
-    titles = ["weighted sum", *(f"{word} {share:.1%}" for word, share in zip(descriptors, prior, strict=True))]
-    panels = [on_image(one, grid, image_hu.shape)[0].numpy() for one in (total, *maps[:, None])]
+    titles = ["weighted sum", *(f"{word} {share:.1%}" for word, share in shares.items())]
+    panels = list(on_image(maps, grid, image_hu.shape).numpy())
     lower, upper = map_limits(panels[1:])
     columns = min(6, len(panels))
     rows = -(-len(panels) // columns)

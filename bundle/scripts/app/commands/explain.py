@@ -38,6 +38,5 @@ def run(options: argparse.Namespace) -> None:
         raise BioAttError(f"the input holds {len(inputs)} NIfTI files; name the one whose slice is to be explained")
     volume = radiological_slices(inputs[0]["image"], **reading(options))
     one = explain_slice(volume, options.slice, network, inferer, options.other)
-    words = inferer.prior_source.descriptors
-    write_explained(one, options.slice, options.output, provenance, words, overwrite=options.overwrite)
-    print(*table(one, words), "", f"slice {options.slice}: maps, pictures and figures in {options.output}", sep="\n")
+    write_explained(one, options.output, provenance, overwrite=options.overwrite)
+    print(*table(one), "", f"slice {options.slice}: maps, pictures and figures in {options.output}", sep="\n")
