@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from .strengths import CUSTOM, DEFAULT, RESTORE, Strength, choose_strength
 
-NOT_FOR_DIAGNOSIS = "Research software, not a medical device."
+NOT_FOR_DIAGNOSIS = "Research software, not a medical device: not for diagnosis."
 #: Of the equipment that contributed to what the bundle writes (PS3.3 C.12.1.1.5).
 MANUFACTURER = "BioAtt project"
 #: How the contribution of a denoising begins, by which its results are known.
@@ -31,6 +31,8 @@ class Derivation:
 
     #: Code value (DCM) and meaning for DICOM's DerivationCodeSequence (CID 7203).
     derivation_code: ClassVar[tuple[str, str]]
+    #: Whether it makes what was not acquired (SyntheticData, PS3.3 C.12.1).
+    synthetic: ClassVar[bool] = False
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
@@ -100,10 +102,12 @@ class Provenance(Derivation):
 
     def sentence(self) -> str:
         """See `Derivation`."""
+        prior = self.prior_model.replace(" (no model)", "")
+        prior = prior if "prior" in prior else f"prior {prior}"
         outside = self.outside_scope and f"Outside what the weights were trained on: {self.outside_scope}. "
         return (
             f"Denoised by {self.bundle} {self.version}, {self.network}, weights sha256 {self.weights_sha256[:16]}, "
-            f"prior {self.prior_model}, strength {self.strength}. {outside}{NOT_FOR_DIAGNOSIS}"
+            f"{prior}, strength {self.strength}. {outside}{NOT_FOR_DIAGNOSIS}"
         )
 
 
@@ -127,6 +131,7 @@ class SimulatedDose(Derivation):
     seed: int
 
     derivation_code = ("113042", "Pixel by pixel addition")
+    synthetic = True
 
     def series_suffix(self) -> str:
         """See `Derivation`."""

@@ -101,7 +101,7 @@ def test_command_exports_weights_with_their_record(tmp_path, capsys, monkeypatch
     assert main(["export", str(tmp_path / "n.onnx"), *words]) == 0
     assert "BioAtt(channels=4, attention=prior)" in capsys.readouterr().out
     record = {one.key: one.value for one in onnx.load(tmp_path / "n.onnx").metadata_props}
-    assert len(record["weights_sha256"]) == 64 and "not a medical device" in record["notice"]
+    assert len(record["weights_sha256"]) == 64 and "not for diagnosis" in record["notice"]
     assert main(["export", str(tmp_path / "n.onnx"), *words]) == 2
     assert "--overwrite" in capsys.readouterr().err
     monkeypatch.setattr(export, "export_network", lambda network, target, **words: 0.0)

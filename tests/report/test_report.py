@@ -89,7 +89,7 @@ def text_of(page):
 def test_all_sections_stand_in_their_order(page):
     places = [page.index(f"{heading}") for heading in (f"<h2>{one}" for one in HEADINGS)]
     assert places == sorted(places)
-    assert page.count("Research software, not a medical device. Not for diagnosis.") == 2
+    assert page.count("Research software, not a medical device: not for diagnosis.") == 2
 
 
 def test_the_summary_tells_what_was_used(page, weights):

@@ -207,7 +207,7 @@ def test_input_outside_is_told_in_log_summary_and_dicom(tmp_path, weights, caplo
     assert "outside scope   slice thickness" in capsys.readouterr().out
     derived = pydicom.dcmread(next((tmp_path / "out").glob("*.dcm")))
     assert "Outside what the weights were trained on: slice thickness" in derived.DerivationDescription
-    assert derived.DerivationDescription.endswith("not a medical device.")
+    assert derived.DerivationDescription.endswith("not a medical device: not for diagnosis.")
 
 
 def test_nifti_outside_is_told_beside_it_and_inside_nothing_is(tmp_path, weights, caplog):

@@ -24,7 +24,6 @@ from .plots import histogram_plot, prior_plot, spectrum_plot
 
 PACKAGES = ("torch", "monai", "pytorch-ignite", "open_clip_torch", "pydicom", "nibabel", "numpy", "scipy")
 HERE = Path(__file__).parent
-NOTICE = f"{NOT_FOR_DIAGNOSIS} Not for diagnosis."
 #: Longest side in pixels of an attention map's picture.
 MAP_PIXELS = 192
 
@@ -46,7 +45,7 @@ def page(
         HERE / "page.html",
         title=REPORT_TITLE,
         style=(HERE / "page.css").read_text(encoding="utf-8"),
-        notice=NOTICE,
+        notice=NOT_FOR_DIAGNOSIS,
         made=provenance,
         noise=noise_words([pair for one in facts for pair in one["noise_pairs"]]),
         slices=sum(one["slices"] for one in facts),
