@@ -109,6 +109,7 @@ def with_localizer(*at_frames):
     """Makes these frames localizers of another plane and quantity: coronal, without rescale to HU."""
 
     def modify(image):
+        image.RepresentativeFrameNumber = 5
         rescale = image.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
         orientation = image.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence
         del image.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
@@ -143,6 +144,7 @@ def test_a_localizer_within_an_enhanced_image_is_left_out_and_told(tmp_path, cap
     derived = derive(file, tmp_path / "out", lambda volume: volume + 1)
     image = pydicom.dcmread(derived.files[0])
     assert image.NumberOfFrames == len(kept) == len(image.PerFrameFunctionalGroupsSequence)
+    assert "RepresentativeFrameNumber" not in image  # it counts the frames of the source
     named = [one.DerivationImageSequence[0].SourceImageSequence[0] for one in image.PerFrameFunctionalGroupsSequence]
     assert [one.ReferencedFrameNumber for one in named] == [i + 1 for i in kept]
     before, after = read_volume(series), read_volume(derived)

@@ -239,5 +239,71 @@ def test_frames_of_a_derived_enhanced_image_name_their_sources(tmp_path):
         (reference,) = derivation.SourceImageSequence
         assert reference.ReferencedSOPInstanceUID == source.SOPInstanceUID
         assert reference.ReferencedFrameNumber == i + 1 and "strength standard" in derivation.DerivationDescription
-    (study,) = image.SourceImageEvidenceSequence
-    assert study.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
+    assert evidence(image) == [(source.StudyInstanceUID, source.SeriesInstanceUID, [source.SOPInstanceUID])]
+
+
+def evidence(image):
+    """(study, series, its instances) of SourceImageEvidenceSequence."""
+    return [
+        (
+            study.StudyInstanceUID,
+            series.SeriesInstanceUID,
+            [one.ReferencedSOPInstanceUID for one in series.ReferencedSOPSequence],
+        )
+        for study in image.SourceImageEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+    ]
+
+
+def test_the_evidence_lists_the_sources_of_earlier_derivations_too(tmp_path):
+    def modify(image):
+        studies = []
+        ours = (image.StudyInstanceUID, image.SeriesInstanceUID, "1.2.6")
+        for study_uid, series_uid, uid in (("1.2.3", "1.2.4", "1.2.5"), ours):
+            instance, series, study = Dataset(), Dataset(), Dataset()
+            instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = image.SOPClassUID, uid
+            series.SeriesInstanceUID, series.ReferencedSOPSequence = series_uid, [instance]
+            study.StudyInstanceUID, study.ReferencedSeriesSequence = study_uid, [series]
+            studies.append(study)
+        image.SourceImageEvidenceSequence = studies
+
+    file, _ = write_enhanced_ct(tmp_path, modify=modify)
+    source = pydicom.dcmread(file)
+    other, (study, series, (earlier,)) = evidence(source)
+    derive(file, tmp_path / "out")
+    once = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    assert evidence(once) == [other, (study, series, [earlier, source.SOPInstanceUID])]
+    derive(tmp_path / "out", tmp_path / "again")
+    again = pydicom.dcmread(tmp_path / "again" / "0001.dcm")
+    assert evidence(again) == [*evidence(once), (study, once.SeriesInstanceUID, [once.SOPInstanceUID])]
+    named = {
+        image.ReferencedSOPInstanceUID
+        for groups in again.PerFrameFunctionalGroupsSequence
+        for derivation in groups.DerivationImageSequence
+        for image in derivation.SourceImageSequence
+    }
+    assert named <= {uid for _, _, uids in evidence(again) for uid in uids} and len(named) == 2
+
+
+def test_an_enhanced_image_says_nothing_that_was_said_of_its_source_alone(tmp_path):
+    def modify(image):
+        image.ContentQualification, image.SOPInstanceStatus = "PRODUCT", "AO"
+        image.ReferencedPresentationStateSequence = image.FrameExtractionSequence = [Dataset()]
+        image.ReferencedPerformedProcedureStepSequence = [Dataset()]
+        for groups, group in (
+            (image.SharedFunctionalGroupsSequence[0], "UnassignedSharedConvertedAttributesSequence"),
+            (image.PerFrameFunctionalGroupsSequence[0], "UnassignedPerFrameConvertedAttributesSequence"),
+        ):
+            item = Dataset()
+            item.PerformedProcedureStepID, item.ImageComments = "STEP", "kept"
+            setattr(groups, group, [item])
+
+    file, _ = write_enhanced_ct(tmp_path, modify=modify)
+    derive(file, tmp_path / "out")
+    image = pydicom.dcmread(tmp_path / "out" / "0001.dcm")
+    assert image.ContentQualification == "RESEARCH"
+    gone = "SOPInstanceStatus ReferencedPresentationStateSequence FrameExtractionSequence"
+    assert not any(keyword in image for keyword in [*gone.split(), "ReferencedPerformedProcedureStepSequence"])
+    (shared,) = image.SharedFunctionalGroupsSequence[0].UnassignedSharedConvertedAttributesSequence
+    (own,) = image.PerFrameFunctionalGroupsSequence[0].UnassignedPerFrameConvertedAttributesSequence
+    assert [one.keyword for item in (shared, own) for one in item] == ["ImageComments"] * 2

@@ -13,7 +13,7 @@ from datetime import datetime
 import numpy as np
 import pydicom
 import pytest
-from dicom_cases import PROVENANCE, SYNTAXES, code, derive, read_slice
+from dicom_cases import PROVENANCE, SYNTAXES, changed, code, derive, read_slice
 from phantom import write_ct_series
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -21,14 +21,14 @@ from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSNearLossless
 from scripts.dicom import DerivedRules, find_series, read_volume, select_series, write_derived_series
 from scripts.errors import BioAttError
-from scripts.provenance import Provenance
+from scripts.provenance import NOT_FOR_DIAGNOSIS, Provenance, SimulatedDose
 from scripts.strengths import choose_strength
 
 #: Elements that differ from the source by intention.
 CHANGED = set(
     "ImageType InstanceCreationDate InstanceCreationTime SOPInstanceUID SeriesDate ContentDate SeriesTime ContentTime "
     "SeriesDescription SeriesInstanceUID SeriesNumber DerivationDescription SourceImageSequence "
-    "DerivationCodeSequence ContributingEquipmentSequence PixelData".split()
+    "DerivationCodeSequence ContributingEquipmentSequence ContentQualification PixelData".split()
 )
 
 
@@ -258,6 +258,32 @@ def test_a_second_denoising_is_told(tmp_path, caplog):
     assert derived.DerivationDescription.count("Denoised by") == 2
     purposes = [one.PurposeOfReferenceCodeSequence[0].CodeValue for one in derived.ContributingEquipmentSequence]
     assert purposes == ["109101", "109102", "109102"]
+    steps = [pydicom.dcmread(folder / "0001.dcm").SOPInstanceUID for folder in (source, tmp_path / "once")]
+    assert [one.ReferencedSOPInstanceUID for one in derived.SourceImageSequence] == steps
+
+
+def test_each_of_many_derivations_says_what_it_is_not_for_within_the_room_of_its_element(tmp_path):
+    assert "not a medical device" in NOT_FOR_DIAGNOSIS and "not for diagnosis" in NOT_FOR_DIAGNOSIS
+    folder = write_ct_series(tmp_path / "0", slices=1)
+    for i in range(1, 5):
+        derive(folder, tmp_path / str(i))
+        folder = tmp_path / str(i)
+    said = pydicom.dcmread(folder / "0001.dcm").DerivationDescription
+    assert said.startswith(PROVENANCE.sentence()) and PROVENANCE.sentence().endswith(NOT_FOR_DIAGNOSIS)
+    assert 1000 < len(said) <= 1024, "of four sentences the earliest are cut short"
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("uniform prior (no model)", ", uniform prior, strength"),
+        ("uniform prior (no model), temperature 2", ", uniform prior, temperature 2, strength"),
+        ("compact prior model (not BiomedCLIP)", ", compact prior model (not BiomedCLIP), strength"),
+        ("open_clip model hub/name, in words", ", prior open_clip model hub/name, in words, strength"),
+    ],
+)
+def test_the_prior_is_named_once(model, words):
+    assert words in dataclasses.replace(PROVENANCE, prior_model=model).sentence()
 
 
 def test_the_source_is_named_where_the_image_lists_what_it_refers_to(tmp_path):
@@ -285,19 +311,104 @@ def test_ranges_of_pixel_values_and_sources_of_a_conversion_go_at_any_depth(tmp_
     assert [one.keyword for one in item] == ["ReferencedSOPInstanceUID"]
 
 
-def test_earlier_equipment_stays_and_earlier_sources_are_replaced(tmp_path):
+def test_the_source_is_named_once_where_its_series_is_listed_already(tmp_path):
     def modify(dataset, _):
-        device, image = Dataset(), Dataset()
+        instance, series = Dataset(), Dataset()
+        instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = dataset.SOPClassUID, "1.2.3"
+        series.SeriesInstanceUID, series.ReferencedInstanceSequence = dataset.SeriesInstanceUID, [instance]
+        dataset.ReferencedSeriesSequence = [series]
+
+    source, derived = derived_dataset(tmp_path, modify=modify)
+    (series,) = derived.ReferencedSeriesSequence
+    named = [one.ReferencedSOPInstanceUID for one in series.ReferencedInstanceSequence]
+    assert named == ["1.2.3", source.SOPInstanceUID]
+
+
+def test_earlier_equipment_and_earlier_sources_stay(tmp_path):
+    def modify(dataset, _):
+        device, image, itself = Dataset(), Dataset(), Dataset()
         device.Manufacturer = "Earlier"
-        image.ReferencedSOPInstanceUID = "1.2.3"
-        dataset.ContributingEquipmentSequence, dataset.SourceImageSequence = [device], [image]
+        image.ReferencedSOPInstanceUID, itself.ReferencedSOPInstanceUID = "1.2.3", dataset.SOPInstanceUID
+        dataset.ContributingEquipmentSequence, dataset.SourceImageSequence = [device], [itself, image]
         dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL", "PROCESSED"]
 
     source, derived = derived_dataset(tmp_path, modify=modify)
     makers = [device.Manufacturer for device in derived.ContributingEquipmentSequence]
     assert makers == [source.Manufacturer, "Earlier", "BioAtt project"]
-    assert [image.ReferencedSOPInstanceUID for image in derived.SourceImageSequence] == [source.SOPInstanceUID]
+    before, ours = derived.SourceImageSequence
+    assert before.ReferencedSOPInstanceUID == "1.2.3" and ours.ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert ours.SpatialLocationsPreserved == "YES"
     assert list(derived.ImageType) == ["DERIVED", "SECONDARY", "AXIAL", "PROCESSED"]
+
+
+#: What another instance, another step and another series said of themselves.
+SAID_OF_THE_SOURCE = {
+    "SOPInstanceStatus": "AO",
+    "SOPAuthorizationDateTime": "20200102101114",
+    "SOPAuthorizationComment": "Checked",
+    "AuthorizationEquipmentCertificationNumber": "7",
+    "InstanceCoercionDateTime": "20200102101114",
+    "InstanceOriginStatus": "IMPORTED",
+    "QueryRetrieveView": "CLASSIC",
+    "OriginalSpecializedSOPClassUID": "1.2.3",
+    "EncryptedAttributesSequence": [Dataset()],
+    "PrivateDataElementCharacteristicsSequence": [Dataset()],
+    "RetrieveAETitle": "ARCHIVE",
+    "StorageMediaFileSetUID": "1.2.3",
+    "ReferencedPerformedProcedureStepSequence": [Dataset()],
+    "PerformedProcedureStepID": "STEP",
+    "PerformedProcedureStepStartDate": "20200102",
+    "PerformedProcedureStepStartTime": "101114",
+    "PerformedProcedureStepEndDate": "20200102",
+    "PerformedProcedureStepEndTime": "101120",
+    "PerformedProcedureStepDescription": "Abdomen",
+    "CommentsOnThePerformedProcedureStep": "None",
+    "PerformedProtocolCodeSequence": [Dataset()],
+    "SeriesDescriptionCodeSequence": [Dataset()],
+    "ClinicalTrialSeriesID": "S1",
+    "ClinicalTrialSeriesDescription": "Baseline",
+    "SyntheticData": "NO",
+}
+
+
+def test_what_was_said_of_the_source_alone_goes(tmp_path):
+    def modify(dataset, _):
+        for keyword, content in SAID_OF_THE_SOURCE.items():
+            setattr(dataset, keyword, content)
+        request = Dataset()
+        request.ScheduledProcedureStepID = "ORDERED"
+        dataset.RequestAttributesSequence = [request]
+        dataset.ClinicalTrialCoordinatingCenterName = "Centre"
+
+    source, derived = derived_dataset(tmp_path, modify=modify)
+    assert all(keyword in source for keyword in SAID_OF_THE_SOURCE)
+    assert [keyword for keyword in SAID_OF_THE_SOURCE if keyword in derived] == []
+    assert derived.RequestAttributesSequence[0].ScheduledProcedureStepID == "ORDERED"
+    assert derived.ClinicalTrialCoordinatingCenterName == "Centre"
+
+
+def test_the_list_of_private_elements_stays_with_them(tmp_path):
+    def modify(dataset, _):
+        dataset.PrivateDataElementCharacteristicsSequence = [Dataset()]
+
+    source = write_ct_series(tmp_path / "in", slices=1, modify=modify)
+    (file,) = derive(source, tmp_path / "out", rules=DerivedRules(keep_private=True)).files
+    assert "PrivateDataElementCharacteristicsSequence" in pydicom.dcmread(file)
+
+
+@pytest.mark.parametrize("said", [None, "PRODUCT", "SERVICE"])
+def test_content_is_qualified_as_research(tmp_path, said):
+    _, derived = derived_dataset(tmp_path, modify=changed(ContentQualification=said) if said else None)
+    assert derived.ContentQualification == "RESEARCH"
+
+
+@pytest.mark.parametrize(("said", "simulated", "expected"), [("YES", False, "YES"), ("NO", True, "YES")])
+def test_what_is_made_of_synthetic_data_or_by_simulation_is_synthetic(tmp_path, said, simulated, expected):
+    noise = {"filter_name": "ramp", "tube_current": "", "seed": 0, "photons": 1e5, "electronic_sd": 0.0, "views": 9}
+    made = SimulatedDose(version="0.1.0", dose_fraction=0.25, **noise) if simulated else PROVENANCE
+    source = write_ct_series(tmp_path / "in", slices=1, modify=changed(SyntheticData=said))
+    (file,) = derive(source, tmp_path / "out", provenance=made).files
+    assert pydicom.dcmread(file).SyntheticData == expected
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -19,9 +19,24 @@ from .rules import Run, plain
 from .scan import series_number
 from .transcode import new_item, set_element
 
-#: Elements of the source that are not true of the derived image, or no longer true once its pixels are others.
-#: Overlays with data of their own (60xx,3000) stay: they lie on the same grid.
-_UNTRUE = "InstanceCreatorUID IconImageSequence PixelDataProviderURL DataSetTrailingPadding".split()
+#: Elements of the source that are not true of the derived image, or no longer true once its pixels are others
+#: (docs/adr/0006). Overlays with data of their own (60xx,3000) stay: they lie on the same grid.
+_UNTRUE = (
+    # what made it, its bytes, and where it lies
+    "InstanceCreatorUID IconImageSequence PixelDataProviderURL DataSetTrailingPadding RetrieveAETitle RetrieveURL "
+    "InstanceAvailability StorageMediaFileSetID StorageMediaFileSetUID "
+    # what was said of it, and done with it, since it was made
+    "SOPInstanceStatus SOPAuthorizationDateTime SOPAuthorizationComment AuthorizationEquipmentCertificationNumber "
+    "InstanceCoercionDateTime InstanceOriginStatus QueryRetrieveView OriginalSpecializedSOPClassUID "
+    "FrameExtractionSequence EncryptedAttributesSequence ReferencedPresentationStateSequence "
+    # the procedure step that made its series, and what its series alone is called
+    "ReferencedPerformedProcedureStepSequence PerformedProcedureStepID PerformedProcedureStepStartDate "
+    "PerformedProcedureStepStartTime PerformedProcedureStepEndDate PerformedProcedureStepEndTime "
+    "PerformedProcedureStepDescription CommentsOnThePerformedProcedureStep PerformedProtocolCodeSequence "
+    "SeriesDescriptionCodeSequence ClinicalTrialSeriesID IssuerOfClinicalTrialSeriesID ClinicalTrialSeriesDescription"
+).split()
+#: Groups of an image that was converted from single frames, for what has no other place in it (PS3.3 C.7.6.16.2.25).
+_UNASSIGNED = ("UnassignedSharedConvertedAttributesSequence", "UnassignedPerFrameConvertedAttributesSequence")
 #: The same at any depth: ranges of pixel values, what the source was converted from, and signatures over its bytes.
 _UNTRUE_ANYWHERE = frozenset(
     Tag(keyword)
@@ -51,18 +66,30 @@ def describe(derived: Dataset, source: Dataset, file: Path, run: Run, frames: Se
     """
     if "PerFrameFunctionalGroupsSequence" in derived:
         keep_frames(derived, frames)
-    for keyword in _UNTRUE:
-        derived.pop(keyword, None)
+    for place in (derived, *_unassigned(derived, file)):
+        for keyword in _UNTRUE:
+            place.pop(keyword, None)
     _remove_untrue(derived)
     _remove_from_overlays(derived)
     if not run.rules.keep_private:
+        derived.pop("PrivateDataElementCharacteristicsSequence", None)  # of elements that are gone
         _remove_private_dimensions(derived)
     _set_identity(derived, source, file, run)
+    _set_qualification(derived, file, run)
     _set_times(derived, source, file, run)
     _set_derivation(derived, source, file, run, frames)
     _set_equipment(derived, source, file, run)
     _add_reference(derived, source, file)
     _set_lossy(derived, source, file)
+
+
+def _unassigned(derived: Dataset, file: Path) -> Iterator[Dataset]:
+    """Items with elements of single frames within the functional groups of an enhanced image."""
+    if is_enhanced(derived):
+        for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+            for groups in items(derived, keyword, file):
+                for group in _UNASSIGNED:
+                    yield from items(groups, group, file)
 
 
 def _remove_untrue(derived: Dataset) -> None:
@@ -118,6 +145,18 @@ def _set_identity(derived: Dataset, source: Dataset, file: Path, run: Run) -> No
     set_element(derived, "SeriesNumber", "IS", str(run.rules.number(series_number(source))))
 
 
+def _set_qualification(derived: Dataset, file: Path, run: Run) -> None:
+    """Say that no approved software made the content, and whether it is acquired (PS3.3 C.8.13.2.1.1, C.12.1).
+
+    What was made of synthetic data stays synthetic; that the result is not, nobody vouches for.
+    """
+    set_element(derived, "ContentQualification", "CS", "RESEARCH")
+    if run.provenance.synthetic:
+        set_element(derived, "SyntheticData", "CS", "YES")
+    elif label(derived, "SyntheticData", file) != "YES":
+        derived.pop("SyntheticData", None)
+
+
 def _image_type(source: str) -> list[str]:
     """DERIVED, then the source's other values (PS3.3 C.7.6.1.1.2, C.8.2.1.1.1).
 
@@ -156,18 +195,45 @@ def _set_derivation(derived: Dataset, source: Dataset, file: Path, run: Run, fra
         _set_source(item, source, file, run, frame=i + 1)
         before = [*(one for items in earlier for one in items), *groups.get("DerivationImageSequence", [])]
         set_element(groups, "DerivationImageSequence", "SQ", [*before, item])
-    set_element(derived, "SourceImageEvidenceSequence", "SQ", [_evidence(source, file)])
+    _add_evidence(derived, source, file)
 
 
-def _evidence(source: Dataset, file: Path) -> Dataset:
-    """Study, series and instance of the source (PS3.3 C.8.15.2), which an enhanced image names once for all frames."""
-    uid = label(source, "SeriesInstanceUID", file)
-    series = new_item(SeriesInstanceUID=uid, ReferencedSOPSequence=[_reference(source, file)])
-    return new_item(StudyInstanceUID=label(source, "StudyInstanceUID", file), ReferencedSeriesSequence=[series])
+def _add_evidence(derived: Dataset, source: Dataset, file: Path) -> None:
+    """Add study, series and instance of the source to those of all source images of frames (PS3.3 C.8.13.2.1.2)."""
+    if not label(source, "SOPInstanceUID", file):
+        return
+    studies = items(derived, "SourceImageEvidenceSequence", file)
+    study = _found(studies, "StudyInstanceUID", label(source, "StudyInstanceUID", file))
+    _add_to_series(study, "ReferencedSOPSequence", source, file)
+    set_element(derived, "SourceImageEvidenceSequence", "SQ", studies)
+
+
+def _add_to_series(place: Dataset, keyword: str, source: Dataset, file: Path) -> None:
+    """Add the source to the list `keyword` of its series in ReferencedSeriesSequence, where it is not there yet."""
+    every = items(place, "ReferencedSeriesSequence", file)
+    series = _found(every, "SeriesInstanceUID", label(source, "SeriesInstanceUID", file))
+    instances = items(series, keyword, file)
+    reference = _reference(source, file)
+    uid = "ReferencedSOPInstanceUID"
+    if label(reference, uid, file) not in [label(one, uid, file) for one in instances]:
+        set_element(series, keyword, "SQ", [*instances, reference])
+    set_element(place, "ReferencedSeriesSequence", "SQ", every)
+
+
+def _found(every: list[Dataset], keyword: str, uid: str) -> Dataset:
+    """The item of `every` with this UID, put behind the others where there is none."""
+    for one in every:
+        if label(one, keyword, "") == uid:
+            return one
+    every.append(new_item(**{keyword: uid}))
+    return every[-1]
 
 
 def _set_source(place: Dataset, source: Dataset, file: Path, run: Run, frame: int | None = None) -> None:
-    """Put description, code and source image of the derivation into `place`, behind earlier codes and words."""
+    """Put description, code and source image of the derivation into `place`, the latter two behind earlier ones.
+
+    Each source image is a step of successive derivations, or one of several of a step (PS3.3 C.12.4.1.2).
+    """
     image = _reference(source, file)
     if frame is not None:
         image.ReferencedFrameNumber = frame
@@ -179,7 +245,11 @@ def _set_source(place: Dataset, source: Dataset, file: Path, run: Run, frame: in
     codes = [*items(place, "DerivationCodeSequence", file), _code(*run.provenance.derivation_code)]
     set_element(place, "DerivationCodeSequence", "SQ", codes)
     if image.ReferencedSOPInstanceUID:
-        set_element(place, "SourceImageSequence", "SQ", [image])
+        named = ("ReferencedSOPInstanceUID", "ReferencedFrameNumber")
+        ours = [label(image, keyword, file) for keyword in named]
+        earlier_images = items(place, "SourceImageSequence", file)
+        others = [one for one in earlier_images if [label(one, keyword, file) for keyword in named] != ours]
+        set_element(place, "SourceImageSequence", "SQ", [*others, image])
 
 
 def _set_equipment(derived: Dataset, source: Dataset, file: Path, run: Run) -> None:
@@ -220,10 +290,7 @@ def _add_reference(derived: Dataset, source: Dataset, file: Path) -> None:
     """Name the source among the instances that the image refers to, where the source has such a list (PS3.3 C.12.2)."""
     if "ReferencedSeriesSequence" not in derived or not label(source, "SOPInstanceUID", file):
         return
-    uid = label(source, "SeriesInstanceUID", file)
-    series = new_item(SeriesInstanceUID=uid, ReferencedInstanceSequence=[_reference(source, file)])
-    others = items(derived, "ReferencedSeriesSequence", file)
-    set_element(derived, "ReferencedSeriesSequence", "SQ", [*others, series])
+    _add_to_series(derived, "ReferencedInstanceSequence", source, file)
 
 
 def _set_lossy(derived: Dataset, source: Dataset, file: Path) -> None:

@@ -66,14 +66,15 @@ def frame_headers(dataset: Dataset, where: Path) -> list[Dataset]:
 def keep_frames(dataset: Dataset, frames: Sequence[int]) -> None:
     """Leave all but these frames, counted from 0, out of the header of an image, in place.
 
-    A part of a concatenation whose frames are not all there is none (PS3.3 C.7.6.16.2.2.4).
+    A part of a concatenation whose frames are not all there is none (PS3.3 C.7.6.16.2.2.4), and a
+    RepresentativeFrameNumber counts the frames that were there.
     """
     own = dataset["PerFrameFunctionalGroupsSequence"].value
     if len(frames) == len(own):
         return
     dataset["PerFrameFunctionalGroupsSequence"].value = [own[i] for i in frames]
     dataset.NumberOfFrames = len(frames)
-    for keyword in _CONCATENATION:
+    for keyword in (*_CONCATENATION, "RepresentativeFrameNumber"):
         dataset.pop(keyword, None)
 
 
