@@ -32,6 +32,12 @@ def network_to_hu(value: Array) -> Array:
     return value * NETWORK_WIDTH_HU - NETWORK_OFFSET_HU
 
 
+def in_valid_range(hu: Array) -> Array:
+    """Where HU are what the network is asked about, bool: not at padding, metal or NaN."""
+    lower, upper = VALID_RANGE_HU
+    return (hu >= lower) & (hu <= upper)
+
+
 def to_window(hu: Array, window_hu: tuple[float, float]) -> Array:
     """HU to [0, 1] inside `window_hu` (lower, upper), clipped at both ends."""
     lower, upper = window_hu

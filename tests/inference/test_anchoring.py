@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from scipy.ndimage import gaussian_filter
 from scripts.errors import BioAttError
 from scripts.evaluation.lesions import Lesion, contrast_recovery
-from scripts.hu import VALID_RANGE_HU, hu_to_network, network_to_hu
+from scripts.hu import VALID_RANGE_HU, hu_to_network, in_valid_range, network_to_hu
 from scripts.inference import AnchoredInferer, AutocastInferer, SlicePriorInferer, anchored
 from scripts.strengths import STRENGTHS, Strength, choose_strength
 
@@ -260,6 +260,23 @@ def test_evaluation_judges_the_same_result():
         expected = denoise(body(i).clip(-1024, 3071), network, choose_strength("high"), spacing=spacing)
         np.testing.assert_allclose(network_to_hu(out[i, 0]).detach().numpy(), expected, atol=0.05)
     assert (out - bare).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("outside_hu", [-2000.0, 9000.0])
+def test_evaluation_leaves_padding_and_metal_out_as_denoising_does(outside_hu):
+    hu = body()
+    hu[:, 90:] = outside_hu
+    image = hu_to_network(torch.from_numpy(hu.clip(-1024, 3071)))[None, None]  # as in a cached pair
+    network, spacings, strength = untrained(), torch.full((1, 2), SPACING_MM), choose_strength("standard")
+    inside = in_valid_range(torch.from_numpy(hu))[None, None]
+    with torch.inference_mode():
+        told, untold = (
+            network_to_hu(AnchoredInferer(strength=strength)(image, network, None, spacings, *known))[0, 0, :, :90]
+            for known in ([inside], [])
+        )
+    expected = denoise(hu, network, strength)[:, :90]
+    np.testing.assert_allclose(told.numpy(), expected, atol=0.05)
+    assert np.abs(untold.numpy() - expected).max() > 3.0
 
 
 def test_evaluation_without_a_spacing_is_refused():

@@ -155,6 +155,25 @@ def test_load_pair_gives_one_realisation_with_its_own_prior(dataset, tmp_path):
         assert (loaded["region"], loaded["uid"]) == ("chest", item["pair"].key.sop_instance_uid)
 
 
+@pytest.mark.parametrize("is_real", [False, True])
+def test_a_pair_tells_where_padding_was(tmp_path, is_real):
+    grid = {"shape": (96, 96), "spacing": (3.5, 3.5), "slices": 1, "signed": True, "intercept": 0.0, "padding": -2000}
+    folders = ("data/A/full_1mm", "data/A/quarter_1mm") if is_real else ("data/A",)
+    for seed, folder in enumerate(folders):
+        write_ct_series(tmp_path / folder, noise_sd=12.0, seed=seed, **grid)
+    (item,) = pairs_of(tmp_path / "data", tmp_path / "cache")
+    pair = item["pair"]
+    expected = radiological_slices(tmp_path / folders[-1])[0] >= -1024
+    assert 0.1 < expected.mean() < 0.9
+    np.testing.assert_array_equal(pair.inside(), expected)
+    loaded = LoadPaird()(item)
+    np.testing.assert_array_equal(loaded["inside"][0].numpy(), expected)
+    assert (loaded["image"][0].numpy()[~expected] == -1024).all(), "without the noise that is simulated there"
+    full, low, _ = pair.load()
+    np.savez(pair.path, full=full, low=low)
+    assert pair.inside().all(), "a file of 0.7.0 does not tell"
+
+
 @pytest.fixture(scope="module")
 def real_doses(tmp_path_factory):
     """A patient whose low dose is real: files in reverse order, and one slice missing."""

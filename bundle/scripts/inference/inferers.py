@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..device import find_precision
 from ..errors import BioAttError
-from ..hu import VALID_RANGE_HU, hu_to_network, network_to_hu
+from ..hu import VALID_RANGE_HU, hu_to_network, in_valid_range, network_to_hu
 from ..priors import PriorSource, SliceKey
 from ..progress import bar
 from ..strengths import Strength, as_strength
@@ -198,9 +198,7 @@ def network_input(slices: Tensor) -> tuple[Tensor, Tensor]:
         The image (n, 1, H, W) in network range, without NaN and within the valid range, and where it is the slice as it
         was, (n, H, W).
     """
-    lower, upper = VALID_RANGE_HU
-    inside = (slices >= lower) & (slices <= upper)
-    return _in_valid_range(hu_to_network(_finite(slices)))[:, None], inside
+    return _in_valid_range(hu_to_network(_finite(slices)))[:, None], in_valid_range(slices)
 
 
 def find_priors(source: PriorSource, slices: Tensor, keys: list[SliceKey]) -> Tensor:
@@ -298,12 +296,16 @@ class AnchoredInferer(AutocastInferer):
         self.strength = as_strength(strength)
 
     def __call__(self, inputs: Tensor, network: Network, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the anchored output for `inputs` (B, 1, H, W) and ``args = (prior, spacing_mm)``, spacing (B, 2)."""
-        *others, spacings = args
-        output = super().__call__(inputs, network, *others, **kwargs)
-        inside = torch.ones_like(inputs, dtype=torch.bool)
+        """Return the anchored output for `inputs` (B, 1, H, W).
+
+        Args:
+            args: prior, spacing_mm (B, 2) and, if it is known, inside (B, 1, H, W): where no padding or metal is.
+        """
+        prior, spacings, *known = args
+        output = super().__call__(inputs, network, prior, **kwargs)
+        (insides,) = known or (torch.ones_like(inputs, dtype=torch.bool),)
         results = [
-            finish(image, denoised, everywhere, tuple(spacing.tolist()), self.strength)
-            for image, denoised, everywhere, spacing in zip(inputs, output, inside, spacings, strict=True)
+            finish(image, denoised, inside, tuple(spacing.tolist()), self.strength)
+            for image, denoised, inside, spacing in zip(inputs, output, insides, spacings, strict=True)
         ]
         return torch.stack(results)

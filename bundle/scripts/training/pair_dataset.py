@@ -59,8 +59,9 @@ class LoadPaird(MapTransform):
 
     Takes ``{"pair": CachedPair}`` (see `training_pairs`) and gives ``image`` and ``label`` (1, H, W) in HU, and
     ``prior`` (K,) or (K, h, w), all of one slice, with its ``spacing_mm`` (2,), of rows and columns, and
-    ``alpha_squared``, the variance of the added noise over the full dose's own, both NaN where not known; other keys,
-    such as ``patient``, ``region`` and ``uid``, are kept.
+    ``alpha_squared``, the variance of the added noise over the full dose's own, both NaN where not known; and
+    ``inside`` (1, H, W), bool, where no padding or metal is. Other keys, such as ``patient``, ``region`` and ``uid``,
+    are kept. A simulated low dose has the full dose's padding and metal, without noise, as a simulated series has.
 
     Args:
         keys: where the pair stands, usually ``pair``.
@@ -78,10 +79,14 @@ class LoadPaird(MapTransform):
         pair = data[self.keys[0]]
         full, lows, priors = pair.load()
         spacing_mm = pair.facts.pixel_spacing_mm
+        low, inside = lows[self.realisation], pair.inside()
+        if pair.dose_fractions:
+            low = np.where(inside, low, full)
         return {key: value for key, value in data.items() if key != self.keys[0]} | {
-            "image": torch.from_numpy(lows[self.realisation].astype(np.float32))[None],
+            "image": torch.from_numpy(low.astype(np.float32))[None],
             "label": torch.from_numpy(full.astype(np.float32))[None],
             "prior": torch.from_numpy(priors[self.realisation]),
+            "inside": torch.from_numpy(inside)[None],
             "spacing_mm": torch.full((2,), math.nan if spacing_mm is None else spacing_mm),
             "alpha_squared": torch.tensor(pair.added_noise(self.realisation)),
         }

@@ -22,7 +22,7 @@ import torch
 
 from ..dose import NoiseMatch
 from ..errors import BioAttError
-from ..hu import VALID_RANGE_HU
+from ..hu import VALID_RANGE_HU, in_valid_range
 from ..priors import PriorSource, SliceKey
 from ..progress import bar
 from ..staging import make_folder, staged_file
@@ -45,7 +45,8 @@ class CachedPair:
     """One full-dose slice and its low-dose realisations on disk.
 
     Args:
-        path: .npz with ``full`` (H, W) and ``low`` (R, H, W), int16 HU; R is 1 where the low dose is real.
+        path: .npz with ``full`` (H, W) and ``low`` (R, H, W), int16 HU; R is 1 where the low dose is real; and
+            ``inside``, the bits of what the method gives.
         priors: (R, K), or dense (R, K, h, w), one per realisation, of the whole low-dose slice.
         patient: pseudonym.
         key: the slice whose priors these are: of the low dose if that is real, else of the full dose.
@@ -81,6 +82,17 @@ class CachedPair:
             BioAttError: the file is damaged or gone.
         """
         return (*_whole_pair(self.path), self.priors)
+
+    def inside(self) -> np.ndarray:
+        """Where denoising is wanted, (H, W): not where padding or metal was, cached at the ends of the valid range.
+
+        By the HU of the low dose if that is real, else of the full dose; everywhere in a file of 0.7.0 or older.
+        """
+        full = _whole_pair(self.path)[0]
+        with np.load(self.path, allow_pickle=False) as arrays:
+            if "inside" not in arrays:
+                return np.ones(full.shape, bool)
+            return np.unpackbits(arrays["inside"], count=full.size).reshape(full.shape).astype(bool)
 
 
 def training_pairs(
@@ -189,12 +201,14 @@ class _Maker:
             lows = _volume(study.low, "low") if study.low else None
             match = None if study.low else self.match(study, fulls)
             for full, low in missing:
+                source = fulls[full] if lows is None else lows[low]
                 if match is None:
-                    made = _stored(lows[low])[None]
+                    made = _stored(source)[None]
                 else:
                     simulated = simulate(fulls[full], match, self.recipe, _file_name(study.full.uids[full]))
                     made = simulated.round().clip(-32768, 32767).astype(np.int16)
-                _write(self.path(study, full, low), partial(np.savez, full=_stored(fulls[full]), low=made))
+                arrays = {"full": _stored(fulls[full]), "low": made, "inside": np.packbits(in_valid_range(source))}
+                _write(self.path(study, full, low), partial(np.savez, **arrays))
                 advance(1)
 
     def match(self, study: Study, fulls: RadiologicalSlices) -> NoiseMatch:
