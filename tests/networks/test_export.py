@@ -5,11 +5,12 @@ from __future__ import annotations
 import onnx
 import pytest
 import torch
-from made_studies import lively_network, save_network
+from made_studies import lively_network, save_network, save_with_recipe
 from scripts.app.command_line import main
 from scripts.errors import BioAttError
 from scripts.networks import BioAttUNet, Recipe, export, write_recipe
 from scripts.networks.export import TOLERANCE, export_network, load_exported
+from scripts.priors import DESCRIPTORS
 
 NETWORKS = {"fast": lambda: lively_unet(), "RED-CNN form": lambda: lively_network(channels=4)}
 RECORD = {"network": "tiny", "weights_sha256": "ab"}
@@ -71,7 +72,7 @@ def test_onnx_names_its_inputs_and_axes_and_is_valid(exported):
         "prior": ["batch", 11],
         "denoised": ["batch", 1, "height", "width"],
     }
-    assert {one.key: one.value for one in model.metadata_props} == RECORD
+    assert {one.key: one.value for one in model.metadata_props} == RECORD | {"network_range": "(HU + 500) / 500"}
 
 
 def test_a_file_that_gives_another_result_is_refused_and_not_left(tmp_path, monkeypatch):
@@ -96,12 +97,13 @@ def test_missing_package_is_told_with_its_install_line(tmp_path, monkeypatch):
 
 
 def test_command_exports_weights_with_their_record(tmp_path, capsys, monkeypatch):
-    weights = save_network(tmp_path / "w.pt", channels=4)
+    weights = save_with_recipe(lively_network(channels=4), tmp_path / "w.pt", prior="random:3")
     words = ["--weights", str(weights)]
     assert main(["export", str(tmp_path / "n.onnx"), *words]) == 0
     assert "BioAtt(channels=4, attention=prior)" in capsys.readouterr().out
     record = {one.key: one.value for one in onnx.load(tmp_path / "n.onnx").metadata_props}
     assert len(record["weights_sha256"]) == 64 and "not for diagnosis" in record["notice"]
+    assert record["prior"] == "random:3" and record["prior_descriptors"].split(", ") == list(DESCRIPTORS)
     assert main(["export", str(tmp_path / "n.onnx"), *words]) == 2
     assert "--overwrite" in capsys.readouterr().err
     monkeypatch.setattr(export, "export_network", lambda network, target, **words: 0.0)

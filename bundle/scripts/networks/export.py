@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BioAttError
+from ..hu import NETWORK_OFFSET_HU, NETWORK_WIDTH_HU
 from ..staging import staged_file
 
 #: Largest difference from PyTorch, in network range; 0.05 HU.
 TOLERANCE = 1e-4
+#: How HU become `image` and `denoised`, as the file tells it.
+NETWORK_RANGE = f"(HU + {NETWORK_OFFSET_HU:g}) / {NETWORK_WIDTH_HU:g}"
 _AXES = {"image": {0: "batch", 2: "height", 3: "width"}, "prior": {0: "batch"}}
 
 Runner = Callable[[Tensor, Tensor], Tensor]
@@ -33,7 +36,7 @@ def export_network(
     Args:
         network: in eval mode, on the CPU.
         path: the file, .onnx; replaced if it exists.
-        record: what made the weights, kept as metadata of the file.
+        record: what made the weights, kept as metadata of the file, beside ``network_range``.
 
     Returns:
         Largest difference from PyTorch over images of several sizes, in network range.
@@ -44,8 +47,9 @@ def export_network(
     if Path(path).suffix != ".onnx":
         raise BioAttError(f"{path} must end in .onnx: only .onnx is supported; name the file accordingly")
     _need_onnx()
+    told = {"network_range": NETWORK_RANGE} | {key: str(text) for key, text in (record or {}).items()}
     with staged_file(path) as file:
-        _write(network, file, {key: str(text) for key, text in (record or {}).items()})
+        _write(network, file, told)
         difference = _compare(network, load_exported(file))
         if not difference <= TOLERANCE:
             raise BioAttError(

@@ -31,5 +31,8 @@ def run(options: argparse.Namespace) -> None:
     network = workflow.parser.get_parsed_content("network")
     made_by = workflow.parser.get_parsed_content("provenance").as_dict()
     record = {key: made_by[key] for key in ("bundle", "version", "network", "weights_sha256", "notice")}
+    recipe = workflow.parser.get_parsed_content("recipe")
+    descriptors = workflow.parser.get_parsed_content("prior_descriptors")
+    record |= {"prior": recipe.prior, "prior_descriptors": ", ".join(descriptors)}
     difference = export_network(network, target, record=record)
     print(f"{network.title}: {target}, within {difference:.1g} of PyTorch (network range)")
