@@ -113,6 +113,8 @@ def test_without_flat_tissue_no_kernel_is_told():
 def test_the_shipped_scope_has_all_kernels_and_is_read(bundle_root):
     scope = scope_of(read_recipe(bundle_root / "models" / "model.pt").scope)
     assert list(scope.noise_sd_hu_by_kernel) == list(KERNELS)
+    lowest, highest = zip(*scope.noise_sd_hu_by_kernel.values(), strict=True)
+    assert (min(lowest), max(highest)) == scope.noise_sd_hu, "the kernels' noise is that of all slices"
 
 
 @pytest.mark.parametrize("damaged", [{"kvp": 3}, asdict(SCOPE) | {"noise_sd_hu_by_kernel": {"soft": [1.0]}}])
