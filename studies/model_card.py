@@ -15,6 +15,7 @@ from scripts.staging import staged_file
 from scripts.workflow import BUNDLE_ROOT, CONFIGS
 
 from .evidence import detection_page, operating_point_page, texture_page
+from .evidence.alpha import flat_line
 from .evidence.baselines_page import summary
 from .evidence.plane import BM3D
 from .evidence.plane_page import conclusion, front_table
@@ -129,14 +130,16 @@ def sections(results: Path) -> dict[str, str]:
 
 def readme_sections(results: Path) -> dict[str, str]:
     """What stands between the markers of the repository's README: conclusion, table, and the limits not kept."""
-    plane, baselines, phantom, detection = (
-        json.loads((results / f"{name}.json").read_text()) for name in ("plane", "baselines", "phantom", "detection")
+    plane, alpha, baselines, phantom, detection = (
+        json.loads((results / f"{name}.json").read_text())
+        for name in ("plane", "alpha", "baselines", "phantom", "detection")
     )
     return {
         "plane": f"{conclusion(plane['figures'])}\n\n{front_table(plane)}",
-        "texture": f"- {texture_page.coarser(phantom)}\n- {detection_page.no_help(detection)} "
-        "([texture and detectability](docs/evidence/texture.md)).",
-        "limits": broken_limits(plane["limits"]),
+        "texture": f"- {texture_page.coarser(phantom)} {texture_page.coarse_noise(phantom)}\n"
+        f"- {detection_page.no_help(detection)} ([texture and detectability](docs/evidence/texture.md)).\n"
+        f"- {detection_page.no_dose(detection)}",
+        "limits": f"{broken_limits(plane['limits'])}\n- {flat_line(alpha)}",
         "study": f"- {short(study_summary(results))} ([figures](docs/evidence/priors.md)); the shipped weights use the "
         "uniform one.",
         "baselines": f"- {summary(baselines)} ([figures](docs/evidence/baselines.md)).",

@@ -16,6 +16,7 @@ from scripts.staging import write_json
 from scripts.strengths import DEFAULT, STRENGTHS
 from scripts.workflow import BUNDLE_ROOT, CONFIGS, quiet_libraries
 
+from .alpha import measure_alpha
 from .baselines import Contestant, baseline, measure_baselines
 from .bench import HELD_OUT, Bench, patient_folder
 from .denoisers import RETUNED, Denoiser, bundle_denoiser, nlm_denoiser
@@ -24,6 +25,7 @@ from .downstream import measure_downstream
 from .evaluating import Method
 from .lcd import measure_lcd
 from .matrix import measure_matrix
+from .methods import anchored, gaussians, network_method, non_local, total_variation
 from .operating_point import measure_operating_point
 from .pages import write_pages
 from .patients import Patient
@@ -128,6 +130,13 @@ class Evidence:
             old=(options.old, options.old_prior) if options.old else None,
         )
 
+    def alpha(self) -> dict[str, Any]:
+        """The error against the truth by the nominal and by the measured ratio of noises."""
+        options, high = self.options, {"high": anchored(*STRENGTHS["high"])}
+        network = network_method(NETWORK, options.weights, high, network_config=options.network, prior=options.prior)
+        filters = [gaussians(), *non_local(), *total_variation()]
+        return measure_alpha(self._bench(PLANE_SLICES).patients, [network, *filters])
+
     @property
     def work(self) -> Path:
         """Where what takes long is kept for the next time."""
@@ -188,6 +197,7 @@ class Evidence:
 
 PARTS: dict[str, Callable[[Evidence], dict[str, Any]]] = {
     "plane": Evidence.plane,
+    "alpha": Evidence.alpha,
     "matrix": Evidence.matrix,
     "operating_point": Evidence.operating_point,
     "downstream": Evidence.downstream,

@@ -200,15 +200,20 @@ def no_help(one: Results) -> str:
         f"Denoising changes how well a model observer detects discs in a phantom by {min(changes):+.0%} to "
         f"{max(changes):+.0%} of d', and how well it tells a spiculated nodule from a round one by "
         f"{with_interval(shape['change'], shape['change_95'], '+.0%')} at a quarter of the dose; human readers were "
-        f"not "
-        "measured"
+        "not measured"
     )
+
+
+def no_dose(one: Results) -> str:
+    """For README: the dose that is saved, and what a plain blur does to the same tasks."""
+    uniform = one["uniform"]
+    return f"{_saved(one, _name(uniform['potential'], 'standard'))} {_smoothed(uniform)}"
 
 
 def summary(one: Results) -> str:
     """For the model card: what the observer finds."""
     uniform, standard = one["uniform"], _name(one["uniform"]["potential"], "standard")
-    return " ".join([_detected(uniform, standard), _shapes(uniform, standard), _smoothed(uniform), _verdicts(one)])
+    return " ".join([_detected(uniform, standard), _shapes(uniform, standard), no_dose(one), _verdicts(one)])
 
 
 def _repeats(patients: Results) -> str:

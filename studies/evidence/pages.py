@@ -11,6 +11,7 @@ from scripts.errors import BioAttError
 from scripts.provenance import NOT_FOR_DIAGNOSIS
 
 from . import baselines_page, operating_point_page, plane_page, texture_page
+from .alpha import alpha_section
 from .baselines_page import baselines_section
 from .detection_page import conclusion as _detection
 from .detection_page import detection_section
@@ -93,7 +94,7 @@ _TITLES = {
 }
 #: Which result files each page shows, in order.
 PAGES = {
-    "quality.md": ("plane", "pictures", "matrix", "quality", "doses", "downstream", "volumes", "series"),
+    "quality.md": ("plane", "alpha", "pictures", "matrix", "quality", "doses", "downstream", "volumes", "series"),
     "texture.md": ("phantom", "detection", "detectability"),
     "operating_point.md": ("operating_point",),
     BASELINES: ("baselines",),
@@ -107,6 +108,7 @@ CONCLUSIONS: dict[str, Callable[[Mapping[str, Results]], str]] = {
 }
 _SECTIONS: dict[str, Callable[[Results, Path], str]] = {
     "plane": plane_section,
+    "alpha": alpha_section,
     "matrix": matrix_section,
     "pictures": pictures_section,
     "quality": quality_section,

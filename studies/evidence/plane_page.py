@@ -182,15 +182,22 @@ def front_table(one: Mapping[str, Any]) -> str:
             "contrast kept, 4 mm",
             "6 mm",
             "10 mm",
+            "points above a Gaussian of equal noise",
             "error left",
         ),
         [
             (name, f"{np.mean([p['noise_left'] for p in of.values()]):.0%}")
             + tuple(f"{np.mean([p['contrast'][d] for p in of.values()]):.0%}" for d in ("4", "6", "10"))
-            + (f"{_error_left(figures, of):.0%}",)
+            + (" / ".join(_above(figures, of, d) for d in ("4", "6", "10")), f"{_error_left(figures, of):.0%}")
             for name, figures, of in rows
         ],
     )
+
+
+def _above(figures: Mapping[str, Any], of: Mapping[str, Any], diameter: str) -> str:
+    """Contrast above that of the Gaussian of equal noise in points, mean over patients."""
+    found = (above_gaussian(figures, one, patient, diameter) for patient, one in of.items())
+    return f"{np.mean(list(found)):+.1f}"
 
 
 def _error_left(figures: Mapping[str, Any], of: Mapping[str, Any]) -> float:

@@ -19,12 +19,12 @@ Results = dict[str, Any]
 
 
 def conclusion(one: Results) -> str:
-    """What the phantom says of texture and resolution, in two sentences."""
+    """What the phantom says of texture and resolution."""
     ours = one["denoisers"][NETWORK]
     weakest, strongest = (list(ours["ttf"])[i] for i in (0, -1))
     return (
-        f"{coarser(one)} Weak contrasts are blurred: resolution (TTF50) is {_ttf50(ours, weakest)} of the full "
-        f"dose's at "
+        f"{coarser(one)} Weak contrasts are blurred: resolution (TTF50) is "
+        f"{_ttf50(ours, weakest)} of the full dose's at "
         f"{weakest} HU and {_ttf50(ours, strongest)} at {strongest} HU ({ours['realisations']} realisations, 95% "
         f"intervals)."
     )
@@ -38,6 +38,20 @@ def coarser(one: Results) -> str:
     return (
         f"The noise that is left is {told}: in a water phantom at {ours['dose_fraction']:.0%} of the dose its mean "
         f"frequency is {_grain(ours)} per mm instead of {full}."
+    )
+
+
+def coarse_noise(one: Results) -> str:
+    """What becomes of noise of long periods, which anchoring leaves and restoring may raise, for README too."""
+    smooth = next(name for name in one["denoisers"] if name.endswith(f", as {NETWORK}"))
+    (_, highest), told = BANDS_PER_MM[0], []
+    for name in (NETWORK, smooth):
+        ours = one["denoisers"][name]
+        passed = noise_passed(ours["nps"]["denoised"], ours["nps"]["low"])[0]
+        told.append(with_interval(passed, _drawn(ours, "bands", 0), ".0%"))
+    return (
+        f"Of the noise of periods above {1 / highest:g} mm {told[0]} is left, {told[1]} by a Gaussian of equal noise: "
+        "anchoring leaves it, and restoring detail can raise it a little."
     )
 
 
@@ -134,7 +148,7 @@ A cylinder of 30 cm with rods of {", ".join(rods[:-1])} and {rods[-1]} HU, {how[
 it is that of the noise; there is one phantom. The full dose's transfer function is the phantom's own and has no noise.
 What the limits measure has its interval in the tables below, and the curves of the pictures are of the same means.
 
-{_beside_a_gaussian(denoisers)}
+{_beside_a_gaussian(denoisers)} {coarse_noise(one)}
 
 {limits_table(one["limits"])}
 

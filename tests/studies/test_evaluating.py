@@ -9,7 +9,9 @@ from scripts.errors import BioAttError
 from scripts.priors import SliceKey
 
 from studies.evidence import quick
+from studies.evidence.alpha import alpha_section, least_errors, measure_alpha
 from studies.evidence.evaluating import (
+    EvaluatedPatient,
     EvaluatedSlice,
     Method,
     evaluate,
@@ -198,3 +200,25 @@ def test_the_share_of_added_noise_is_measured_in_flat_tissue():
     full, added = (generator.normal(40.0, sd, flat.shape) for sd in (10.0, 10.0 * np.sqrt(3.0)))
     assert measured_alpha2(full, added, flat) == pytest.approx(3.0, rel=0.15)
     assert np.isnan(measured_alpha2(full, added, ~flat))
+
+
+def test_errors_are_set_out_by_both_ratios_of_noises(one):
+    """The simulated noise is right, so by the nominal ratio nothing at all has the error of the low dose."""
+    network = Method(name="network", tuned_to=lambda _: lambda image: image)
+    patient = EvaluatedPatient(name="P", slices=[one], dose_fraction=0.25, alpha2=(3.0, 1.5))
+    found = measure_alpha([patient], [network, gaussians()])["patients"]["P"]
+    nominal, measured = (errors["body"] for errors in found["error_hu2"])
+    noise = one.full_hu - body(noise=0.0) + one.low_hu - one.full_hu
+    assert nominal["network"] == pytest.approx(np.mean(noise[one.regions["body"]] ** 2), rel=0.05)
+    assert nominal["Gaussian"] < nominal["network"] and measured["network"] > 1.2 * nominal["network"]
+    text = alpha_section({"patients": {"P": found}})
+    ratio = nominal["network"] / nominal["Gaussian"]
+    assert f"| P | body | 3.00 | 1.50 | {ratio:.2f} |" in text and "body on 0 of 1 and 0 of 1 patients" in text
+
+
+def test_an_estimate_below_zero_shows_that_the_ratio_is_too_low(one):
+    truth = body(noise=0.0)
+    outputs = {("network", ""): [truth], ("Gaussian", "1 mm"): [truth]}
+    errors = [least_errors([one], outputs, alpha2) for alpha2 in (3.0, 1.0)]
+    assert abs(errors[0]["body"]["network"]) < 10.0 and errors[1]["body"]["network"] < -100.0  # of 400 HU^2 of noise
+    assert "| below 0 |" in alpha_section({"patients": {"P": {"alpha2": [3.0, 1.0], "error_hu2": errors}}})

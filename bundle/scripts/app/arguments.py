@@ -114,7 +114,7 @@ def add_result(parser: argparse.ArgumentParser) -> None:
         "--strength",
         default=DEFAULT,
         metavar="NAME",
-        help=f"{table_in_words()}; default {DEFAULT}. What is much coarser than this anchor is not changed",
+        help=f"{table_in_words()}; default {DEFAULT}. What is much coarser than this anchor comes from the scanner",
     )
     option("--anchor-mm", type=float, metavar="MM", help="another anchor, in mm")
     option("--grain", type=float, metavar="G", help="share of the fine noise that is put back, 0 to 1")
