@@ -43,10 +43,8 @@ def coarser(one: Results) -> str:
 
 def coarse_noise(one: Results) -> str:
     """What becomes of noise of long periods, which anchoring leaves and restoring may raise, for README too."""
-    smooth = next(name for name in one["denoisers"] if name.endswith(f", as {NETWORK}"))
-    (_, highest), told = BANDS_PER_MM[0], []
-    for name in (NETWORK, smooth):
-        ours = one["denoisers"][name]
+    denoisers, (_, highest), told = one["denoisers"], BANDS_PER_MM[0], []
+    for ours in (denoisers[NETWORK], _equal_gaussian(denoisers)):
         passed = noise_passed(ours["nps"]["denoised"], ours["nps"]["low"])[0]
         told.append(with_interval(passed, _drawn(ours, "bands", 0), ".0%"))
     return (
@@ -55,9 +53,14 @@ def coarse_noise(one: Results) -> str:
     )
 
 
+def _equal_gaussian(denoisers: Results) -> Results:
+    """The Gaussian that leaves as much noise as the network."""
+    return next(of for name, of in denoisers.items() if name.endswith(f", as {NETWORK}"))
+
+
 def _beside_a_gaussian(one: Results) -> str:
     """The same of the Gaussian that leaves as much noise, and how much that is."""
-    ours, smooth = one[NETWORK], next(of for name, of in one.items() if name.endswith(f", as {NETWORK}"))
+    ours, smooth = one[NETWORK], _equal_gaussian(one)
     low, out = (ours["nps"][image]["sd_hu"] for image in ("low", "denoised"))
     left = with_interval(out / low, [end / low for end in _drawn(ours, "nps", "denoised", "sd_hu")], ".0%")
     weakest, strongest = (list(ours["ttf"])[i] for i in (0, -1))

@@ -10,7 +10,6 @@ from typing import Any
 
 from ..device import PRECISIONS, find_device
 from ..errors import BioAttError
-from ..provenance import NOT_FOR_DIAGNOSIS
 from ..strengths import DEFAULT, table_in_words
 
 _PRIORS = """\
@@ -23,7 +22,6 @@ prior, one of (default: {default}):
   uniform          the same for all descriptors
   random:SEED      random numbers, as a control
 """
-NOTICE = NOT_FOR_DIAGNOSIS
 
 
 def priors_in_words(default: str = "the one that the recipe of the weights names") -> str:

@@ -8,8 +8,7 @@ import logging.config
 from collections.abc import Sequence
 
 from ..former_keys import FORMER_OPTIONS
-from ..provenance import bundle_version
-from .arguments import NOTICE
+from ..provenance import NOT_FOR_DIAGNOSIS, bundle_version
 from .commands import add_commands
 from .entry import BUNDLE_ROOT, bundle_module
 
@@ -19,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bioatt",
         description="Denoise low-dose CT with an anatomical prior (BioAtt, a MONAI bundle).",
-        epilog=f"Exit codes: 0 done, 1 some series of several failed, 2 input or usage. {NOTICE}",
+        epilog=f"Exit codes: 0 done, 1 some series of several failed, 2 input or usage. {NOT_FOR_DIAGNOSIS}",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {bundle_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -107,9 +107,10 @@ def _compare(folder: Path) -> list[str]:
     picture_rows(folder / "demo.png", {"": panels}, ("low dose", "denoised"))
     told = f"--strength {', '.join(STRENGTHS)}: abdomen window, against the truth"
     lines = ["", f"{'':<10}{'PSNR (dB)':>12}{'SSIM':>10}{'noise SD (HU)':>16}   {told}"]
+    masks = [flat_soft_tissue(truth[i]) for i in range(len(truth))]
     for name, volume in images.items():
         quality = [image_quality(volume[i], truth[i]) for i in range(len(truth))]
         psnr, ssim = (np.mean([one[measure] for one in quality]) for measure in ("psnr_db", "ssim"))
-        noise = np.mean([noise_sd_hu(volume[i], flat_soft_tissue(truth[i])) for i in range(len(truth))])
+        noise = np.mean([noise_sd_hu(volume[i], mask) for i, mask in enumerate(masks)])
         lines.append(f"{name:<10}{psnr:>12.2f}{ssim:>10.4f}{noise:>16.1f}")
     return lines

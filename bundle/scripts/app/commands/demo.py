@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..arguments import NOTICE
+from ...provenance import NOT_FOR_DIAGNOSIS
 
-EPILOG = NOTICE
+EPILOG = NOT_FOR_DIAGNOSIS
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import BioAttError
-from ..arguments import NOTICE, add_input, add_output, add_result, given, inference_overrides, priors_in_words
+from ...provenance import NOT_FOR_DIAGNOSIS
+from ..arguments import add_input, add_output, add_result, given, inference_overrides, priors_in_words
 
 if TYPE_CHECKING:
     from ...cohort import Places
 
-EPILOG = f"{priors_in_words()}\nexample: bioatt denoise study/series3 study/series3_denoised\n\n{NOTICE}"
+EPILOG = f"{priors_in_words()}\nexample: bioatt denoise study/series3 study/series3_denoised\n\n{NOT_FOR_DIAGNOSIS}"
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 
 from ...errors import BioAttError
-from ..arguments import NOTICE, add_input, add_output, add_result, inference_overrides, priors_in_words, reading
+from ...provenance import NOT_FOR_DIAGNOSIS
+from ..arguments import add_input, add_output, add_result, inference_overrides, priors_in_words, reading
 
-EPILOG = f"{priors_in_words()}\nexample: bioatt explain study/series3 explained --slice 40\n\n{NOTICE}"
+EPILOG = f"{priors_in_words()}\nexample: bioatt explain study/series3 explained --slice 40\n\n{NOT_FOR_DIAGNOSIS}"
 
 
 def add(parser: argparse.ArgumentParser) -> None:

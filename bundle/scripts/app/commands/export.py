@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 
 from ...device import find_device
+from ...provenance import NOT_FOR_DIAGNOSIS
 from ...staging import check_output_file
-from ..arguments import NOTICE, add_weights, given
+from ..arguments import add_weights, given
 
-EPILOG = NOTICE
+EPILOG = NOT_FOR_DIAGNOSIS
 
 
 def add(parser: argparse.ArgumentParser) -> None:

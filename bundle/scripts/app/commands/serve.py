@@ -10,13 +10,14 @@ import argparse
 from pathlib import Path
 
 from ...errors import BioAttError
-from ..arguments import NOTICE, given, number, read_settings
+from ...provenance import NOT_FOR_DIAGNOSIS
+from ..arguments import given, number, read_settings
 
 _COUNT = number(int, "a whole number from 1", lambda found: found >= 1)
 _POSITIVE = number(float, "a number above 0 and below 1e9", lambda found: 0 < found < 1e9)
 _MIN_FREE = number(float, "a number from 0, below 1e9", lambda found: 0 <= found < 1e9)
 
-EPILOG = f"example: bioatt serve --ae-title BIOATT --send-to PACS@192.0.2.1:104\n\n{NOTICE}"
+EPILOG = f"example: bioatt serve --ae-title BIOATT --send-to PACS@192.0.2.1:104\n\n{NOT_FOR_DIAGNOSIS}"
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 
-from ...provenance import SimulatedDose, bundle_version
-from ..arguments import NOTICE, add_output, add_series, number, reading
+from ...provenance import NOT_FOR_DIAGNOSIS, SimulatedDose, bundle_version
+from ..arguments import add_output, add_series, number, reading
 
-EPILOG = f"example: bioatt simulate study/series3 study/series3_quarter --dose 0.25\n\n{NOTICE}"
+EPILOG = f"example: bioatt simulate study/series3 study/series3_quarter --dose 0.25\n\n{NOT_FOR_DIAGNOSIS}"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
